@@ -1,0 +1,31 @@
+from snakemake.utils import min_version
+
+min_version("9.16")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/center.smk"
+include: "rules/cameras.smk"
+include: "rules/normalize.smk"
+include: "rules/sample.smk"
+include: "rules/shard.smk"
+include: "rules/train.smk"
+include: "rules/evaluate.smk"
+
+
+localrules:
+    all,
+    center,
+    cameras,
+    normalize,
+    sample,
+    shard,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.evaluate.output,

@@ -1,0 +1,65 @@
+# The checked configuration, the captures, and the paths that several rules share.
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from mousefacelift import STAGE_VERSIONS
+from mousefacelift.captures import captures_table, read_captures
+from mousefacelift.center import chunk_ranges
+from mousefacelift.config import Config, section_json, validate
+from mousefacelift.errors import UserError
+from mousefacelift.video import probe
+
+try:
+    CONFIG = validate(Config, config, "configuration")
+    TABLE = captures_table(CONFIG.captures)
+    CAPTURES = read_captures(TABLE)
+    CHUNKS = {
+        name: [f"{k:04d}" for k in range(len(chunk_ranges(probe(c.videos[0])[0], CONFIG.center)))]
+        for name, c in CAPTURES.items()
+    }
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG.results.rstrip("/")
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+RUN = CONFIG.train.run
+SPLITS = ("train", "val", "test")
+# Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
+TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 64000}[CONFIG.train.preset]
+
+
+wildcard_constraints:
+    capture="|".join(CAPTURES),
+    chunk=r"\d+",
+
+
+def settings(stage):
+    """A stage's section as JSON: in the rule's params, so that a changed setting re-runs this stage and what follows."""
+    return section_json(getattr(CONFIG, stage))
+
+
+def capture_row(wildcards):
+    """The capture's row of the table, in params: a changed row re-runs what depends on it."""
+    return json.dumps(asdict(CAPTURES[wildcards.capture]), default=str, sort_keys=True)
+
+
+def center_chunks(wildcards):
+    return [f"{RESULTS}/center/{wildcards.capture}/{chunk}.h5" for chunk in CHUNKS[wildcards.capture]]
+
+
+def per_capture(pattern):
+    """The pattern for every capture."""
+    return [pattern.format(results=RESULTS, capture=capture) for capture in CAPTURES]
+
+
+def per_chunk(pattern):
+    """The pattern for every chunk of every capture."""
+    return [
+        pattern.format(results=RESULTS, capture=capture, chunk=chunk)
+        for capture, chunks in CHUNKS.items()
+        for chunk in chunks
+    ]

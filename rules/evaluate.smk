@@ -1,0 +1,30 @@
+# Stage 7: metrics, pictures, turntable and splats, on views never given as input.
+
+
+rule evaluate:
+    input:
+        manifest=rules.shard_manifest.output,
+        weights=rules.train.output.weights,
+        config=rules.train.output.config,
+    output:
+        metrics=f"{RESULTS}/evaluate/{RUN}/metrics.json",
+        table=f"{RESULTS}/evaluate/{RUN}/metrics.tsv",
+    log:
+        f"{LOGS}/evaluate/{RUN}.log",
+    benchmark:
+        f"{BENCHMARKS}/evaluate/{RUN}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: 8
+    resources:
+        mem_mb=TRAIN_MEM_MB,
+        runtime=240,
+        gpu=CONFIG.train.gpus,
+    params:
+        train=subpath(input.weights, parent=True),
+        folder=subpath(output.metrics, parent=True),
+        settings=settings("evaluate"),
+        version=STAGE_VERSIONS["evaluate"],
+    shell:
+        "mousefacelift evaluate --manifest {input.manifest:q} --train {params.train:q} --settings {params.settings:q}"
+        " --threads {threads} --output {params.folder:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,158 @@
+"""The captures table: which videos, silhouettes and calibration belong to which capture, matched by camera name."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mousefacelift.errors import UserError
+
+COLUMNS = ("capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit")
+REQUIRED = ("capture", "videos", "masks", "calibration")
+FORMATS = ("dannce",)
+MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One session. Paths per camera, in the natural order of the cameras' names; fps None: the video's own rate."""
+
+    name: str
+    animal: str
+    cameras: tuple[str, ...]
+    videos: tuple[Path, ...]
+    masks: tuple[Path, ...]
+    calibrations: tuple[Path, ...]
+    format: str
+    fps: float | None
+    unit: str
+
+
+def demo_table() -> Path:
+    """The embedded demo capture's table, relative to the working directory where it lies below it."""
+    path = Path(__file__).resolve().parents[1] / "demo" / "captures.tsv"
+    here = Path.cwd().resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def captures_table(configured: str | None) -> Path:
+    """The table to use: the configured one, or the demo's if none is configured or it has no rows."""
+    if configured is None:
+        return demo_table()
+    path = Path(configured)
+    return path if _rows(path) else demo_table()
+
+
+def read_captures(path: Path) -> dict[str, Capture]:
+    """Read and check a captures table; file patterns are relative to the table's folder.
+
+    Raises UserError naming table, row and column for anything wrong: unknown columns, bad names, patterns that match
+    nothing, cameras present in one column and not in another.
+    """
+    captures: dict[str, Capture] = {}
+    for number, row in _rows(path):
+        where = f"{path}, line {number}"
+        for column in REQUIRED:
+            if not row.get(column):
+                raise UserError(f"{where}: column {column!r} is empty")
+        name = row["capture"]
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise UserError(
+                f"{where}: capture {name!r}: use letters, digits, '_' and '-' (it becomes part of file names)"
+            )
+        if name in captures:
+            raise UserError(f"{where}: capture {name!r} is listed twice")
+        where = f"{where}: capture {name!r}"
+        files = {column: _match(path.parent, row[column], f"{where}, column {column!r}") for column in REQUIRED[1:]}
+        cameras = sorted(files["videos"], key=_natural)
+        for column in ("masks", "calibration"):
+            missing, extra = set(cameras) - set(files[column]), set(files[column]) - set(cameras)
+            if missing or extra:
+                raise UserError(
+                    f"{where}: column 'videos' names cameras {', '.join(cameras)}; column {column!r} ({row[column]}) "
+                    + "; ".join(
+                        f"{verb} {', '.join(sorted(names, key=_natural))}"
+                        for verb, names in (("lacks", missing), ("has besides", extra))
+                        if names
+                    )
+                )
+        captures[name] = Capture(
+            name=name,
+            animal=row.get("animal") or name,
+            cameras=tuple(cameras),
+            videos=tuple(files["videos"][c] for c in cameras),
+            masks=tuple(files["masks"][c] for c in cameras),
+            calibrations=tuple(files["calibration"][c] for c in cameras),
+            format=_one_of(row.get("format") or "dannce", FORMATS, f"{where}, column 'format'"),
+            fps=_positive(row["fps"], f"{where}, column 'fps'") if row.get("fps") else None,
+            unit=_one_of(row.get("unit") or "mm", tuple(MM_PER_UNIT), f"{where}, column 'unit'"),
+        )
+    if not captures:
+        raise UserError(f"{path}: no captures in the table")
+    return captures
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Non-empty rows with their line numbers; lines that start with # are comments."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such captures table (configuration key 'captures')") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not a readable text file ({error})") from None
+    numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    if not numbered:
+        return []
+    header, *body = (list(row) for row in csv.reader((line for _, line in numbered), delimiter="\t"))
+    header = [name.strip() for name in header]
+    for name in header:
+        if name not in COLUMNS:
+            raise UserError(
+                f"{path}, line {numbered[0][0]}: unknown column {name!r}; valid, separated by tabs: {', '.join(COLUMNS)}"
+            )
+    rows = []
+    for (number, _), cells in zip(numbered[1:], body, strict=True):
+        if len(cells) > len(header):
+            raise UserError(f"{path}, line {number}: {len(cells)} cells for {len(header)} columns")
+        rows.append((number, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
+    return rows
+
+
+def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
+    """Files that fit a pattern with one {camera} in its file name or folders, by camera name."""
+    if pattern.count("{camera}") != 1:
+        raise UserError(f"{where}: {pattern!r} must hold {{camera}} once, where the camera's name stands")
+    before, after = pattern.split("{camera}")
+    base = folder / (before.rpartition("/")[0] + "/" if "/" in before else "")
+    stem, tail = before.rpartition("/")[2], after
+    first, slash, rest = tail.partition("/")
+    found: dict[str, Path] = {}
+    for entry in sorted(base.iterdir()) if base.is_dir() else []:
+        matched = re.fullmatch(re.escape(stem) + r"(?P<camera>.+)" + re.escape(first), entry.name)
+        target = entry / rest if slash else entry
+        if matched and target.exists():
+            found[matched["camera"]] = target
+    if not found:
+        raise UserError(f"{where}: no file matches {folder / pattern}")
+    return found
+
+
+def _natural(name: str) -> list[tuple[bool, int | str]]:
+    """Sort key that puts cam2 before cam10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _one_of(value: str, valid: tuple[str, ...], where: str) -> str:
+    if value not in valid:
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(valid)}")
+    return value
+
+
+def _positive(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{where}: {text!r} is not a positive number")
+    return value

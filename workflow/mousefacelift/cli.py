@@ -1,0 +1,208 @@
+"""The command line: one command per stage, which a rule of the workflow calls and a person can run by hand."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mousefacelift.errors import UserError
+
+app = typer.Typer(
+    name="mousefacelift", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="From multi-camera videos of a mouse to a fine-tuned, evaluated GS-LRM. `snakemake --cores 8` runs all of it.",
+)  # fmt: skip
+
+SettingsOption = Annotated[
+    str | None,
+    typer.Option("--settings", help="The stage's configuration section as JSON; else it is read from --config."),
+]
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads to use.")]
+TableOption = Annotated[Path | None, typer.Option("--captures", help="Captures table; else the configuration's.")]
+CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in the table.")]
+CONFIG = Path("config/config.yaml")
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one message and exit status 1, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"mousefacelift: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _section(stage: str, settings: str | None, config: Path) -> Any:
+    """A stage's checked settings, from JSON or from the configuration file."""
+    from mousefacelift.config import Config, load_config, validate
+
+    if settings is None:
+        return getattr(load_config(config), stage)
+    try:
+        values = json.loads(settings)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not valid JSON ({error})") from None
+    return getattr(validate(Config, {stage: values}, "--settings"), stage)
+
+
+def _capture(table: Path | None, name: str, config: Path) -> Any:
+    from mousefacelift.captures import captures_table, read_captures
+    from mousefacelift.config import load_config
+
+    path = table or captures_table(load_config(config).captures)
+    captures = read_captures(path)
+    if name not in captures:
+        raise UserError(f"{path}: no capture {name!r}; the table has {', '.join(captures)}")
+    return captures[name]
+
+
+def _limit_threads(threads: int) -> int:
+    """Keep every library's thread pool to `threads`; must run before NumPy is imported."""
+    threads = min(threads, len(os.sched_getaffinity(0)))
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    return threads
+
+
+@app.command()
+def center(
+    capture: CaptureOption,
+    chunk: Annotated[int, typer.Option(min=0, help="Which chunk of the capture.")],
+    output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    captures: TableOption = None,
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Decode a chunk of a capture; write silhouettes, measures and crops."""
+    threads = _limit_threads(threads)
+    from mousefacelift.center import center as stage
+
+    stage(_capture(captures, capture, config), chunk, output, _section("center", settings, config), threads)
+
+
+@app.command()
+def cameras(
+    chunks: Annotated[list[Path], typer.Argument(help="The capture's center/*.h5 files, in order.")],
+    capture: CaptureOption,
+    rig: Annotated[Path, typer.Option(help="rig.json to write.")],
+    subject: Annotated[Path, typer.Option(help="subject.h5 to write.")],
+    captures: TableOption = None,
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Read the calibration; find the mouse's 3D centre in each frame."""
+    _limit_threads(1)
+    from mousefacelift.cameras import cameras as stage
+
+    stage(_capture(captures, capture, config), chunks, rig, subject, _section("cameras", settings, config))
+
+
+@app.command()
+def normalize(
+    rig: Annotated[Path, typer.Option(help="rig.json of the capture.")],
+    subject: Annotated[Path, typer.Option(help="subject.h5 of the capture.")],
+    cameras: Annotated[Path, typer.Option(help="cameras.h5 to write.")],
+    world: Annotated[Path, typer.Option(help="world.json to write.")],
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Rotate the world to Z-up, scale it, and point level virtual cameras at the mouse."""
+    _limit_threads(1)
+    from mousefacelift.normalize import normalize as stage
+
+    stage(rig, subject, cameras, world, _section("normalize", settings, config))
+
+
+@app.command()
+def sample(
+    cameras: Annotated[Path, typer.Option(help="normalize's cameras.h5.")],
+    subject: Annotated[Path, typer.Option(help="cameras' subject.h5.")],
+    samples: Annotated[Path, typer.Option(help="samples.tsv to write.")],
+    rejected: Annotated[Path, typer.Option(help="rejected.tsv to write.")],
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+) -> None:
+    """Choose frames, order views, split train/val/test; give a reason for every rejected frame."""
+    _limit_threads(1)
+    from mousefacelift.sample import sample as stage
+
+    stage(cameras, subject, samples, rejected, _section("sample", settings, config))
+
+
+@app.command()
+def shard(
+    samples: Annotated[Path, typer.Option(help="samples.tsv of the capture.")],
+    center: Annotated[Path, typer.Option(help="The chunk's center file.")],
+    cameras: Annotated[Path, typer.Option(help="normalize's cameras.h5.")],
+    rig: Annotated[Path, typer.Option(help="rig.json of the capture.")],
+    chunk: Annotated[int, typer.Option(min=0, help="Which chunk of the capture.")],
+    output: Annotated[Path, typer.Option(help="Folder for {split}/{capture}-{chunk}.tar and .h5.")],
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Render a chunk's views; write WebDataset tars and HDF5 files."""
+    threads = _limit_threads(threads)
+    from mousefacelift.sample import SPLITS
+    from mousefacelift.shard import shard as stage
+
+    name = f"{center.parent.name}-{center.stem}"
+    outputs = {split: (output / split / f"{name}.tar", output / split / f"{name}.h5") for split in SPLITS}
+    stage(samples, center, cameras, rig, chunk, outputs, _section("shard", settings, config), threads)
+
+
+@app.command()
+def manifest(
+    shards: Annotated[list[Path], typer.Argument(help="All {split}/{capture}-{chunk}.h5 files.")],
+    output: Annotated[Path, typer.Option(help="manifest.json to write.")],
+) -> None:
+    """List every shard with its samples, bytes and checksum."""
+    from mousefacelift.shard import manifest as stage
+
+    stage(shards, output)
+
+
+@app.command()
+def train(
+    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, config.yaml.")],
+    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")],
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Fine-tune GS-LRM on the shards."""
+    threads = _limit_threads(threads)
+    values = _section("train", settings, config)
+    from mousefacelift.train import train as stage
+
+    stage(manifest, output, checkpoints, values, threads)
+
+
+@app.command()
+def evaluate(
+    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    output: Annotated[Path, typer.Option(help="Folder for metrics, pictures, turntable and splats.")],
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Measure the model on views never given as input, beside three baselines; draw them."""
+    threads = _limit_threads(threads)
+    values = _section("evaluate", settings, config)
+    from mousefacelift.evaluate import evaluate as stage
+
+    stage(manifest, train, output, values, threads)
+
+
+@app.command()
+def schema() -> None:
+    """Print the configuration's JSON schema (config/schema.json)."""
+    from mousefacelift.config import json_schema
+
+    sys.stdout.write(json_schema())

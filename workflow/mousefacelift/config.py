@@ -1,0 +1,246 @@
+"""The configuration: one typed model per stage, from which config/schema.json is generated."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mousefacelift.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are errors; values are checked and then frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Center(Section):
+    """Silhouettes and full-resolution crops of the mouse, from the videos."""
+
+    masks: Literal["provided"] = Field("provided", description="where silhouettes come from: the table's mask files")
+    stride: int = Field(1, ge=1, description="every n-th video frame is a candidate")
+    chunk_frames: int = Field(300, ge=1, description="video frames per job")
+    margin_px: int = Field(16, ge=4, description="pixels kept around the silhouette in a crop")
+    min_area_px: int = Field(200, ge=1, description="a smaller silhouette counts as empty")
+    blob_fraction: Fraction = Field(
+        0.1, description="a second blob larger than this fraction of the largest is flagged as `several blobs`"
+    )
+    min_sharpness: float = Field(
+        0.0, ge=0, description="variance of the Laplacian inside the silhouette below which a view is flagged `unsharp`"
+    )
+
+
+class Cameras(Section):
+    """The rig and the mouse's 3D centre in each frame."""
+
+    max_residual_px: float = Field(
+        40.0,
+        gt=0,
+        description="a camera whose median distance between silhouette and reprojected centre is above this stops the run",
+    )
+    min_views: int = Field(3, ge=2, description="usable silhouettes a frame needs for its centre to be triangulated")
+
+
+class Normalize(Section):
+    """Z-up world, mouse at the origin, mean camera distance 2.7, virtual cameras that look at the mouse."""
+
+    up: Literal["calibration", "floor"] = Field("calibration", description="where world up comes from")
+    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] = Field(
+        "+z",
+        description="for up: calibration, the axis of the calibration's world that points up; for up: floor, its side",
+    )
+    distance: Literal["exact"] = Field("exact", description="distance policy: cameras stay where they are")
+    zoom: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
+        1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
+    )
+    fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.05, description="zoom: fit keeps this fraction of the image free at each border"
+    )
+    fit_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="zoom: fit holds this fraction of the views"
+    )
+    image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
+
+
+class Split(Section):
+    """Fractions of a capture's time given to each split."""
+
+    train: Fraction = 0.8
+    val: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Split":
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, found {self.train + self.val + self.test:g}")
+        return self
+
+
+class Sample(Section):
+    """Which frames and views become samples, and of which split."""
+
+    views: Literal[6] = Field(6, description="views per sample, ordered by azimuth")
+    frames: int | None = Field(
+        None, ge=1, description="at most this many frames per capture, uniform in time; null for all"
+    )
+    split: Literal["block"] = Field("block", description="splits are blocks in time, in the order train, val, test")
+    fractions: Split = Split()
+    gap_s: float = Field(0.25, ge=0, description="seconds dropped between two blocks, against leakage")
+    allow_clipped: bool = Field(False, description="keep frames in which a view's silhouette touches the frame's edge")
+
+
+class Shard(Section):
+    """Final images and their containers."""
+
+    png_level: int = Field(1, ge=0, le=9, description="zlib level of the PNG files in the tar")
+    gzip_level: int = Field(1, ge=0, le=9, description="gzip level of the HDF5 images")
+
+
+class Loss(Section):
+    """Weights of the loss terms."""
+
+    l2: float = Field(1.0, ge=0, description="mean squared error over the image")
+    masked_l2: float = Field(0.1, ge=0, description="mean squared error inside the silhouette")
+    background: float = Field(0.0, ge=0, description="mean squared error outside the silhouette")
+    ssim: float = Field(0.0, ge=0, description="1 - SSIM")
+
+
+class Train(Section):
+    """Fine-tuning of GS-LRM."""
+
+    run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the results folder")
+    preset: Literal["tiny", "small", "base"] = Field("base", description="size of the model")
+    image_size: int = Field(512, ge=32, multiple_of=8, description="shards are area-averaged to this size, px")
+    num_input_views: int = Field(
+        5, ge=1, le=6, description="views the model sees; the others are held out, in rotation"
+    )
+    i_know: bool = Field(False, description="allow fewer than 4 input views, which is known to fail")
+    steps: int = Field(20000, ge=1, description="optimiser steps")
+    batch_size: int = Field(1, ge=1, description="samples per step")
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
+    warmup_steps: int = Field(500, ge=0, description="linear warm-up, then cosine to zero")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW, on tensors with two or more dimensions")
+    clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; a step above 20x is skipped")
+    loss: Loss = Loss()
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        "32-true", description="of the network; rasterising is always fp32"
+    )
+    seed: int = Field(0, ge=0, description="of weights, data order and held-out views")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU where there is one")
+    gpus: int = Field(1, ge=0, description="GPUs the job asks a cluster for; 0 for none")
+    workers: int = Field(0, ge=0, description="loader processes")
+    cache_gb: float = Field(2.0, ge=0, description="a split that fits in this much memory at image_size is loaded once")
+    checkpoint_every: int = Field(
+        500, ge=1, description="steps between checkpoints: at most this much is lost by a kill"
+    )
+    val_every: int = Field(500, ge=1, description="steps between validations")
+    log_every: int = Field(10, ge=1, description="steps between rows of metrics.csv")
+
+    @model_validator(mode="after")
+    def _enough_inputs(self) -> "Train":
+        if self.num_input_views < 4 and not self.i_know:
+            raise ValueError(
+                f"num_input_views is {self.num_input_views}: trained with fewer than 4 inputs of 6 views GS-LRM stays at "
+                "PSNR 13 to 15 (1 is an inference setting); use 5, or set i_know: true to train so nevertheless"
+            )
+        return self
+
+
+class Evaluate(Section):
+    """Metrics and pictures on views never given as input."""
+
+    split: Literal["val", "test"] = Field("test", description="split to evaluate")
+    pictures: int = Field(8, ge=0, description="side-by-side pictures, uniform over the split")
+    splats: int = Field(1, ge=0, description="samples written as .ply of Gaussians")
+    turntable_frames: int = Field(72, ge=0, description="frames of the turntable video; 0 for none")
+    turntable_size: int = Field(256, ge=64, multiple_of=8, description="width and height of the turntable, px")
+
+
+class Config(Section):
+    """The whole configuration, one section per stage."""
+
+    captures: str | None = Field(
+        None, description="table of captures (.tsv); null or a table without rows: the demo capture"
+    )
+    results: str = Field("results", description="folder for everything the workflow writes")
+    center: Center = Center()
+    cameras: Cameras = Cameras()
+    normalize: Normalize = Normalize()
+    sample: Sample = Sample()
+    shard: Shard = Shard()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def validate(model: type[SectionT], values: object, where: str) -> SectionT:
+    """Check values against a section's model.
+
+    Raises UserError with one line per problem: the key's full name, what is wrong, and for an unknown key the nearest
+    valid name. `where` names the file or option the values came from.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            location = tuple(part for part in problem["loc"] if not _is_union_branch(part))
+            key = ".".join(str(part) for part in location) or "(top level)"
+            if problem["type"] == "extra_forbidden":
+                names = _valid_names(model, location[:-1])
+                near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(names)}"
+                lines.append(f"unknown key {key!r}: {hint}")
+            else:
+                lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r:.80})")
+        raise UserError(f"{where}: " + "\n  ".join(dict.fromkeys(lines))) from None
+
+
+def _is_union_branch(part: object) -> bool:
+    """Pydantic puts the tried type's tag into the location of a union's errors; it is not a key."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-") or part in {"float", "int", "str"})
+
+
+def _valid_names(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        model = next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises UserError if the file is missing, not YAML, or not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
+    return values
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file."""
+    return validate(Config, load_yaml(path), str(path))
+
+
+def section_json(section: Section) -> str:
+    """One section as canonical JSON: what a rule passes to its stage, and what Snakemake compares between runs."""
+    return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def json_schema() -> str:
+    """The text of config/schema.json."""
+    schema = Config.model_json_schema()
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

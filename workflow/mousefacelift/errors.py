@@ -1,0 +1,7 @@
+"""The one exception for a user's mistake: bad input, bad configuration, a damaged file."""
+
+
+class UserError(Exception):
+    """Says what was wrong, where (capture, camera, frame, file or key) and what to do. The command line prints it alone
+    and exits with status 1; any other exception is a defect of the program and keeps its traceback.
+    """

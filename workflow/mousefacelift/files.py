@@ -1,0 +1,62 @@
+"""Files that are either complete or absent: everything is written under a temporary name and renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mousefacelift.errors import UserError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the target's folder; rename it to `path` on success, delete it on failure.
+
+    The rename is atomic, so that a reader, or a run after a kill, never sees half a file. The temporary name keeps the
+    target's extension (some writers choose the format by it) and holds the process id (two writers never meet).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: readable, stable key order as given, no NaN."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Read JSON. Raises UserError naming the file and the stage that makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it is written by `{made_by}`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run `{made_by}` again") from None
+
+
+@contextmanager
+def open_h5(path: Path, made_by: str) -> Iterator[Any]:
+    """Open an HDF5 file of an earlier stage for reading. Raises UserError naming the file and the stage that makes it."""
+    import h5py
+
+    try:
+        handle = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it is written by `{made_by}`") from None
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file ({error}); delete it and run `{made_by}` again") from None
+    with handle:
+        try:
+            yield handle
+        except KeyError as error:
+            raise UserError(f"{path}: {error.args[0]}; delete it and run `{made_by}` again") from None

@@ -1,0 +1,130 @@
+"""Stage 4, sample: which frames become samples, in which split, with the views in which order; and why the rest do not."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mousefacelift.center import Flag
+from mousefacelift.config import Sample, Split
+from mousefacelift.errors import UserError
+from mousefacelift.files import atomic, open_h5
+from mousefacelift.geometry import Array, azimuth_elevation, inverse_rigid
+
+SPLITS = ("train", "val", "test")
+SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
+REJECTED_COLUMNS = ("capture", "frame", "time_s", "reason")
+
+
+def view_order(w2c: Array) -> list[int]:
+    """Views by azimuth about the subject, counter-clockwise from the first camera: the same for every sample.
+
+    w2c: [N, V, 4, 4] of all frames of a capture; the cameras' mean directions over the frames decide.
+    """
+    azimuth, _ = azimuth_elevation(inverse_rigid(w2c)[..., :3, 3].mean(axis=0))
+    return [int(v) for v in np.argsort((azimuth - azimuth[0] + 1e-6) % 360, kind="stable")]
+
+
+def uniform(count: int, wanted: int | None) -> np.ndarray:
+    """Indices of at most `wanted` of `count` items, evenly spread, first and last included."""
+    if wanted is None or wanted >= count:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(int))
+
+
+def split_blocks(time_s: Array, fractions: Split, gap_s: float) -> list[str | None]:
+    """Split of each frame: blocks of the capture's time in the order train, val, test; None within a gap.
+
+    time_s: [N] increasing. A gap of gap_s seconds is centred on each boundary between two blocks.
+    """
+    shares = np.cumsum([fractions.train, fractions.val])
+    borders = time_s[0] + shares * (time_s[-1] - time_s[0])
+    real = borders[(shares > 1e-9) & (shares < 1 - 1e-9)]
+    block = np.searchsorted(borders, time_s, side="right")
+    block[time_s == time_s[-1]] = max(i for i, name in enumerate(SPLITS) if getattr(fractions, name) > 0)
+    in_gap = (np.abs(time_s[:, None] - real) < gap_s / 2).any(axis=1)
+    return [None if gap else SPLITS[b] for b, gap in zip(block, in_gap, strict=True)]
+
+
+def reject_reason(flags: np.ndarray, fits: np.ndarray, cameras: list[str], settings: Sample) -> str | None:
+    """Why a frame cannot be a sample, naming the camera; None if it can. flags [V], fits [V] of its views."""
+    checks: list[tuple[str, np.ndarray]] = [
+        ("no silhouette", (flags & Flag.EMPTY) > 0),
+        ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
+        ("unsharp", (flags & Flag.UNSHARP) > 0),
+    ]
+    if not settings.allow_clipped:
+        checks.append(("clipped by the video's edge", (flags & Flag.CLIPPED) > 0))
+    checks.append(("silhouette does not fit the normalised view", ~fits))
+    for reason, failed in checks:
+        if failed.any():
+            return f"{reason}: camera {', '.join(np.array(cameras)[failed])}"
+    return None
+
+
+def sample(
+    cameras_file: Path, subject_file: Path, samples_output: Path, rejected_output: Path, settings: Sample
+) -> None:
+    """Write `sample/{capture}/samples.tsv` and `rejected.tsv`. Every candidate frame is in exactly one of them.
+
+    Raises UserError if the capture has fewer than `views` cameras, or no frame is left for training.
+    """
+    with open_h5(cameras_file, "mousefacelift normalize") as file:
+        capture, cameras = str(file.attrs["capture"]), [str(c) for c in file.attrs["cameras"]]
+        frame, time_s, chunk = file["frame"][()], file["time_s"][()], file["chunk"][()]
+        flags, fits, w2c = file["flags"][()], file["fits"][()], file["w2c"][()]
+    with open_h5(subject_file, "mousefacelift cameras") as file:
+        candidates, candidate_time = file["frame"][()], file["time_s"][()]
+    if len(cameras) != settings.views:
+        raise UserError(f"capture {capture}: has {len(cameras)} cameras; sample.views asks for {settings.views}")
+
+    centred = {int(f): n for n, f in enumerate(frame)}
+    reasons: dict[int, str] = {}
+    for f in candidates:
+        n = centred.get(int(f))
+        reason = "mouse found in too few views" if n is None else reject_reason(flags[n], fits[n], cameras, settings)
+        if reason:
+            reasons[int(f)] = reason
+    good = np.array([n for n, f in enumerate(frame) if int(f) not in reasons], dtype=int)
+    if not len(good):
+        commonest = max(set(reasons.values()), key=list(reasons.values()).count)
+        raise UserError(f"capture {capture}: no frame can become a sample; the commonest reason is: {commonest}")
+    chosen = good[uniform(len(good), settings.frames)]
+    for n in np.setdiff1d(good, chosen):
+        reasons[int(frame[n])] = f"not among the {len(chosen)} frames chosen (sample.frames)"
+    splits = split_blocks(time_s[chosen], settings.fractions, settings.gap_s)
+    views = ",".join(cameras[v] for v in view_order(w2c))
+    rows = []
+    for n, split in zip(chosen, splits, strict=True):
+        if split is None:
+            reasons[int(frame[n])] = f"within the gap of {settings.gap_s:g} s between two splits (sample.gap_s)"
+            continue
+        rows.append((f"{capture}-{frame[n]:06d}", capture, frame[n], f"{time_s[n]:.6f}", chunk[n], split, views))
+    _write_tsv(samples_output, SAMPLE_COLUMNS, rows)
+    rejected = [
+        (capture, f, f"{t:.6f}", reasons[int(f)])
+        for f, t in zip(candidates, candidate_time, strict=True)
+        if int(f) in reasons
+    ]
+    _write_tsv(rejected_output, REJECTED_COLUMNS, rejected)
+
+
+def read_samples(path: Path) -> list[dict[str, str]]:
+    """Rows of samples.tsv. Raises UserError if the file is missing or not such a table."""
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle, delimiter="\t")
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it is written by `mousefacelift sample`") from None
+    if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:
+        raise UserError(f"{path}: expected the columns {', '.join(SAMPLE_COLUMNS)}")
+    return rows
+
+
+def _write_tsv(path: Path, columns: tuple[str, ...], rows: Sequence[Sequence[object]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
