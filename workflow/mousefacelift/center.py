@@ -62,29 +62,21 @@ def chunk_ranges(frames: int, settings: Center) -> list[range]:
 def measure(image: Image, mask: Image, settings: Center) -> tuple[Silhouette, Image]:
     """Measure one view and cut out its crop.
 
-    image: [H, W, 3] RGB; mask: [H, W], above 127 is mouse, of which the largest blob is kept. The crop is [h, w, 4]
+    image: [H, W, 3] RGB; mask: [H, W], above 127 is mouse. The crop is [h, w, 4]
     RGBA at full resolution; its RGB is 0 outside the silhouette, where nothing downstream looks.
     """
     height, width = mask.shape
     silhouette = (mask > 127).astype(np.uint8)
-    box = cv2.boundingRect(silhouette)
-    flags = Flag(0)
-    if box[2] * box[3] == 0:
-        return _empty()
-    x, y, w, h = box
+    x, y, w, h = cv2.boundingRect(silhouette)
     part = silhouette[y : y + h, x : x + w]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=8)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    largest = int(np.argmax(areas)) + 1
-    if areas.max() < settings.min_area_px:
+    area = int(part.sum())
+    if area < settings.min_area_px:
         return _empty()
-    if count > 2:
-        if np.sort(areas)[-2] > settings.blob_fraction * areas.max():
-            flags |= Flag.SEVERAL_BLOBS
-        part = (labels == largest).astype(np.uint8)
-        left, top, w, h = (int(v) for v in stats[largest, :4])
-        part = part[top : top + h, left : left + w]
-        x, y = x + left, y + top
+    flags = Flag(0)
+    # A paw before the tail cuts the silhouette in two; a second animal is no such sliver.
+    blobs = np.sort(cv2.connectedComponentsWithStats(part, connectivity=8)[2][1:, cv2.CC_STAT_AREA])
+    if len(blobs) > 1 and blobs[-2] > settings.blob_fraction * blobs[-1]:
+        flags |= Flag.SEVERAL_BLOBS
     if x == 0 or y == 0 or x + w == width or y + h == height:
         flags |= Flag.CLIPPED
     # Each pixel weighs as much as its distance to the silhouette's edge: about the depth of mouse behind it. Counted
@@ -105,7 +97,7 @@ def measure(image: Image, mask: Image, settings: Center) -> tuple[Silhouette, Im
         flags |= Flag.UNSHARP
     crop = np.dstack([rgb * alpha[..., None], alpha * np.uint8(255)])
     window = (x0, y0, x1 - x0, y1 - y0)
-    return Silhouette(center, int(areas.max()), _support(part) + [x, y], sharpness, flags, window), crop
+    return Silhouette(center, area, _support(part) + [x, y], sharpness, flags, window), crop
 
 
 def _empty() -> tuple[Silhouette, Image]:

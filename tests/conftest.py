@@ -1,0 +1,98 @@
+"""A small capture with a known truth: a coloured ball, seen by six cameras, written as shards."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+# One thread per test process: the models are so small that starting threads costs more than they save.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+VIEWS = 6
+AZIMUTHS = np.deg2rad(np.arange(VIEWS) * 60.0 + 15)
+ELEVATIONS = np.deg2rad([15.0, 20.0, 11.0, 30.0, 26.0, 20.0])
+
+
+def look_at_origin(azimuth, elevation, distance):
+    """c2w of a level OpenCV camera that looks at the origin of a Z-up world."""
+    center = distance * np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    axis = -center / distance
+    right = np.cross(axis, [0, 0, 1])
+    right /= np.linalg.norm(right)
+    c2w = np.eye(4)
+    c2w[:3] = np.column_stack([right, np.cross(axis, right), axis, center])
+    return c2w
+
+
+def ball(c2w, fxfycxcy, size, center, radius):
+    """RGBA of a ball whose colour is the direction from its centre; alpha from 4 x 4 rays per pixel."""
+    ticks = (np.arange(4 * size) + 0.5) / 4
+    fx, fy, cx, cy = fxfycxcy
+    col, row = np.meshgrid(ticks, ticks)
+    rays = np.stack([(col - cx) / fx, (row - cy) / fy, np.ones_like(col)], -1)
+    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True) @ c2w[:3, :3].T
+    origin = c2w[:3, 3] - center
+    b = rays @ origin
+    under_root = b**2 - (origin @ origin - radius**2)
+    hit = under_root > 0
+    normal = (origin + rays * (-b - np.sqrt(np.maximum(under_root, 0)))[..., None]) / radius
+    rgb = np.where(hit[..., None], 0.5 + 0.35 * normal, 0).reshape(size, 4, size, 4, 3).sum((1, 3))
+    hits = hit.reshape(size, 4, size, 4).sum((1, 3))[..., None]
+    rgb = np.where(hits > 0, rgb / np.maximum(hits, 1), 1)
+    return np.rint(255 * np.concatenate([rgb, hits / 16], -1)).astype(np.uint8)
+
+
+def write_shards(folder, samples=None, size=64, seed=0):
+    """Write manifest.json and one HDF5 file per split (and one empty shard); returns the manifest's path."""
+    samples = samples or {"train": 5, "val": 2, "test": 2}
+    random = np.random.default_rng(seed)
+    shards = []
+    for split, count in (*samples.items(), ("train", 0)):
+        name = f"{split}/ball-{len(shards):04d}"
+        shards.append({"split": split, "capture": "ball", "tar": f"{name}.tar", "h5": f"{name}.h5", "samples": count})
+        path = folder / f"{name}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not count:
+            continue
+        c2w = np.array(
+            [[look_at_origin(a, e, 2.7 + 0.1 * np.sin(3 * a)) for a, e in zip(AZIMUTHS, ELEVATIONS, strict=True)]]
+        ).repeat(count, 0)
+        fxfycxcy = np.tile([1.6 * size, 1.6 * size, size / 2, size / 2], (count, VIEWS, 1))
+        image = np.empty((count, VIEWS, size, size, 4), np.uint8)
+        for i in range(count):
+            center, radius = random.uniform(-0.15, 0.15, 3), random.uniform(0.3, 0.45)
+            for v in range(VIEWS):
+                image[i, v] = ball(c2w[i, v], fxfycxcy[i, v], size, center, radius)
+        with h5py.File(path, "w") as file:
+            file.create_dataset("image", data=image, chunks=(1, *image.shape[1:]), compression="gzip")
+            file["c2w"], file["fxfycxcy"] = c2w, fxfycxcy
+            file["frame"] = np.arange(count)
+            file["key"] = np.array([f"ball-{split}-{i:06d}" for i in range(count)], h5py.string_dtype())
+        shards[-1]["sha256"] = {"h5": hashlib.sha256(path.read_bytes()).hexdigest()}
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"image_size": size, "views": VIEWS, "shards": shards}))
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def synthetic_shards(tmp_path_factory) -> Path:
+    """The manifest of 5 training, 2 validation and 2 test samples of 6 views, 64 px. Read only: shared by all tests."""
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """Stages 1 to 5 on every 8th frame of the demo capture, in two chunks, as rodent.Run."""
+    from mousefacelift.config import Config
+    from rodent import demo_capture, run_stages
+
+    config = Config.model_validate(
+        {"center": {"stride": 8, "chunk_frames": 100}, "normalize": {"zoom": "fit"}, "sample": {"gap_s": 0.4}}
+    )
+    return run_stages(demo_capture(), tmp_path_factory.mktemp("demo"), config)

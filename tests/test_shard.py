@@ -1,0 +1,235 @@
+import hashlib
+import io
+import json
+import tarfile
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import webdataset
+from rodent import ground_truth, project_raw, project_view, record, run_stages
+
+from mousefacelift.config import Config, Shard
+from mousefacelift.errors import UserError
+from mousefacelift.geometry import Camera, look_at, pad_distortion
+from mousefacelift.shard import View, manifest, render_view, shard
+
+FRAMES = range(100, 106)
+DOT_SIGMA = 2.0
+
+
+def dots(frame, view, mask):
+    """Three known vertices, well inside the silhouette of this view and apart from each other."""
+    points = ground_truth()["vertices"][frame].astype(np.float64)
+    pixels = project_raw(points, view)
+    depth = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
+    inside = [i for i, (x, y) in enumerate(pixels) if depth[round(y), round(x)] > 12]
+    chosen = []
+    for i in sorted(inside, key=lambda i: -depth[round(pixels[i][1]), round(pixels[i][0])]):
+        if all(np.linalg.norm(pixels[i] - pixels[j]) > 45 for j in chosen):
+            chosen.append(i)
+    return points[chosen[:3]]
+
+
+@pytest.fixture(scope="module")
+def dotted(tmp_path_factory):
+    """The same recording without and with Gaussian dots painted at known 3D points, through stages 1 to 5."""
+    from mousefacelift.video import read_frames
+    from rodent import demo_capture
+
+    masks = [dict(read_frames(path, FRAMES, "gray", "")) for path in demo_capture().masks]
+    points = {(f, v): dots(f, v, masks[v][f]) for f in FRAMES for v in range(6)}
+
+    def draw(image, frame, view):
+        painted = image.astype(np.float64)
+        rows, cols = np.indices(image.shape[:2])
+        for x, y in project_raw(points[frame, view], view):
+            weight = np.exp(-((cols - x) ** 2 + (rows - y) ** 2) / (2 * DOT_SIGMA**2))[..., None]
+            painted = painted * (1 - weight) + np.array([255, 255, 0]) * weight
+        return painted.round().astype(np.uint8)
+
+    config = Config.model_validate({"normalize": {"zoom": "fit"}, "sample": {"gap_s": 0}})
+    runs = []
+    for name, painter in (("plain", None), ("dots", draw)):
+        folder = tmp_path_factory.mktemp(name)
+        runs.append(run_stages(record(folder / "videos", FRAMES, painter), folder, config))
+    return (*runs, points)
+
+
+def read_all(run):
+    """All samples of a run: lists over samples of image, c2w, fxfycxcy, world_from_mm, frame, and the view names."""
+    samples = []
+    for path in run.shards:
+        with h5py.File(path) as file:
+            names = list(file.attrs["views"])
+            fields = ("image", "c2w", "fxfycxcy", "world_from_mm", "frame")
+            samples += zip(*(file[name][()] for name in fields), strict=True)
+    return samples, names
+
+
+def test_a_dot_at_a_known_point_is_found_where_the_shards_camera_projects_it(dotted):
+    plain, painted, points = dotted
+    errors = []
+    (samples, names), (with_dots, _) = read_all(plain), read_all(painted)
+    assert len(samples) == len(FRAMES)
+    for (clean, *_), (image, c2w, fxfycxcy, world_from_mm, frame) in zip(samples, with_dots, strict=True):
+        for i, name in enumerate(names):
+            truth = points[FRAMES[frame], int(name) - 1]
+            assert len(truth)
+            difference = np.abs(image[i, ..., :2].astype(float) - clean[i, ..., :2]).sum(axis=-1)
+            for x, y in project_view(truth, world_from_mm, c2w[i], fxfycxcy[i]):
+                x0, y0 = int(x) - 7, int(y) - 7
+                patch = difference[y0 : y0 + 15, x0 : x0 + 15]
+                rows, cols = np.indices(patch.shape) + 0.5
+                assert patch.sum() > 255, "the dot is not there"
+                found = np.array([x0 + (patch * cols).sum() / patch.sum(), y0 + (patch * rows).sum() / patch.sum()])
+                errors.append(np.linalg.norm(found - [x, y]))
+    print(f"{len(errors)} dots: median {np.median(errors):.3f} px, max {np.max(errors):.3f} px")
+    assert np.median(errors) < 0.1
+    assert np.max(errors) < 0.5
+
+
+def test_the_mesh_lies_within_the_alpha_mask_in_every_view(demo_run):
+    truth, worst = ground_truth(), []
+    samples, names = read_all(demo_run)
+    for image, c2w, fxfycxcy, world_from_mm, frame in samples:
+        vertices = truth["vertices"][frame].astype(np.float64)
+        for i, name in enumerate(names):
+            raw = project_raw(vertices, int(name) - 1)
+            shown = ((raw >= -0.5) & (raw <= truth["size"] - 0.5)).all(axis=1)
+            pixels = project_view(vertices[shown], world_from_mm, c2w[i], fxfycxcy[i])
+            away = cv2.distanceTransform((image[i, ..., 3] == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            cols, rows = np.clip(pixels.astype(int), 0, 511).T
+            worst.append((away[rows, cols] <= 1).mean())
+    assert min(worst) >= 0.99, f"{min(worst):.4f}"
+
+
+def test_colours_outside_the_silhouette_are_white_and_none_bleed_into_its_edge(demo_run):
+    samples, _ = read_all(demo_run)
+    image = samples[0][0]
+    assert (image[image[..., 3] == 0][:, :3] == 255).all()
+    # The demo's mouse is darker than its white floor: an edge blended with the floor would be brighter than the inside.
+    edge = image[(image[..., 3] > 20) & (image[..., 3] < 200)][:, :3].mean()
+    inside = image[image[..., 3] == 255][:, :3].mean()
+    assert edge < inside + 30
+
+
+def test_tar_and_hdf5_hold_the_same_samples_and_webdataset_reads_them(demo_run):
+    path = next(p for p in demo_run.shards if "train" in p.parts)
+    with h5py.File(path) as file:
+        images, keys, c2w = file["image"][()], [k.decode() for k in file["key"][()]], file["c2w"][()]
+    dataset = webdataset.WebDataset(str(path.with_suffix(".tar")), shardshuffle=False, empty_check=False)
+    entries = list(dataset)
+    assert [e["__key__"] for e in entries] == keys
+    for entry, image, pose in zip(entries, images, c2w, strict=True):
+        meta = json.loads(entry["json"])
+        for v in range(6):
+            png = cv2.imdecode(np.frombuffer(entry[f"cam{v}.png"], np.uint8), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(png[..., [2, 1, 0, 3]], image[v])
+            frame = meta["frames"][v]
+            np.testing.assert_allclose(np.linalg.inv(frame["w2c"]), pose[v], atol=1e-12)
+            assert frame["w"] == frame["h"] == 512
+            assert frame["file_path"] == f"{entry['__key__']}.cam{v}.png"
+
+
+def test_the_same_input_gives_the_same_bytes_on_any_number_of_threads(dotted, tmp_path):
+    run = dotted[0]
+    digests = []
+    for threads in (1, 3):
+        out = {s: (tmp_path / f"{threads}/{s}.tar", tmp_path / f"{threads}/{s}.h5") for s in ("train", "val", "test")}
+        chunk = run.folder / "center" / run.capture.name / "0000.h5"
+        shard(
+            run.folder / "samples.tsv",
+            chunk,
+            run.folder / "cameras.h5",
+            run.folder / "rig.json",
+            0,
+            out,
+            Shard(),
+            threads,
+        )
+        digests.append([hashlib.sha256(p.read_bytes()).hexdigest() for pair in out.values() for p in pair])
+    stored = run.folder / "shard" / "train" / f"{run.capture.name}-0000.tar"
+    assert digests[0] == digests[1]
+    assert digests[0][0] == hashlib.sha256(stored.read_bytes()).hexdigest()
+
+
+def test_the_manifest_lists_every_shard_with_count_bytes_and_checksum(demo_run):
+    folder = demo_run.folder / "shard"
+    listed = json.loads((folder / "manifest.json").read_text())
+    assert listed["image_size"] == 512
+    assert listed["views"] == 6
+    assert sum(listed["samples"].values()) == sum(demo_run.samples_in(p) for p in demo_run.shards)
+    for entry in listed["shards"]:
+        for kind in ("tar", "h5"):
+            content = (folder / entry[kind]).read_bytes()
+            assert len(content) == entry["bytes"][kind]
+            assert hashlib.sha256(content).hexdigest() == entry["sha256"][kind]
+        with tarfile.open(fileobj=io.BytesIO((folder / entry["tar"]).read_bytes())) as tar:
+            assert len(tar.getnames()) == 7 * entry["samples"]
+
+
+def test_no_training_sample_at_all_is_an_error(tmp_path, demo_run):
+    source = next(p for p in demo_run.shards if "val" in p.parts or "test" in p.parts)
+    target = tmp_path / "val" / source.name
+    target.parent.mkdir()
+    for suffix in (".h5", ".tar"):
+        target.with_suffix(suffix).write_bytes(source.with_suffix(suffix).read_bytes())
+    with pytest.raises(UserError, match="no sample is for training"):
+        manifest([target], tmp_path / "manifest.json")
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def synthetic_camera(dist=(), width=640, height=480):
+    K = np.array([[800.0, 0, 330], [0, 810, 250], [0, 0, 1]])
+    R = look_at(np.array([300.0, 0, 100]), np.zeros(3))
+    return Camera("c", width, height, K, pad_distortion(dist), R, -R @ [300.0, 0, 100])
+
+
+def test_nothing_is_painted_from_beyond_the_calibrated_field():
+    # k3 folds the polynomial back at a radius of 0.55: without a limit each raw pixel is painted twice, once as a ghost.
+    dist = (0.0, 0.0, 0.0, 0.0, -5.0)
+    camera = synthetic_camera(dist)
+    crop = np.full((480, 640, 4), 255, np.uint8)
+    focal = 150.0
+    view = View(camera.R, np.array([focal, focal, 256, 256]), 512)
+    alpha = render_view(crop, np.array([0, 0, 640, 480]), camera, view)[..., 3]
+    # Independent: OpenCV's projection of every pixel's ray, and the first maximum of the radial function by search.
+    xy = (np.stack(np.meshgrid(np.arange(512), np.arange(512)), axis=-1) + 0.5 - 256) / focal
+    rays = np.concatenate([xy, np.ones((512, 512, 1))], axis=-1).reshape(-1, 3)
+    zero_centred = camera.K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+    raw = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), zero_centred, np.array(dist))[0].reshape(512, 512, 2)
+    in_frame = ((raw > -0.5) & (raw < np.array([640, 480]) - 0.5)).all(axis=-1)
+    r = np.linspace(0, 2, 20001)
+    in_field = np.linalg.norm(xy, axis=-1) < r[np.argmax(np.diff(r * (1 - 5 * r**6)) < 0)]
+    assert (in_frame & ~in_field).sum() > 1000, "the case has no ghosts to suppress"
+    expected = (in_frame & in_field).astype(np.uint8)
+    assert not alpha[cv2.dilate(expected, np.ones((3, 3))) == 0].any()
+    assert (alpha[cv2.erode(expected, np.ones((3, 3))) > 0] == 255).all()
+
+
+def test_shrinking_averages_and_does_not_skip_pixels():
+    camera = synthetic_camera()
+    crop = np.full((480, 640, 4), 255, np.uint8)
+    crop[:, ::2, :3] = 0  # stripes one pixel wide: any picture of them 4 times smaller is grey
+    view = View(camera.R, np.array([200.0, 200, 256, 256]), 512)
+    image = render_view(crop, np.array([0, 0, 640, 480]), camera, view)
+    core = image[220:290, 220:290, :3].astype(float)
+    assert abs(core.mean() - 127.5) < 3
+    assert core.std() < 12
+
+
+def test_a_frame_missing_from_the_centred_chunk_is_named(dotted, tmp_path):
+    run = dotted[0]
+    table = tmp_path / "samples.tsv"
+    lines = (run.folder / "samples.tsv").read_text().splitlines()
+    cells = lines[1].split("\t")
+    cells[2] = "999"
+    table.write_text("\n".join([lines[0], "\t".join(cells)]) + "\n")
+    out = {s: (tmp_path / f"{s}.tar", tmp_path / f"{s}.h5") for s in ("train", "val", "test")}
+    chunk = run.folder / "center" / run.capture.name / "0000.h5"
+    with pytest.raises(UserError, match="frame 999"):
+        shard(table, chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())
+    assert not list(tmp_path.glob("*.tar"))
+    assert not list(tmp_path.glob(".*partial*"))
