@@ -117,7 +117,7 @@ class Train(Section):
     preset: Literal["tiny", "small", "base"] = Field("base", description="size of the model")
     image_size: int = Field(512, ge=32, multiple_of=8, description="shards are area-averaged to this size, px")
     num_input_views: int = Field(
-        5, ge=1, le=6, description="views the model sees; the others are held out, in rotation"
+        5, ge=1, le=5, description="views the model sees; the others are held out, in rotation"
     )
     i_know: bool = Field(False, description="allow fewer than 4 input views, which is known to fail")
     steps: int = Field(20000, ge=1, description="optimiser steps")
@@ -175,6 +175,14 @@ class Config(Section):
     shard: Shard = Shard()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "Config":
+        if self.normalize.image_size % self.train.image_size:
+            raise ValueError(
+                f"train.image_size ({self.train.image_size}) must divide normalize.image_size ({self.normalize.image_size})"
+            )
+        return self
 
 
 SectionT = TypeVar("SectionT", bound=Section)
