@@ -50,13 +50,14 @@ class Silhouette:
 
 
 def chunk_ranges(frames: int, settings: Center) -> list[range]:
-    """The candidate frames of each chunk of a capture with this many frames."""
-    return [
+    """The candidate frames of each chunk of a capture with this many frames; none is empty."""
+    chunks = (
         range(
             -(-start // settings.stride) * settings.stride, min(start + settings.chunk_frames, frames), settings.stride
         )
         for start in range(0, frames, settings.chunk_frames)
-    ]
+    )
+    return [chunk for chunk in chunks if chunk]
 
 
 def measure(image: Image, mask: Image, settings: Center) -> tuple[Silhouette, Image]:
@@ -81,10 +82,13 @@ def measure(image: Image, mask: Image, settings: Center) -> tuple[Silhouette, Im
         flags |= Flag.CLIPPED
     # Each pixel weighs as much as its distance to the silhouette's edge: about the depth of mouse behind it. Counted
     # plainly, the tail drags the triangulated centre by 3.2 mm on the demo capture; weighted so, 1.5 mm remain.
-    weight = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    total = weight.sum(dtype=np.float64)
-    center = np.array(
-        [x + 0.5 + weight.sum(axis=0) @ np.arange(w) / total, y + 0.5 + weight.sum(axis=1) @ np.arange(h) / total]
+    # Integers, because float sums depend on memory alignment, and not OpenCV's "precise" distance, whose last bits vary
+    # from call to call: shards must be the same byte for byte.
+    distance = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    weight = np.rint(distance * 64).astype(np.int64)
+    total = weight.sum()
+    center = 0.5 + np.array(
+        [x + (weight.sum(axis=0) @ np.arange(w)) / total, y + (weight.sum(axis=1) @ np.arange(h)) / total]
     )
 
     margin = settings.margin_px

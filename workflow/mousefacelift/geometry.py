@@ -83,9 +83,10 @@ def field_radius(dist: Array) -> float:
     numerator, denominator = polynomial([1, k1, k2, k3]), polynomial([1, k4, k5, k6])
     twice_s = polynomial([0, 2])
     slope = (numerator + twice_s * numerator.deriv()) * denominator - twice_s * numerator * denominator.deriv()
-    roots = [*slope.trim().roots(), *denominator.trim().roots()]
+    # Solved for 1 / r^2: there the constant terms lead, which are 1; a negligible k3 or k6 would make the roots noise.
+    roots = np.concatenate([polynomial(p.coef[::-1]).roots() for p in (slope, denominator)])
     real = [r.real for r in map(complex, roots) if abs(r.imag) < 1e-9 and r.real > 1e-12]
-    return float(np.sqrt(min(real))) if real else float("inf")
+    return float(1 / np.sqrt(max(real))) if real else float("inf")
 
 
 def undistort(xy_distorted: ArrayLike, dist: Array) -> Array:
@@ -172,10 +173,11 @@ def rotation_between(a: ArrayLike, b: ArrayLike) -> Array:
     a = np.asarray(a, np.float64) / np.linalg.norm(a)
     b = np.asarray(b, np.float64) / np.linalg.norm(b)
     axis, cosine = np.cross(a, b), float(a @ b)
-    if cosine < -1 + 1e-12:  # opposite directions: half a turn about any perpendicular axis
-        perpendicular = np.cross(a, np.eye(3)[np.argmin(np.abs(a))])
+    if cosine < -0.5:  # half a turn about a perpendicular axis, the nearest to a x b, makes it a small rotation
+        perpendicular = axis if np.linalg.norm(axis) > 1e-9 else np.cross(a, np.eye(3)[np.argmin(np.abs(a))])
+        perpendicular = perpendicular - a * (a @ perpendicular)
         perpendicular /= np.linalg.norm(perpendicular)
-        return 2 * np.outer(perpendicular, perpendicular) - np.eye(3)
+        return rotation_between(-a, b) @ (2 * np.outer(perpendicular, perpendicular) - np.eye(3))
     skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     return np.eye(3) + skew + skew @ skew / (1 + cosine)
 

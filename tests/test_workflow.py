@@ -1,0 +1,206 @@
+"""The workflow as a user runs it, on a recording of six frames of the demo capture."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from rodent import record, write_table
+
+REPOSITORY = Path(__file__).parents[1]
+PARTS = ("Snakefile", "rules", "config", "profiles", "envs")
+
+
+def settings(table: Path) -> dict:
+    return {
+        "captures": str(table),
+        "results": "results",
+        "center": {"chunk_frames": 3},
+        "normalize": {"zoom": "fit"},
+        "sample": {"gap_s": 0, "fractions": {"train": 0.6, "val": 0.2, "test": 0.2}},
+        "train": {
+            "run": "t", "preset": "tiny", "image_size": 64, "steps": 2, "batch_size": 1, "warmup_steps": 1,
+            "val_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3,
+        },
+        "evaluate": {"pictures": 1, "turntable_frames": 3, "turntable_size": 64},
+    }  # fmt: skip
+
+
+def make_project(folder: Path, table: Path) -> Path:
+    """A copy of the workflow's files with a configuration for the recording."""
+    folder.mkdir()
+    for name in PARTS:
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    (folder / "config" / "config.yaml").write_text(yaml.safe_dump(settings(table)))
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+
+
+def snakemake(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+    # The console script's folder first: the rules call `mousefacelift` by name.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        command(*arguments), cwd=project, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def planned(output: str) -> set[str]:
+    """The rules that a dry run would run."""
+    return set(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recording")
+    return write_table(record(folder, range(100, 106)), folder / "captures.tsv")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, table):
+    """A project in which `all` has run."""
+    project = make_project(tmp_path_factory.mktemp("finished") / "project", table)
+    run = snakemake(project, "all")
+    assert run.returncode == 0, run.stdout[-4000:]
+    return project
+
+
+def digests(project: Path) -> dict[str, str]:
+    shards = project / "results" / "shard"
+    return {
+        path.relative_to(shards).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(shards.rglob("*.*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_one_command_makes_weights_metrics_and_pictures(finished):
+    results = finished / "results"
+    for name in ("train/t/model.safetensors", "train/t/metrics.csv", "train/t/config.yaml", "evaluate/t/metrics.json"):
+        assert (results / name).stat().st_size > 0
+    assert list(results.glob("evaluate/t/pictures/*.png"))
+    assert list(results.glob("evaluate/t/*.ply"))
+    assert list(results.glob("evaluate/t/turntable.mp4"))
+    for stage in ("center", "cameras", "normalize", "sample", "shard", "train", "evaluate"):
+        assert list((results / "logs" / stage).rglob("*.log"))
+        assert list((results / "benchmarks" / stage).rglob("*.tsv"))
+
+
+@pytest.mark.slow
+def test_a_second_run_has_nothing_to_do(finished):
+    begin = time.monotonic()
+    run = snakemake(finished, "all")
+    assert "Nothing to be done" in run.stdout
+    print(f"second run: {time.monotonic() - begin:.1f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("section", "key", "value", "first"),
+    [
+        ("center", "margin_px", 20, "center_chunk"),
+        ("cameras", "max_residual_px", 50, "cameras_capture"),
+        ("normalize", "zoom", 1.0, "normalize_capture"),
+        ("sample", "gap_s", 0.01, "sample_capture"),
+        ("shard", "png_level", 2, "shard_chunk"),
+        ("train", "seed", 1, "train"),
+        ("evaluate", "pictures", 0, "evaluate"),
+    ],
+)
+def test_a_changed_setting_reruns_its_stage_and_what_follows_and_nothing_before(finished, section, key, value, first):
+    chain = [
+        "center_chunk", "cameras_capture", "normalize_capture", "sample_capture", "shard_chunk", "shard_manifest",
+        "train", "evaluate",
+    ]  # fmt: skip
+    dry = snakemake(finished, "--dry-run", "evaluate", "--config", f"{section}={{{key}: {value}}}")
+    assert dry.returncode == 0, dry.stdout
+    assert planned(dry.stdout) == set(chain[chain.index(first) :])
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_next_run_completes_with_the_same_shards(tmp_path, finished, table):
+    expected = digests(finished)
+    assert len(expected) == 13
+    project = make_project(tmp_path / "project", table)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    interrupted = 0
+    for moment in (2.0, 3.0, 4.0, 5.5, 7.0):
+        process = subprocess.Popen(
+            command("shard"), cwd=project, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            interrupted += 1
+        finals = digests(project) if (project / "results" / "shard").exists() else {}
+        for name, digest in finals.items():
+            if ".partial" not in name:
+                assert digest == expected[name], f"a half-written {name} stands under its final name"
+    assert interrupted
+    run = snakemake(project, "shard")
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert {n: d for n, d in digests(project).items() if ".partial" not in n} == expected
+
+
+@pytest.mark.parametrize("target", ["center", "cameras", "normalize", "sample", "shard", "train", "evaluate", "all"])
+def test_every_stage_is_a_target(tmp_path, table, target):
+    dry = snakemake(make_project(tmp_path / "project", table), "--dry-run", target)
+    assert dry.returncode == 0, dry.stdout
+    assert planned(dry.stdout)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("normalize={zom: 1.0}", r"unknown key 'normalize.zom': did you mean 'zoom'\?"),
+        ("train={num_input_views: 1}", "num_input_views is 1"),
+        ("train={image_size: 96}", "must divide"),
+        ("captures=nowhere.tsv", "nowhere.tsv: no such captures table"),
+    ],
+)
+def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(tmp_path, table, override, message):
+    project = make_project(tmp_path / "project", table)
+    run = snakemake(project, "all", "--config", override)
+    assert run.returncode == 1
+    assert re.search(message, run.stdout), run.stdout
+    assert "Traceback" not in run.stdout
+    assert not (project / "results").exists()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
+    reason="needs snakemake-executor-plugin-slurm: pip install -c envs/constraints.txt -e '.[slurm]'",
+)
+def test_the_slurm_profile_plans_the_whole_workflow(tmp_path, table):
+    dry = snakemake(
+        make_project(tmp_path / "project", table), "--dry-run", "--workflow-profile", "profiles/slurm", "all"
+    )
+    assert dry.returncode == 0, dry.stdout
+    trained = re.search(r"rule train:.*?resources: ([^\n]*)", dry.stdout, flags=re.DOTALL)
+    assert trained
+    assert "slurm_partition=gpu" in trained[1]
+    assert "gpu=1" in trained[1]
+
+
+def test_every_rule_that_runs_something_logs_and_is_measured():
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
+            if "shell:" in rule:
+                for directive in ("log:", "benchmark:", "threads:", "conda:", "mem_mb=", "runtime=", "version="):
+                    assert directive in rule, f"{path.name}: rule {rule.split(':')[0]} lacks {directive}"
+                assert "mousefacelift " in rule
