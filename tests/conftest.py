@@ -8,9 +8,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import settings
 
 # One thread per test process: the models are so small that starting threads costs more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples on every run and machine, however slow.
+settings.register_profile("mousefacelift", deadline=None, derandomize=True, max_examples=60, print_blob=False)
+settings.load_profile("mousefacelift")
 
 VIEWS = 6
 AZIMUTHS = np.deg2rad(np.arange(VIEWS) * 60.0 + 15)

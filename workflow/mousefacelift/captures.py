@@ -103,7 +103,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     numbered = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
     if not numbered:
         return []
-    header, *body = (list(row) for row in csv.reader((line for _, line in numbered), delimiter="\t"))
+    # Line by line: an unpaired quotation mark must not swallow the rows that follow.
+    header, *body = (next(csv.reader([line], delimiter="\t")) for _, line in numbered)
     header = [name.strip() for name in header]
     for name in header:
         if name not in COLUMNS:
@@ -139,7 +140,9 @@ def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
 
 def _natural(name: str) -> list[tuple[bool, int | str]]:
     """Sort key that puts cam2 before cam10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name) if part]
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", name) if part
+    ]
 
 
 def _one_of(value: str, valid: tuple[str, ...], where: str) -> str:

@@ -45,7 +45,8 @@ def _section(stage: str, settings: str | None, config: Path) -> Any:
         values = json.loads(settings)
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not valid JSON ({error})") from None
-    return getattr(validate(Config, {stage: values}, "--settings"), stage)
+    model: Any = Config.model_fields[stage].annotation
+    return validate(model, values, f"--settings, section {stage}")
 
 
 def _capture(table: Path | None, name: str, config: Path) -> Any:

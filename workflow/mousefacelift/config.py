@@ -199,9 +199,10 @@ def validate(model: type[SectionT], values: object, where: str) -> SectionT:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            location = tuple(part for part in problem["loc"] if not _is_union_branch(part))
+            unknown = problem["type"] == "extra_forbidden"
+            location = tuple(part for part in problem["loc"] if unknown or not _is_union_branch(part))
             key = ".".join(str(part) for part in location) or "(top level)"
-            if problem["type"] == "extra_forbidden":
+            if unknown:
                 names = _valid_names(model, location[:-1])
                 near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(names)}"
@@ -229,6 +230,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise UserError(f"{path}: not a readable file ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:

@@ -101,7 +101,7 @@ def normalize(
     size = settings.image_size
     base_focal = FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE
     if settings.zoom == "fit":
-        whole = (data["flags"] & (Flag.EMPTY | Flag.CLIPPED)) == 0
+        whole = ((data["flags"] & (Flag.EMPTY | Flag.CLIPPED)) == 0) & np.isfinite(outline).all(axis=(2, 3))
         if not whole.any():
             raise UserError(
                 f"capture {capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit"

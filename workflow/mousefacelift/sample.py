@@ -68,7 +68,7 @@ def sample(
 ) -> None:
     """Write `sample/{capture}/samples.tsv` and `rejected.tsv`. Every candidate frame is in exactly one of them.
 
-    Raises UserError if the capture has fewer than `views` cameras, or no frame is left for training.
+    Raises UserError if the capture has another number of cameras than `views`, or no frame can become a sample.
     """
     with open_h5(cameras_file, "mousefacelift normalize") as file:
         capture, cameras = str(file.attrs["capture"]), [str(c) for c in file.attrs["cameras"]]
@@ -115,10 +115,10 @@ def read_samples(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle, delimiter="\t")
-            rows = list(reader)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is written by `mousefacelift sample`") from None
-    if tuple(reader.fieldnames or ()) != SAMPLE_COLUMNS:
+    if columns != SAMPLE_COLUMNS:
         raise UserError(f"{path}: expected the columns {', '.join(SAMPLE_COLUMNS)}")
     return rows
 

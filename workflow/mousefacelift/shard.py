@@ -265,6 +265,8 @@ def manifest(h5_files: list[Path], output: Path) -> None:
     sizes, views = set(), set()
     for path in h5_files:
         tar = path.with_suffix(".tar")
+        if not tar.exists():
+            raise UserError(f"{tar}: no such file; it is written by `mousefacelift shard`")
         with open_h5(path, "mousefacelift shard") as file:
             count, v, size = file["image"].shape[:3]
             keys = [key.decode() for key in file["key"][()]]

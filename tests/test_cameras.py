@@ -1,0 +1,184 @@
+import shutil
+from dataclasses import replace
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from mousefacelift.cameras import cameras
+from mousefacelift.center import Flag
+from mousefacelift.config import Cameras
+from mousefacelift.errors import UserError
+from rodent import ground_truth, project_raw
+
+FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "residual_px", "outline_rays")
+
+
+def chunks(run):
+    return sorted((run.folder / "center" / run.capture.name).glob("*.h5"))
+
+
+def read(path):
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in FIELDS}
+
+
+def edited(run, folder, change):
+    """The subject of a run whose first centred chunk was changed: change(file)."""
+    folder.mkdir(exist_ok=True)
+    first, *others = chunks(run)
+    shutil.copy(first, folder / "changed.h5")
+    with h5py.File(folder / "changed.h5", "r+") as file:
+        change(file)
+    cameras(run.capture, [folder / "changed.h5", *others], folder / "rig.json", folder / "subject.h5", Cameras())
+    return read(folder / "subject.h5")
+
+
+def mark(file, frame, views, flag):
+    flags = file["flags"][()]
+    flags[frame, views] |= np.uint8(flag)
+    file["flags"][...] = flags
+    if flag == Flag.EMPTY:
+        for name in ("center_px", "support_px"):
+            values = file[name][()]
+            values[frame, views] = np.nan
+            file[name][...] = values
+
+
+def shift(file, frame, view, pixels):
+    file["center_px"][frame, view] = file["center_px"][frame, view] + pixels
+
+
+def test_the_mouses_centre_is_found_within_the_limits_of_six_silhouettes(demo_run):
+    data, truth = read(demo_run.folder / "subject.h5"), ground_truth()["center"]
+    error = np.linalg.norm(data["center_mm"] - truth[data["frame"]], axis=1)
+    print(f"centre: median {np.median(error):.2f} mm, 95 % below {np.quantile(error, 0.95):.2f} mm")
+    assert np.median(error) <= 1.6
+    assert np.quantile(error, 0.95) <= 3
+
+
+def test_every_candidate_is_there_in_order_with_the_chunk_it_came_from(demo_run):
+    data = read(demo_run.folder / "subject.h5")
+    assert data["frame"].tolist() == list(range(0, 200, 8))
+    np.testing.assert_allclose(data["time_s"], data["frame"] / 20)
+    np.testing.assert_array_equal(data["chunk"], data["frame"] // 100)
+
+
+def test_a_residual_is_the_distance_between_the_silhouettes_centre_and_the_reprojected_one(demo_run):
+    data = read(demo_run.folder / "subject.h5")
+    centers = []
+    for path in chunks(demo_run):
+        with h5py.File(path) as file:
+            centers.append(file["center_px"][()])
+    centers = np.concatenate(centers)
+    for v in range(6):
+        pixels = project_raw(data["center_mm"], v) + 0.5
+        np.testing.assert_allclose(data["residual_px"][:, v], np.linalg.norm(pixels - centers[:, v], axis=1), atol=1e-6)
+
+
+def test_outline_rays_go_through_the_silhouettes_outermost_points(demo_run):
+    data, truth = read(demo_run.folder / "subject.h5"), ground_truth()
+    with h5py.File(chunks(demo_run)[0]) as file:
+        support = file["support_px"][()]
+    np.testing.assert_allclose(np.linalg.norm(data["outline_rays"], axis=-1), 1)
+    for v in range(6):
+        rays = data["outline_rays"][: len(support), v].reshape(-1, 3)
+        still = np.zeros(3)
+        pixels = cv2.projectPoints(rays, still, still, truth["K"][v], truth["dist"][v])[0][:, 0] + 0.5
+        np.testing.assert_allclose(pixels, support[:, v].reshape(-1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("view", range(6))
+def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
+    paths = list(demo_run.capture.calibrations)
+    paths[view] = paths[(view + 2) % 6]
+    wrong = replace(demo_run.capture, calibrations=tuple(paths))
+    with pytest.raises(
+        UserError, match=f"capture rodent-a: camera {view + 1} contradicts the others: .* px \\(median\\)"
+    ):
+        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_cameras_with_each_others_calibration_stop_the_run(demo_run, tmp_path):
+    one, two, *others = demo_run.capture.calibrations
+    wrong = replace(demo_run.capture, calibrations=(two, one, *others))
+    with pytest.raises(UserError, match=r"camera [12] contradicts the others: .*Per camera, px: 1: .*6: "):
+        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+
+
+def test_the_limit_on_residuals_is_the_settings(demo_run, tmp_path):
+    median = np.nanmedian(read(demo_run.folder / "subject.h5")["residual_px"], axis=0).max()
+    outputs = tmp_path / "rig.json", tmp_path / "subject.h5"
+    cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=1.01 * median))
+    with pytest.raises(UserError, match="contradicts"):
+        cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=0.99 * median))
+
+
+def test_a_frame_with_too_few_silhouettes_has_no_centre_and_the_others_keep_theirs(demo_run, tmp_path):
+    before = read(demo_run.folder / "subject.h5")
+
+    def remove(file):
+        mark(file, 3, [0, 1, 2], Flag.EMPTY)  # three views are left: just enough
+        mark(file, 4, [0, 1, 2, 5], Flag.EMPTY)
+
+    after = edited(demo_run, tmp_path, remove)
+    assert np.isnan(after["center_mm"][4]).all()
+    assert np.isnan(after["residual_px"][4]).all()
+    assert np.isfinite(after["center_mm"][3]).all()
+    assert np.isnan(after["residual_px"][3]).tolist() == [True] * 3 + [False] * 3
+    others = np.setdiff1d(np.arange(25), [3, 4])
+    np.testing.assert_array_equal(after["center_mm"][others], before["center_mm"][others])
+
+
+def test_a_clipped_view_is_left_out_when_enough_others_are_whole(demo_run, tmp_path):
+    def clip(file):
+        mark(file, 2, [1], Flag.CLIPPED)
+
+    def clip_and_shift(file):
+        clip(file)
+        shift(file, 2, 1, [80.0, 0])
+
+    def shift_alone(file):
+        shift(file, 2, 1, [80.0, 0])
+
+    def remove(file):
+        mark(file, 2, [1], Flag.EMPTY)
+
+    changes = (clip, clip_and_shift, shift_alone, remove)
+    clipped, shifted, whole, absent = (edited(demo_run, tmp_path / c.__name__, c) for c in changes)
+    np.testing.assert_array_equal(shifted["center_mm"], clipped["center_mm"])
+    np.testing.assert_allclose(shifted["center_mm"], absent["center_mm"], atol=1e-9)
+    assert np.linalg.norm(whole["center_mm"][2] - clipped["center_mm"][2]) > 1
+    assert abs(shifted["residual_px"][2, 1] - clipped["residual_px"][2, 1]) > 50, "its residual is still measured"
+
+
+def test_clipped_views_are_used_when_too_few_others_are_whole(demo_run, tmp_path):
+    before = read(demo_run.folder / "subject.h5")
+    assert not before["flags"][2].any()
+    after = edited(demo_run, tmp_path, lambda file: mark(file, 2, [0, 1, 2, 3], Flag.CLIPPED))
+    np.testing.assert_array_equal(after["center_mm"][2], before["center_mm"][2])
+
+
+def test_a_camera_that_never_sees_the_mouse_is_not_blamed(demo_run, tmp_path):
+    paths, folder = [], tmp_path / "chunks"
+    folder.mkdir()
+    for path in chunks(demo_run):
+        paths.append(shutil.copy(path, folder / path.name))
+        with h5py.File(paths[-1], "r+") as file:
+            mark(file, slice(None), [5], Flag.EMPTY)
+    cameras(demo_run.capture, paths, tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+    assert np.isnan(read(tmp_path / "subject.h5")["residual_px"][:, 5]).all()
+
+
+def test_a_capture_without_a_mouse_is_an_error(demo_run, tmp_path):
+    path = shutil.copy(chunks(demo_run)[0], tmp_path / "0000.h5")
+    with h5py.File(path, "r+") as file:
+        mark(file, slice(None), [0, 1, 2, 3], Flag.EMPTY)
+    with pytest.raises(UserError, match=r"capture rodent-a: no frame has a mouse in 3 views \(cameras\.min_views\)"):
+        cameras(demo_run.capture, [path], tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+
+
+def test_a_missing_chunk_is_named(demo_run, tmp_path):
+    with pytest.raises(UserError, match=r"0007\.h5: no such file; it is written by `mousefacelift center`"):
+        cameras(demo_run.capture, [tmp_path / "0007.h5"], tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())

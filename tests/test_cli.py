@@ -1,0 +1,186 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from mousefacelift.cli import app, main
+from rodent import record, write_table
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ["center", "cameras", "normalize", "sample", "shard", "manifest", "train", "evaluate", "schema"]
+FRAMES = range(100, 104)  # whole in every view
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process, from the repository's root; gives exit status, stdout and stderr."""
+    monkeypatch.chdir(ROOT)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+    assert len(result.output.splitlines()) > 5
+
+
+def test_the_commands_are_the_stages_and_two_more():
+    result = CliRunner().invoke(app, ["--help"])
+    assert [c.callback.__name__ for c in app.registered_commands] == COMMANDS
+    assert all(name in result.output for name in COMMANDS)
+
+
+def test_the_installed_program_prints_the_schema():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mousefacelift"), "schema"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (ROOT / "config" / "schema.json").read_text()
+    assert done.stderr == ""
+
+
+def test_the_installed_program_reports_a_mistake_in_one_line_without_a_traceback(tmp_path):
+    program = Path(sys.executable).with_name("mousefacelift")
+    words = [program, "center", "--capture", "nobody", "--chunk", "0", "--output", tmp_path / "0.h5"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "mousefacelift: error: workflow/demo/captures.tsv: no capture 'nobody'; the table has rodent-a\n"
+    )
+
+
+def center_words(folder, **changes):
+    options = {"capture": "rodent-a", "chunk": 0, "output": folder / "0.h5", **changes}
+    return ["center", *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+MISTAKES = {
+    "settings no JSON": (
+        lambda f: center_words(f, settings="{stride: 2"),
+        "--settings: not valid JSON",
+    ),
+    "settings unknown key": (
+        lambda f: center_words(f, settings='{"strid": 2}'),
+        "--settings, section center: unknown key 'strid': did you mean 'stride'?",
+    ),
+    "settings no mapping": (lambda f: center_words(f, settings="[]"), "--settings, section center: (top level): Input should be a valid dict"),
+    "no table": (lambda f: center_words(f, captures=f / "a.tsv"), "a.tsv: no such captures table"),
+    "no configuration": (lambda f: center_words(f, config=f / "a.yaml"), "a.yaml: no such configuration file"),
+    "no such chunk": (lambda f: center_words(f, chunk=99), "capture rodent-a: chunk 99 is beyond its 2 chunks"),
+    "cameras": (
+        lambda f: ["cameras", f / "0.h5", "--capture", "rodent-a", "--rig", f / "r.json", "--subject", f / "s.h5"],
+        "0.h5: no such file; it is written by `mousefacelift center`",
+    ),
+    "normalize": (
+        lambda f: ["normalize", "--rig", f / "r", "--subject", f / "s", "--cameras", f / "c", "--world", f / "w"],
+        "r: no such file; it is written by `mousefacelift cameras`",
+    ),
+    "sample": (
+        lambda f: ["sample", "--cameras", f / "c", "--subject", f / "s", "--samples", f / "a", "--rejected", f / "b"],
+        "c: no such file; it is written by `mousefacelift normalize`",
+    ),
+    "shard": (
+        lambda f: ["shard", "--samples", f / "a", "--center", f / "x", "--cameras", f / "c", "--rig", f / "r",
+                   "--chunk", 0, "--output", f],
+        "a: no such file; it is written by `mousefacelift sample`",
+    ),
+    "manifest": (
+        lambda f: ["manifest", f / "train" / "a-0000.h5", "--output", f / "m.json"],
+        "a-0000.tar: no such file; it is written by `mousefacelift shard`",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_users_mistake_is_one_line_and_exit_status_1(call, tmp_path, mistake):
+    words, message = MISTAKES[mistake]
+    status, out, err = call(*words(tmp_path))
+    assert (status, out) == (1, "")
+    assert err.startswith("mousefacelift: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "something was written"
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(call, monkeypatch):
+    def broken():
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("mousefacelift.config.json_schema", broken)
+    monkeypatch.setattr(sys, "argv", ["mousefacelift", "schema"])
+    with pytest.raises(KeyError, match="a defect"):
+        main()
+
+
+def test_a_missing_option_is_a_usage_error(call):
+    status, _, err = call("center", "--capture", "rodent-a")
+    assert status == 2
+    assert "--chunk" in err
+
+
+def test_settings_go_to_the_stage_and_the_configuration_file_is_the_default(call, tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text("center: {stride: 3, chunk_frames: 4}")
+    words = center_words(tmp_path, config=config)
+    assert call(*words)[0] == 0
+    with h5py.File(tmp_path / "0.h5") as file:
+        assert file["frame"][()].tolist() == [0, 3]
+    assert call(*words, "--settings", '{"stride": 2, "chunk_frames": 4}', "--threads", 2)[0] == 0
+    with h5py.File(tmp_path / "0.h5") as file:
+        assert file["frame"][()].tolist() == [0, 2]
+
+
+def test_settings_of_one_stage_are_not_held_against_the_defaults_of_another(call, tmp_path):
+    # Pictures of 64 px are no multiple of the default size to train on, which is not this stage's business.
+    words = ["normalize", "--rig", tmp_path / "r", "--subject", "s", "--cameras", "c", "--world", "w"]
+    _, _, err = call(*words, "--settings", '{"image_size": 64}')
+    assert "r: no such file" in err
+
+
+def test_stages_1_to_5_run_by_hand(call, tmp_path):
+    capture = record(tmp_path / "videos", FRAMES)
+    table = write_table(capture, tmp_path / "captures.tsv")
+    out, chunk = tmp_path / "out", tmp_path / "out" / "center" / "short" / "0000.h5"
+    named = ["--captures", table, "--capture", "short"]
+    rig, subject, poses, rows = (out / name for name in ("rig.json", "subject.h5", "cameras.h5", "samples.tsv"))
+    for words in (
+        ["center", *named, "--chunk", 0, "--output", chunk, "--threads", 2],
+        ["cameras", chunk, *named, "--rig", rig, "--subject", subject],
+        ["normalize", "--rig", rig, "--subject", subject, "--cameras", poses, "--world", out / "world.json"],
+        ["sample", "--cameras", poses, "--subject", subject, "--samples", rows, "--rejected", out / "rejected.tsv",
+         "--settings", '{"gap_s": 0}'],
+        ["shard", "--samples", rows, "--center", chunk, "--cameras", poses, "--rig", rig, "--chunk", 0,
+         "--output", out / "shard", "--threads", 2],
+        ["manifest", *(out / "shard" / s / "short-0000.h5" for s in ("train", "val", "test")),
+         "--output", out / "shard" / "manifest.json"],
+    ):  # fmt: skip
+        status, stdout, err = call(*words)
+        assert (status, stdout) == (0, ""), err
+    listed = json.loads((out / "shard" / "manifest.json").read_text())
+    assert listed["samples"] == {"train": 3, "val": 0, "test": 1}
+    assert (listed["image_size"], listed["views"]) == (512, 6)
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["train", "--checkpoints", "c"], ["evaluate", "--train", "t"]], ids=lambda w: w[0])
+def test_training_and_evaluation_name_a_missing_manifest(call, tmp_path, words):
+    status, _, err = call(*words, "--manifest", tmp_path / "manifest.json", "--output", tmp_path / "run")
+    assert status == 1
+    assert err.startswith("mousefacelift: error: ")
+    assert "no such file" in err
