@@ -7,12 +7,13 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from scipy.spatial.transform import Rotation
+
 from mousefacelift.calibration import read_dannce, read_rig, rig_from_json, rig_to_json
 from mousefacelift.errors import UserError
 from mousefacelift.files import write_json
 from mousefacelift.geometry import Camera, project
 from rodent import demo_capture, ground_truth
-from scipy.spatial.transform import Rotation
 
 EXAMPLES = Path(__file__).parents[2] / "shared" / "calibrations"
 SIZES = np.array([[1152, 1024]] * 6)

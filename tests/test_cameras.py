@@ -5,6 +5,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+
 from mousefacelift.cameras import cameras
 from mousefacelift.center import Flag
 from mousefacelift.config import Cameras

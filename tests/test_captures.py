@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mousefacelift.captures import captures_table, demo_table, read_captures
 from mousefacelift.errors import UserError
 

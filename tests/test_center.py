@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, center, chunk_ranges, measure
 from mousefacelift.config import Center
 from mousefacelift.errors import UserError

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import h5py
 import pytest
+from typer.testing import CliRunner
+
 from mousefacelift.cli import app, main
 from rodent import record, write_table
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["center", "cameras", "normalize", "sample", "shard", "manifest", "train", "evaluate", "schema"]

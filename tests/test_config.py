@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
 from mousefacelift.config import Config, Train, json_schema, load_config, load_yaml, section_json, validate
 from mousefacelift.errors import UserError
-from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,6 +5,7 @@ import threading
 
 import h5py
 import pytest
+
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, read_json, write_json
 from mousefacelift.progress import track

@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.spatial.transform import Rotation
+
 from mousefacelift.geometry import (
     Camera,
     azimuth_elevation,
@@ -21,8 +24,6 @@ from mousefacelift.geometry import (
     undistort,
     view_map,
 )
-from scipy.optimize import minimize
-from scipy.spatial.transform import Rotation
 
 WIDTH, HEIGHT = 1152, 1024
 

@@ -5,6 +5,8 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
+
 from mousefacelift.calibration import rig_to_json
 from mousefacelift.center import Flag
 from mousefacelift.config import Normalize
@@ -13,7 +15,6 @@ from mousefacelift.files import write_json
 from mousefacelift.geometry import Camera, look_at
 from mousefacelift.normalize import axis_vector, fit_zoom, floor_normal, normalize
 from rodent import ground_truth
-from scipy.spatial.transform import Rotation
 
 AXES = ["+x", "-x", "+y", "-y", "+z", "-z"]
 FOCAL = 548.9937744

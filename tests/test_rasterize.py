@@ -5,6 +5,7 @@ import math
 import numba
 import pytest
 import torch
+
 from mousefacelift.rasterize import rasterize
 from mousefacelift.rasterize_reference import rasterize_reference
 

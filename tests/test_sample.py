@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from mousefacelift.center import Flag
 from mousefacelift.config import Sample, Split
 from mousefacelift.errors import UserError

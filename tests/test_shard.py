@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 import webdataset
-from rodent import ground_truth, project_raw, project_view, record, run_stages
 
 from mousefacelift.config import Config, Shard
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera, look_at, pad_distortion
 from mousefacelift.shard import View, manifest, render_view, shard
+from rodent import ground_truth, project_raw, project_view, record, run_stages
 
 FRAMES = range(100, 106)
 DOT_SIGMA = 2.0

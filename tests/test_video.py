@@ -5,6 +5,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+
 from mousefacelift.errors import UserError
 from mousefacelift.video import probe, read_frames
 from rodent import demo_capture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from rodent import record, write_table
 
 REPOSITORY = Path(__file__).parents[1]

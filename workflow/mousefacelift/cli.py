@@ -61,10 +61,12 @@ def _capture(table: Path | None, name: str, config: Path) -> Any:
 
 
 def _limit_threads(threads: int) -> int:
-    """Keep every library's thread pool to `threads`; must run before NumPy is imported."""
+    """Keep every library's thread pool to `threads`; must run before NumPy and torch are imported."""
     threads = min(threads, len(os.sched_getaffinity(0)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(threads)
+    # Idle OpenMP threads sleep: spinning, as is their custom, they take the CPU from the rasteriser's own threads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return threads
 
 

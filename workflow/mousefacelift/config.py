@@ -108,6 +108,11 @@ class Loss(Section):
     masked_l2: float = Field(0.1, ge=0, description="mean squared error inside the silhouette")
     background: float = Field(0.0, ge=0, description="mean squared error outside the silhouette")
     ssim: float = Field(0.0, ge=0, description="1 - SSIM")
+    alpha: float = Field(
+        0.0,
+        ge=0,
+        description="mean squared error of the opacity against the silhouette: without it white may be Gaussians",
+    )
 
 
 class Train(Section):
@@ -120,6 +125,10 @@ class Train(Section):
         5, ge=1, le=5, description="views the model sees; the others are held out, in rotation"
     )
     i_know: bool = Field(False, description="allow fewer than 4 input views, which is known to fail")
+    augment: bool = Field(
+        False,
+        description="turn each sample about +Z and mirror every other one, images and cameras alike: for few samples",
+    )
     steps: int = Field(20000, ge=1, description="optimiser steps")
     batch_size: int = Field(1, ge=1, description="samples per step")
     learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")

@@ -1,0 +1,108 @@
+"""Losses and metrics: against independent formulas, and on images whose answer is known."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from mousefacelift.config import Loss
+from mousefacelift.losses import image_loss, mask_iou, psnr, psnr_foreground, ssim
+
+
+@pytest.fixture
+def images():
+    random = torch.Generator().manual_seed(0)
+    target = torch.rand(2, 3, 3, 24, 30, generator=random)
+    return (target + 0.1 * torch.randn(target.shape, generator=random)).clamp(0, 1), target
+
+
+def test_ssim_equals_an_independent_formula(images):
+    """Per channel by cv2's Gaussian filter in float64; only pixels where the whole window fits count."""
+
+    def blur(x):
+        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
+
+    found = ssim(*images)
+    for index in np.ndindex(2, 3):
+        values = []
+        for channel in range(3):
+            x, y = (image[index][channel].double().numpy() for image in images)
+            mx, my = blur(x), blur(y)
+            vx, vy, vxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+            values.append(
+                ((2 * mx * my + 1e-4) * (2 * vxy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))).mean()
+            )
+        assert found[index].item() == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_ssim_is_torchmetrics_without_its_reflected_border(images):
+    image, target = (x.flatten(0, 1) for x in images)
+    _, full = structural_similarity_index_measure(image, target, data_range=1.0, sigma=1.5, return_full_image=True)
+    torch.testing.assert_close(ssim(image, target), full[..., 5:-5, 5:-5].mean(dim=(1, 2, 3)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_ssim_of_constant_images_never_exceeds_one(level):
+    flat = torch.full((1, 3, 64, 64), level)
+    assert ssim(flat, flat).item() <= 1
+    loss, _ = image_loss(flat, torch.zeros(1, 64, 64), flat, torch.zeros(1, 64, 64), Loss(l2=0, masked_l2=0, ssim=1))
+    assert 0 <= loss.item() < 1e-5
+
+
+def test_psnr_of_a_known_error():
+    target = torch.zeros(2, 3, 8, 8)
+    image = torch.stack([torch.full((3, 8, 8), 0.1), torch.zeros(3, 8, 8)])
+    torch.testing.assert_close(psnr(image, target), torch.tensor([20.0, 100.0]))
+
+
+def test_foreground_psnr_sees_the_silhouette_only():
+    target, alpha = torch.ones(1, 3, 8, 8), torch.zeros(1, 8, 8)
+    alpha[:, :2] = 1
+    image = target.clone()
+    image[:, :, :2] = 0.9  # inside the silhouette
+    image[:, :, 4:] = 0.0  # outside
+    torch.testing.assert_close(psnr_foreground(image, target, alpha), torch.tensor([20.0]))
+    assert psnr_foreground(image, target, torch.zeros(1, 8, 8)).isnan().all()
+
+
+def test_mask_iou_of_known_overlaps():
+    a, b = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4)
+    a[0, :2], b[0, 1:3] = 1, 1  # one row of three
+    a[1, :2], b[1, :2] = 1, 0.6  # the same silhouette
+    torch.testing.assert_close(mask_iou(a, b), torch.tensor([1 / 3, 1.0, 1.0]))
+
+
+def test_masked_terms_do_not_depend_on_the_silhouette_area():
+    """Plain L2 shrinks with the mouse; the masked term keeps its size, the background term counts the rest."""
+    target, rgb = torch.ones(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
+    for rows in (2, 16):
+        alpha = torch.zeros(1, 32, 32)
+        alpha[:, :rows] = 1
+        rgb = target - 0.2 * alpha.unsqueeze(1) - 0.1 * (1 - alpha.unsqueeze(1))
+        total, terms = image_loss(rgb, alpha, target, alpha, Loss(l2=1, masked_l2=2, background=3))
+        assert terms["masked_l2"].item() == pytest.approx(0.04, rel=1e-4)
+        assert terms["background"].item() == pytest.approx(0.01, rel=1e-4)
+        assert terms["l2"].item() == pytest.approx((rows * 0.04 + (32 - rows) * 0.01) / 32, rel=1e-4)
+        assert total.item() == pytest.approx(terms["l2"].item() + 2 * 0.04 + 3 * 0.01, rel=1e-4)
+
+
+def test_an_empty_silhouette_gives_a_finite_loss_and_gradient():
+    rgb = torch.rand(1, 3, 16, 16, requires_grad=True)
+    total, _ = image_loss(rgb, rgb[:, 0], torch.ones(1, 3, 16, 16), torch.zeros(1, 16, 16), Loss(masked_l2=1, ssim=0.5))
+    total.backward()
+    assert total.isfinite() and rgb.grad.isfinite().all()
+
+
+def test_terms_without_a_weight_are_not_computed():
+    rgb = torch.rand(1, 3, 4, 4)  # too small for SSIM's window
+    total, terms = image_loss(rgb, rgb[:, 0], rgb, torch.ones(1, 4, 4), Loss(l2=1, masked_l2=0))
+    assert list(terms) == ["l2"] and total.item() == 0
+
+
+def test_the_alpha_term_tells_white_gaussians_from_none():
+    white, silhouette = torch.ones(1, 3, 16, 16), torch.zeros(1, 16, 16)
+    weights = Loss(l2=1, masked_l2=1, background=1, ssim=1, alpha=0.5)
+    drawn, _ = image_loss(white, torch.ones(1, 16, 16), white, silhouette, weights)
+    empty, _ = image_loss(white, torch.zeros(1, 16, 16), white, silhouette, weights)
+    assert drawn.item() == pytest.approx(0.5, abs=1e-5) and empty.item() == pytest.approx(0, abs=1e-5)

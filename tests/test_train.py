@@ -1,0 +1,307 @@
+"""Training: a killed run ends like an undisturbed one, bad steps are skipped, bad input is refused before the start."""
+
+import csv
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numba
+import pytest
+import torch
+import yaml
+
+from conftest import write_shards
+from mousefacelift import train as train_module
+from mousefacelift.config import Loss, Train
+from mousefacelift.errors import UserError
+from mousefacelift.gslrm import PRESETS, GSLRMConfig, load_weights
+from mousefacelift.train import FineTuning, learning_rate, train
+
+MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
+SETTINGS = Train(
+    preset="tiny", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
+    checkpoint_every=4, val_every=6, log_every=1, loss=Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1), augment=True,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def micro_model(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run's folders."""
+
+    manifest: Path
+    folder: Path
+
+    def train(self, settings=SETTINGS):
+        train(self.manifest, self.folder / "out", self.folder / "checkpoints", settings, threads=1)
+
+    @property
+    def weights(self):
+        return (self.folder / "out" / "model.safetensors").read_bytes()
+
+    @property
+    def rows(self):
+        with (self.folder / "out" / "metrics.csv").open() as file:
+            return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+    @property
+    def checkpoint(self):
+        (path,) = self.folder.glob("checkpoints/*/last.ckpt")
+        return torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def run(synthetic_shards, tmp_path):
+    return Run(synthetic_shards, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(synthetic_shards, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", MICRO)
+        run = Run(synthetic_shards, tmp_path_factory.mktemp("undisturbed"))
+        run.train()
+    return run
+
+
+def test_a_run_writes_weights_metrics_and_config(undisturbed):
+    assert load_weights(undisturbed.folder / "out" / "model.safetensors").config == MICRO
+    rows = undisturbed.rows
+    assert [int(row["step"]) for row in rows] == list(range(1, 13))
+    assert list(rows[0]) == [
+        "step", "loss", "l2", "masked_l2", "background", "ssim", "alpha", "lr", "grad_norm", "skipped",
+        "val_psnr", "val_psnr_foreground", "val_mask_iou",
+    ]  # fmt: skip
+    assert [row["step"] for row in rows if row["val_psnr"]] == ["6", "12"]
+    config = yaml.safe_load((undisturbed.folder / "out" / "config.yaml").read_text())
+    assert Train.model_validate(config["train"]) == SETTINGS
+    assert config["model"]["width"] == 32 and len(config["data"]["sha256"]) == 64
+    assert list((undisturbed.folder / "out" / "tensorboard").iterdir())
+
+
+def test_training_lowers_the_loss(undisturbed):
+    losses = [float(row["loss"]) for row in undisturbed.rows]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_its_terms(undisturbed):
+    row = {name: float(value) for name, value in undisturbed.rows[3].items() if value}
+    weights = SETTINGS.loss.model_dump()
+    assert row["loss"] == pytest.approx(sum(w * row[name] for name, w in weights.items() if w), rel=1e-5)
+
+
+def kill_in_step(step):
+    original = FineTuning.training_step
+
+    def training_step(self, batch, index):
+        if self.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, batch, index)
+
+    FineTuning.training_step = training_step
+
+
+def kill_in_validation(step):
+    original = FineTuning.validation_step
+
+    def validation_step(self, batch, index):
+        if self.step == step and index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, batch, index)
+
+    FineTuning.validation_step = validation_step
+
+
+def kill_while_writing_checkpoint(number):
+    original, written = torch.save, []
+
+    def save(state, path):
+        written.append(path)
+        original(state, path)
+        if len(written) == number:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.save = save
+
+
+@pytest.mark.parametrize(
+    ("arrange", "moment", "resumes_after"),
+    [
+        (kill_in_step, 3, None),
+        (kill_in_step, 7, 4),
+        (kill_in_validation, 12, 8),
+        (kill_while_writing_checkpoint, 2, 4),
+        (kill_while_writing_checkpoint, 3, 8),
+    ],
+)
+def test_a_killed_run_ends_like_an_undisturbed_one(run, undisturbed, capsys, arrange, moment, resumes_after):
+    """Same weights, bit for bit, and the same rows of metrics, none lost and none twice."""
+
+    def child():
+        arrange(moment)
+        run.train()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (run.folder / "out" / "model.safetensors").exists()
+    if resumes_after:
+        assert run.checkpoint["step"] == resumes_after
+    run.train()
+    assert ("continuing after step" in capsys.readouterr().err) == bool(resumes_after)
+    assert run.weights == undisturbed.weights
+    assert run.rows == undisturbed.rows
+
+
+def test_a_finished_run_only_writes_its_results_again(run, undisturbed, monkeypatch):
+    copy = Run(undisturbed.manifest, undisturbed.folder)
+    weights, rows = copy.weights, copy.rows
+    for path in ("model.safetensors", "metrics.csv", "config.yaml"):
+        (copy.folder / "out" / path).unlink()
+    monkeypatch.setattr(train_module, "_fit", None)
+    copy.train()
+    assert copy.weights == weights and copy.rows == rows
+
+
+def test_other_settings_or_data_never_continue_a_run(run, tmp_path):
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    run.train(settings)
+    run.train(settings.model_copy(update={"seed": 1}))
+    Run(write_shards(tmp_path / "other", seed=1), tmp_path).train(settings)
+    assert len(list(run.folder.glob("checkpoints/*/last.ckpt"))) == 3
+    run.train(settings.model_copy(update={"workers": 1, "run": "renamed"}))  # changes nothing that is computed
+    assert len(list(run.folder.glob("checkpoints/*/last.ckpt"))) == 3
+
+
+def test_a_step_far_above_the_clip_is_skipped_and_counted(run):
+    run.train(SETTINGS.model_copy(update={"steps": 3, "clip_norm": 1e-6}))
+    torch.manual_seed(SETTINGS.seed)
+    start = train_module.GSLRM(MICRO).state_dict()
+    end = load_weights(run.folder / "out" / "model.safetensors").state_dict()
+    assert all(torch.equal(start[name], end[name]) for name in start)
+    assert [row["skipped"] for row in run.rows] == ["1", "2", "3"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(run, undisturbed, monkeypatch):
+    original, calls = train_module.image_loss, []
+
+    def image_loss(*arguments):
+        calls.append(arguments)
+        loss, terms = original(*arguments)
+        return loss * (float("nan") if len(calls) == 6 else 1), terms
+
+    monkeypatch.setattr(train_module, "image_loss", image_loss)
+    with pytest.raises(UserError, match="nan at step 6"):
+        run.train()
+    assert run.checkpoint["step"] == 4
+    monkeypatch.setattr(train_module, "image_loss", original)
+    run.train()
+    assert run.weights == undisturbed.weights
+
+
+def test_a_damaged_checkpoint_is_named(run):
+    settings = SETTINGS.model_copy(update={"steps": 1})
+    run.train(settings)
+    (path,) = run.folder.glob("checkpoints/*/last.ckpt")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"last\.ckpt: damaged checkpoint"):
+        run.train(settings)
+
+
+def test_two_processes_never_train_the_same_run(tmp_path, capsys):
+    entered = threading.Event()
+
+    def second():
+        with train_module._locked(tmp_path / "run" / "lock"):
+            entered.set()
+
+    with train_module._locked(tmp_path / "run" / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not entered.wait(0.2)
+    thread.join(5)
+    assert entered.is_set() and "another process trains this very run" in capsys.readouterr().err
+    with (tmp_path / "run" / "lock").open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released
+
+
+def test_training_without_validation_samples_works(run, tmp_path):
+    manifest = write_shards(tmp_path / "shards", {"train": 2, "val": 0})
+    lone = Run(manifest, tmp_path)
+    lone.train(SETTINGS.model_copy(update={"steps": 2}))
+    assert "val_psnr" not in lone.rows[0]
+
+
+def test_bf16_trains_with_the_rasteriser_in_float32(run):
+    run.train(SETTINGS.model_copy(update={"steps": 2, "precision": "bf16-mixed"}))
+    assert all(
+        torch.isfinite(t).all() for t in load_weights(run.folder / "out" / "model.safetensors").state_dict().values()
+    )
+
+
+def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    settings = Train(steps=110, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and 0 < rates[109] < 1e-3
+    assert learning_rate(0, Train(steps=1, warmup_steps=500, learning_rate=1.0)) == 1.0
+
+
+def test_only_matrices_decay():
+    module = FineTuning(train_module.GSLRM(MICRO), SETTINGS, None, None)
+    decay = defaultdict(set)
+    for group in module.configure_optimizers().param_groups:
+        for parameter in group["params"]:
+            decay[parameter.ndim].add(group["weight_decay"])
+    assert decay == {1: {0.0}, 2: {SETTINGS.weight_decay}}
+
+
+def test_threads_are_capped_at_the_cpus_of_the_job():
+    before = torch.get_num_threads()
+    try:
+        train_module.set_threads(10_000)
+        assert torch.get_num_threads() == numba.get_num_threads() <= len(os.sched_getaffinity(0))
+        train_module.set_threads(1)
+        assert torch.get_num_threads() == numba.get_num_threads() == 1
+    finally:
+        train_module.set_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 48}, "does not divide"),
+        ({"num_input_views": 6}, "none would be held out"),
+        pytest.param(
+            {"accelerator": "cuda"},
+            "no CUDA GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_unusable_settings_are_refused_before_the_first_step(run, change, message):
+    with pytest.raises(UserError, match=message):
+        run.train(SETTINGS.model_copy(update=change))
+    assert not (run.folder / "checkpoints").exists()
+
+
+def test_data_without_training_samples_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no training samples"):
+        Run(write_shards(tmp_path / "shards", {"train": 0, "val": 1}), tmp_path).train()
+
+
+def test_a_terminal_gets_a_progress_bar(run, monkeypatch, capsys):
+    monkeypatch.setattr(train_module.sys.stderr, "isatty", lambda: True)
+    run.train(SETTINGS.model_copy(update={"steps": 2}))
+    assert "2/2" in capsys.readouterr().err

@@ -1,0 +1,297 @@
+"""Evaluation of a trained model on views it was not given: metrics beside three baselines, pictures, video, splats."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mousefacelift.config import Evaluate, Train, load_yaml, validate
+from mousefacelift.data import Manifest, Samples, read_manifest
+from mousefacelift.errors import UserError
+from mousefacelift.files import atomic, write_json
+from mousefacelift.geometry import MEAN_CAMERA_DISTANCE
+from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
+from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
+from mousefacelift.progress import track
+from mousefacelift.splats import write_ply
+from mousefacelift.train import set_threads
+
+METHODS = ("model", "white", "mean_train", "nearest_view")
+LABELS = {
+    "model": "model",
+    "white": "white image",
+    "mean_train": "mean training image",
+    "nearest_view": "nearest input",
+}
+METRICS = ("psnr", "psnr_foreground", "ssim", "mask_iou")
+TURNTABLE_FPS = 24
+TURNTABLE_START = 270.0  # degrees of azimuth, as FaceLift's
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What every method says about the V views of one sample.
+
+    rgb: per method [V, 3, S, S]; alpha: per method [V, S, S]; scores: per method and metric [V].
+    """
+
+    key: str
+    target: Tensor
+    rgb: dict[str, Tensor]
+    alpha: dict[str, Tensor]
+    scores: dict[str, dict[str, Tensor]]
+
+
+def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate, threads: int) -> None:
+    """Predict every view of every sample of a split from the other views, and score the predictions.
+
+    `train_dir` holds model.safetensors and config.yaml of `train`, which give the image size and the number of inputs.
+    Writes metrics.json (means), metrics.tsv (one row per sample, view and method), metrics.png, pictures/{key}.png,
+    turntable.mp4 and {key}.ply to `out_dir`. Raises UserError for missing or damaged inputs and for an empty split.
+    """
+    data = read_manifest(manifest)
+    run = load_yaml(train_dir / "config.yaml")
+    train = validate(Train, run.get("train"), f"{train_dir / 'config.yaml'}: train")
+    model = load_weights(train_dir / "model.safetensors").eval()
+    set_threads(threads)
+    # A split is read once, so that a cache would only cost memory.
+    samples = Samples(data, settings.split, train.image_size, cache_gb=0)
+    if not len(samples):
+        raise UserError(f"{manifest}: no {settings.split} samples; see why `sample` rejected them (rejected.tsv)")
+    device = "cuda" if torch.cuda.is_available() and train.accelerator != "cpu" else "cpu"
+    model.to(device)
+
+    for stale in (*out_dir.glob("*.ply"), out_dir / "turntable.mp4"):
+        stale.unlink(missing_ok=True)
+    shutil.rmtree(out_dir / "pictures", ignore_errors=True)
+
+    pictured = _spread(len(samples), settings.pictures)
+    scores: list[dict[str, dict[str, Tensor]]] = []
+    advance = track(len(samples), f"evaluating {settings.split}")
+    for index, comparison in enumerate(_comparisons(model, samples, data, train, device)):
+        scores.append(comparison.scores)
+        if index in pictured:
+            _write_picture(out_dir / "pictures" / f"{comparison.key}.png", comparison)
+        advance()
+    _write_metrics(out_dir, scores, samples, train, settings, {"trained_on": run.get("data"), "data": data.sha256})
+
+    splats = _spread(len(samples), settings.splats)
+    with torch.inference_mode():
+        for index in splats:
+            write_ply(out_dir / f"{samples.keys[index]}.ply", _reconstruct(model, samples, index, 0, train, device), 0)
+        if settings.turntable_frames:
+            gaussians = _reconstruct(model, samples, len(samples) // 2, 0, train, device)
+            focal = samples.fxfycxcy[..., :2].mean().item() / train.image_size
+            _write_turntable(out_dir / "turntable.mp4", gaussians, focal, settings)
+
+
+def input_views(views: int, num_inputs: int, held_out: int) -> list[int]:
+    """The views given to the model for one held-out view: the `num_inputs` before it around the circle, in order."""
+    return sorted((held_out - 1 - i) % views for i in range(num_inputs))
+
+
+def nearest_view(c2w: Tensor, inputs: list[int], held_out: int) -> int:
+    """The input view whose optical axis points most nearly where the held-out one's does; c2w [V, 4, 4]."""
+    axes = c2w[:, :3, 2]
+    return inputs[int((axes[inputs] @ axes[held_out]).argmax())]
+
+
+def turntable_cameras(frames: int) -> Tensor:
+    """w2c [frames, 4, 4] of level cameras on FaceLift's circle: radius 2.7, elevation 0, looking at the origin."""
+    azimuth = torch.deg2rad(TURNTABLE_START + torch.arange(frames, dtype=torch.float64) * 360 / frames)
+    cos, sin, zero, one = azimuth.cos(), azimuth.sin(), torch.zeros(frames).double(), torch.ones(frames).double()
+    # Rows are the camera's axes in the world: right, down, forward.
+    rotation = torch.stack([-sin, cos, zero, zero, zero, -one, -cos, -sin, zero], -1).view(frames, 3, 3)
+    w2c = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
+    w2c[:, :3, :3] = rotation
+    w2c[:, 2, 3] = MEAN_CAMERA_DISTANCE
+    return w2c.float()
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """At most `count` indices, uniform over range(total)."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
+
+
+def _reconstruct(model: GSLRM, samples: Samples, index: int, held_out: int, train: Train, device: str) -> Gaussians:
+    """One sample's Gaussians from its inputs for a held-out view."""
+    inputs = input_views(samples.views, train.num_input_views, held_out)
+    sample = samples[index]
+    return model(*(sample[name][inputs].unsqueeze(0).to(device) for name in ("image", "c2w", "fxfycxcy")))
+
+
+def _comparisons(model: GSLRM, samples: Samples, data: Manifest, train: Train, device: str) -> Iterator[Comparison]:
+    """Every sample of the split, by every method."""
+    views, size = samples.views, train.image_size
+    mean_image, mean_alpha = _mean_train(data, train)
+    for sample in (samples[index] for index in range(len(samples))):
+        target, mask = sample["image"], sample["alpha"]
+        predicted_rgb, predicted_alpha, nearest = [], [], []
+        for view in range(views):
+            inputs = input_views(views, train.num_input_views, view)
+            with torch.inference_mode():
+                gaussians = model(
+                    *(sample[name][inputs].unsqueeze(0).to(device) for name in ("image", "c2w", "fxfycxcy"))
+                )
+                w2c, fxfycxcy = (sample[name][None, view : view + 1].to(device) for name in ("w2c", "fxfycxcy"))
+                rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
+            predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
+            predicted_alpha.append(alpha[0, 0].cpu())
+            nearest.append(nearest_view(sample["c2w"], inputs, view))
+        rgb_of = {
+            "model": torch.stack(predicted_rgb),
+            "white": torch.ones_like(target),
+            "mean_train": mean_image,
+            "nearest_view": target[nearest],
+        }
+        alpha_of = {
+            "model": torch.stack(predicted_alpha),
+            "white": torch.zeros_like(mask),
+            "mean_train": mean_alpha,
+            "nearest_view": mask[nearest],
+        }
+        scores = {
+            method: {
+                "psnr": psnr(rgb_of[method], target),
+                "psnr_foreground": psnr_foreground(rgb_of[method], target, mask),
+                "ssim": ssim(rgb_of[method], target),
+                "mask_iou": mask_iou(alpha_of[method], mask),
+            }
+            for method in METHODS
+        }
+        yield Comparison(samples.keys[sample["index"]], target, rgb_of, alpha_of, scores)
+
+
+def _mean_train(data: Manifest, train: Train) -> tuple[Tensor, Tensor]:
+    """Mean training image [V, 3, S, S] and alpha [V, S, S] of every view; white if there are no training samples."""
+    samples = Samples(data, "train", train.image_size, cache_gb=0)
+    size = train.image_size
+    image, alpha = torch.zeros(data.views, 3, size, size), torch.zeros(data.views, size, size)
+    if not len(samples):
+        return image + 1, alpha
+    for index in range(len(samples)):
+        sample = samples[index]
+        image += sample["image"]
+        alpha += sample["alpha"]
+    return image / len(samples), alpha / len(samples)
+
+
+def _write_metrics(
+    out_dir: Path,
+    scores: list[dict[str, dict[str, Tensor]]],
+    samples: Samples,
+    train: Train,
+    settings: Evaluate,
+    provenance: dict[str, Any],
+) -> None:
+    """metrics.tsv with every value, metrics.json with the means over samples and views, metrics.png with bars."""
+    values = {m: {name: torch.stack([s[m][name] for s in scores]) for name in METRICS} for m in METHODS}  # [N, V] each
+    lines = ["\t".join(["key", "frame", "view", "method", *METRICS])]
+    for index, (key, frame) in enumerate(zip(samples.keys, samples.frames, strict=True)):
+        for view in range(samples.views):
+            for method in METHODS:
+                cells = [f"{values[method][name][index, view].item():.5g}" for name in METRICS]
+                lines.append("\t".join([key, str(frame), str(view), method, *cells]))
+    with atomic(out_dir / "metrics.tsv") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    means = {method: {name: _mean(table[name]) for name in METRICS} for method, table in values.items()}
+    model, baselines = means["model"], {method: means[method] for method in METHODS[1:]}
+    best = {name: max(b[name] for b in baselines.values()) for name in METRICS}
+    result = {
+        "model": model,
+        "baselines": baselines,
+        "gain": {name: model[name] - best[name] for name in METRICS},
+        "best_baseline": max(baselines, key=lambda method: baselines[method]["psnr"]),
+        "split": settings.split,
+        "samples": len(samples),
+        "views": samples.views,
+        "num_input_views": train.num_input_views,
+        "image_size": train.image_size,
+        "run": train.run,
+        **provenance,
+    }
+    _write_bars(out_dir / "metrics.png", values, settings.split)
+    write_json(out_dir / "metrics.json", result)
+
+
+def _mean(values: Tensor) -> float:
+    """Over all views that have a value: a view with an empty silhouette has no foreground PSNR."""
+    return float(values[values.isfinite()].mean()) if values.isfinite().any() else 0.0
+
+
+def _write_bars(path: Path, values: dict[str, dict[str, Tensor]], split: str) -> None:
+    """Mean PSNR of every held-out view, a bar per method."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained", dpi=120)
+    axes = figure.add_subplot()
+    views = np.arange(values["model"]["psnr"].shape[1])
+    width = 0.8 / len(METHODS)
+    for place, method in enumerate(METHODS):
+        means = values[method]["psnr"].mean(0).numpy()
+        bars = axes.bar(views + (place - (len(METHODS) - 1) / 2) * width, means, width, label=LABELS[method])
+        axes.bar_label(bars, fmt="%.1f", fontsize=6)
+    axes.set(xlabel="held-out view", ylabel="PSNR (dB)", xticks=views, title=f"Novel views of the {split} split")
+    axes.legend(ncols=len(METHODS), fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
+    axes.margins(y=0.12)
+    _save(figure, path)
+
+
+def _write_picture(path: Path, comparison: Comparison) -> None:
+    """A grid: a column per view; target, model, nearest input view, and the model's error."""
+    views = len(comparison.target)
+    error = (comparison.rgb["model"] - comparison.target).abs().mean(1)
+    rows: list[tuple[str, Tensor, Callable[[int], str]]] = [
+        ("target", comparison.target, lambda view: f"view {view}"),
+        ("model", comparison.rgb["model"], lambda view: f"{comparison.scores['model']['psnr'][view]:.1f} dB"),
+        (
+            "nearest input",
+            comparison.rgb["nearest_view"],
+            lambda view: f"{comparison.scores['nearest_view']['psnr'][view]:.1f} dB",
+        ),
+        ("error of model", error, lambda view: f"mean {error[view].mean():.3f}"),
+    ]
+    figure = Figure(figsize=(1.9 * views + 0.8, 2.05 * len(rows) + 0.4), layout="constrained", dpi=120)
+    figure.suptitle(f"{comparison.key}: every view predicted from the others")
+    grid = figure.subplots(len(rows), views, squeeze=False)
+    for line, (label, images, title) in zip(grid, rows, strict=True):
+        for view, axes in enumerate(line):
+            image = images[view]
+            if image.ndim == 3:
+                shown = axes.imshow(image.movedim(0, -1).numpy(), interpolation="nearest")
+            else:
+                shown = axes.imshow(image.numpy(), interpolation="nearest", cmap="magma", vmin=0, vmax=0.5)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(title(view), fontsize=9)
+        line[0].set_ylabel(label, fontsize=10)
+    figure.colorbar(shown, ax=list(grid[-1]), shrink=0.8, pad=0.01, label="|error| (0 to 1)")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _write_turntable(path: Path, gaussians: Gaussians, focal: float, settings: Evaluate) -> None:
+    """A full turn as H.264. `focal` is in image widths: the data's own, so that the mouse is as large as in its views;
+    FaceLift's 50 degrees if the data has FaceLift's intrinsics.
+    """
+    size = settings.turntable_size
+    device = gaussians.xyz.device
+    fxfycxcy = torch.tensor([focal * size, focal * size, size / 2, size / 2], device=device).expand(1, 1, 4)
+    with atomic(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("libx264", TURNTABLE_FPS, options={"crf": "18"})
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for w2c in turntable_cameras(settings.turntable_frames):
+            rgb, _ = render(gaussians, w2c.to(device).view(1, 1, 4, 4), fxfycxcy, size, size)
+            image = (rgb[0, 0].movedim(0, -1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,310 @@
+"""GS-LRM: a transformer that turns posed images into one 3D Gaussian per pixel, in plain PyTorch.
+
+Zhang et al., "GS-LRM: Large Reconstruction Model for 3D Gaussian Splatting", ECCV 2024 (arXiv:2404.19702), in the form
+that FaceLift's checkpoints have (Lyu et al., arXiv:2412.17812): the names and shapes of all tensors are theirs.
+
+Shapes: B samples, V input views, H x W pixels, p the patch size, T = V*(H/p)*(W/p) image tokens, d the width.
+Conventions: OpenCV cameras, world units, pixel coordinates whose first centre is (0.5, 0.5).
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from mousefacelift.errors import UserError
+from mousefacelift.files import atomic
+
+SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * dc
+CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
+
+
+@dataclass(frozen=True)
+class GSLRMConfig:
+    """Everything that fixes a model's tensors and what its raw outputs mean."""
+
+    width: int = 1024
+    head_width: int = 64
+    layers: int = 24
+    patch: int = 8
+    free_gaussians: int = 2
+    scale_bias: float = -2.3  # log world units, added to the raw scale: where training starts
+    scale_max: float = -1.20  # log world units: no Gaussian is larger
+    opacity_bias: float = -2.0  # added to the raw opacity logit
+    ray_range: float = 1.8  # pixel Gaussians lie within this of the point of their ray nearest to the origin
+    clip_xyz: bool = False  # clamp pixel Gaussians to the cube +-1; no released weights were trained so
+    skip_blank: bool = False  # leave out patches that are white all over: 80 to 95 % of a view of a mouse
+    recompute: bool = False  # activation checkpointing: a third more time, a layer's memory instead of all layers'
+
+    def __post_init__(self) -> None:
+        if self.width % self.head_width:
+            raise UserError(f"model width {self.width} is not a multiple of the head width {self.head_width}")
+
+
+PRESETS = {
+    # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
+    "tiny": GSLRMConfig(width=192, head_width=32, layers=6, scale_bias=-4.2, skip_blank=True),
+    "small": GSLRMConfig(width=512, head_width=64, layers=12, recompute=True),
+    "base": GSLRMConfig(recompute=True),
+}
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Raw Gaussians of B samples: what the network says, biases added, before the activations.
+
+    xyz [B, N, 3] world; features [B, N, 1, 3] colour dc; scaling [B, N, 3] log world units; rotation [B, N, 4]
+    unnormalised wxyz; opacity [B, N, 1] logit.
+    """
+
+    xyz: Tensor
+    features: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    opacity: Tensor
+
+    def activated(self, sample: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One sample as `rasterize` takes it: means [N, 3], unit quaternions [N, 4], scales [N, 3], opacities [N] in
+        (0, 1), colours [N, 3] (not clamped).
+        """
+        return (
+            self.xyz[sample],
+            functional.normalize(self.rotation[sample], dim=-1),
+            self.scaling[sample].exp(),
+            self.opacity[sample, :, 0].sigmoid(),
+            0.5 + SH_C0 * self.features[sample, :, 0],
+        )
+
+
+def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Origin and unit direction of the ray through every pixel's centre, in the world, in float32.
+
+    c2w [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> origins [B, V, 1, 1, 3], directions [B, V, H, W, 3].
+    """
+    with torch.autocast(c2w.device.type, enabled=False):  # bf16 would move a ray by several pixels
+        c2w, fxfycxcy = c2w.float(), fxfycxcy.float()
+        fx, fy, cx, cy = fxfycxcy[..., None, None, :].unbind(-1)
+        col = torch.arange(width, device=c2w.device) + 0.5
+        row = torch.arange(height, device=c2w.device)[:, None] + 0.5
+        x, y = torch.broadcast_tensors((col - cx) / fx, (row - cy) / fy)
+        directions = functional.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
+        directions = directions @ c2w[..., None, :3, :3].transpose(-1, -2)
+        return c2w[..., None, None, :3, 3], directions
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """[B, V, H, W, C] -> [B, T, p*p, C]: tokens by view, row, column; inside a token pixels by row, column."""
+    b, v, h, w, c = x.shape
+    x = x.view(b, v, h // patch, patch, w // patch, patch, c).transpose(3, 4)
+    return x.reshape(b, -1, patch * patch, c)
+
+
+def select_occupied(rgb: Tensor, *patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Of each sample's patches, those with a pixel that is not white, in their order.
+
+    rgb [B, T, p*p, 3] in [-1, 1], patches [B, T, ...]. Returns present [B, L] and each of patches as [B, L, ...], L the
+    largest number of occupied patches in a sample; the others end in patches that are not present.
+    """
+    occupied = (rgb < 1).flatten(2).any(-1)
+    length = int(occupied.sum(1).max())
+    order = occupied.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :length]
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    return occupied[rows, order], [patch[rows, order] for patch in patches]
+
+
+class Attention(nn.Module):
+    """Full multi-head self-attention without biases."""
+
+    def __init__(self, config: GSLRMConfig):
+        super().__init__()
+        self.heads = config.width // config.head_width
+        self.to_qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.fc = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """[B, L, d] -> [B, L, d]; attend [B, 1, 1, L] is False for padding, None without any."""
+        b, length, d = x.shape
+        q, k, v = self.to_qkv(x).view(b, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        return self.fc(x.transpose(1, 2).reshape(b, length, d))
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact GELU, four times as wide inside."""
+
+    def __init__(self, config: GSLRMConfig):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, 4 * config.width, bias=False),
+            nn.GELU(),
+            nn.Linear(4 * config.width, config.width, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, d] -> [B, L, d]."""
+        return self.mlp(x)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, config: GSLRMConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, bias=False)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, bias=False)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, attend: Tensor | None) -> Tensor:
+        """[B, L, d] -> [B, L, d]; attend as in Attention."""
+        x = x + self.attn(self.norm1(x), attend)
+        return x + self.mlp(self.norm2(x))
+
+
+class FreeGaussianHead(nn.Module):
+    """One Gaussian per free token, anywhere in the world."""
+
+    def __init__(self, config: GSLRMConfig):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(config.width, bias=False)
+        self.linear = nn.Linear(config.width, sum(CHANNELS), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, free, d] -> [B, free, 14]."""
+        return self.linear(self.layernorm(x))
+
+
+class GSLRM(nn.Module):
+    """Images and cameras in, Gaussians out."""
+
+    def __init__(self, config: GSLRMConfig):
+        super().__init__()
+        self.config = config
+        pixels = config.patch**2
+        self.gaussian_position_embeddings = nn.Parameter(torch.empty(config.free_gaussians, config.width))
+        # Index 0 is where the reference cuts patches; it has no weights, but gives the linear layer its name.
+        self.patch_embedder = nn.Sequential(nn.Flatten(-2), nn.Linear(9 * pixels, config.width, bias=False))
+        self.input_layer_norm = nn.LayerNorm(config.width, bias=False)
+        self.transformer_layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.gaussian_upsampler = FreeGaussianHead(config)
+        self.pixel_gaussian_decoder = nn.Sequential(
+            nn.LayerNorm(config.width, bias=False), nn.Linear(config.width, sum(CHANNELS) * pixels, bias=False)
+        )
+        nn.init.trunc_normal_(self.gaussian_position_embeddings, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
+        """Reconstruct B samples.
+
+        image [B, V, 3, H, W] in [0, 1] over white; c2w [B, V, 4, 4]; fxfycxcy [B, V, 4] in pixels. H and W are
+        multiples of the patch. Returns N = free + V*H*W Gaussians per sample in the order free, view, token row, token
+        column, row, column; float32 whatever the autocast. With `skip_blank` only patches that hold more than white
+        become tokens and Gaussians, in that order; samples with fewer of them end in Gaussians of opacity 0.
+        """
+        config = self.config
+        b, _, _, height, width = image.shape
+        if height % config.patch or width % config.patch:
+            raise UserError(f"images of {width} x {height} px cannot be cut into patches of {config.patch} px")
+        origins, directions = pixel_rays(c2w, fxfycxcy, height, width)
+        nearest = (
+            origins - (origins * directions).sum(-1, keepdim=True) * directions
+        )  # of the ray to the world's origin
+        pixels = torch.cat([image.movedim(2, -1) * 2 - 1, directions, nearest], dim=-1)
+
+        patches = patchify(pixels, config.patch)
+        rays = patchify(torch.cat([nearest, directions], dim=-1), config.patch)
+        attend = present = None
+        if config.skip_blank:
+            present, (patches, rays) = select_occupied(patches[..., :3], patches, rays)
+            if not present.all():
+                attend = functional.pad(present, (config.free_gaussians, 0), value=True)[:, None, None]
+
+        tokens = self.patch_embedder(patches)
+        free = self.gaussian_position_embeddings.to(tokens.dtype).expand(b, -1, -1)
+        x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
+        for layer in self.transformer_layers:
+            if config.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, attend, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, attend)
+        free, tokens = x.split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
+        free_raw = self.gaussian_upsampler(free).float()
+        pixel_raw = self.pixel_gaussian_decoder(tokens).float().view(b, -1, sum(CHANNELS))
+
+        rays = rays.view(b, -1, 6)
+        depth = (2 * pixel_raw[..., :3].mean(-1, keepdim=True).sigmoid() - 1) * config.ray_range
+        xyz = rays[..., :3] + depth * rays[..., 3:]
+        if config.clip_xyz:
+            xyz = xyz.clamp(-1, 1)
+        xyz = torch.cat([free_raw[..., :3], xyz], dim=1)
+        if present is not None:
+            # A logit of -100 is an opacity of 0 in every precision, and its gradient is 0 too.
+            absent = ~present.repeat_interleave(config.patch**2, dim=1)
+            pixel_raw = torch.cat(
+                [pixel_raw[..., :-1], pixel_raw[..., -1:].masked_fill(absent[..., None], -100)], dim=-1
+            )
+        _, dc, scale, rotation, opacity = torch.cat([free_raw, pixel_raw], dim=1).split(CHANNELS, dim=-1)
+        return Gaussians(
+            xyz=xyz,
+            features=dc.unsqueeze(-2),
+            scaling=(scale + config.scale_bias).clamp(max=config.scale_max),
+            rotation=rotation,
+            opacity=opacity + config.opacity_bias,
+        )
+
+
+def render(gaussians: Gaussians, w2c: Tensor, fxfycxcy: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+    """Draw every sample's Gaussians in that sample's views over white, in float32 whatever the autocast.
+
+    w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W].
+    """
+    from mousefacelift.rasterize import rasterize
+
+    with torch.autocast(w2c.device.type, enabled=False):
+        drawn = [rasterize(*gaussians.activated(i), w2c[i], fxfycxcy[i], width, height) for i in range(w2c.shape[0])]
+    return torch.stack([rgb for rgb, _ in drawn]).movedim(-1, 2), torch.stack([alpha for _, alpha in drawn])
+
+
+def save_weights(model: GSLRM, path: Path) -> None:
+    """Write weights and model config as .safetensors; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={"gslrm": json.dumps(asdict(model.config), sort_keys=True)})
+
+
+def load_weights(path: Path) -> GSLRM:
+    """Read a model that `save_weights` wrote, on the CPU.
+
+    Raises UserError if the file is missing, damaged, or not such a model, naming the keys that do not fit.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("gslrm")
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not readable as weights: {error}") from None
+    if text is None:
+        raise UserError(f"{path}: holds tensors, but no model config; expected a model.safetensors written by train")
+    values = json.loads(text)
+    unknown = set(values) - {field.name for field in fields(GSLRMConfig)}
+    if unknown:
+        raise UserError(f"{path}: written by another version; unknown model settings: {', '.join(sorted(unknown))}")
+    with torch.device("meta"):
+        model = GSLRM(GSLRMConfig(**values))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in state.items()}
+    if found != expected:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise UserError(f"{path}: tensors missing, unknown or of the wrong shape: {', '.join(wrong)}")
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True)

@@ -1,0 +1,90 @@
+"""Image losses of the training and image metrics of the evaluation.
+
+Shapes: images [..., 3, H, W] in [0, 1], masks and alpha [..., H, W] in [0, 1]; the leading dimensions are views (and
+samples). Losses average over everything and return a scalar; metrics return one value per view.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mousefacelift.config import Loss
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+MIN_ERROR = 1e-10  # mean squared error that counts as none: PSNR ends at 100 dB
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Structural similarity of each view, clamped to [0, 1]; [..., 3, H, W] twice -> [...].
+
+    Wang et al. 2004: Gaussian window of 11 px with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, averaged over the
+    pixels where the whole window fits. Unclamped, rounding gives constant regions an SSIM above 1 and a negative loss.
+    """
+    shape, (height, width) = first.shape[:-3], first.shape[-2:]
+    x, y = first.reshape(-1, 1, height, width).float(), second.reshape(-1, 1, height, width).float()
+    offset = torch.arange(SSIM_WINDOW, device=x.device) - SSIM_WINDOW // 2
+    window = torch.exp(-(offset**2) / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+
+    def blur(image: Tensor) -> Tensor:
+        image = functional.conv2d(image, window.view(1, 1, 1, -1))
+        return functional.conv2d(image, window.view(1, 1, -1, 1))
+
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * (mean_xy - mean_x * mean_y) + c2) / (mean_xx - mean_x**2 + mean_yy - mean_y**2 + c2)
+    return (luminance * structure).mean(dim=(-3, -2, -1)).view(*shape, 3).mean(-1).clamp(0, 1)
+
+
+def l2_over(error: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the squared errors [..., 3, H, W] over the pixels of the mask [..., H, W]; 0 for an empty mask."""
+    mask = mask.to(error.dtype)
+    return (error * mask.unsqueeze(-3)).sum() / (3 * mask.sum()).clamp_min(1)
+
+
+def image_loss(
+    rgb: Tensor, alpha: Tensor, target: Tensor, target_alpha: Tensor, weights: Loss
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of the loss terms, and every term with a weight, unweighted.
+
+    rgb, target [..., 3, H, W]; alpha, target_alpha [..., H, W], the silhouette being where target_alpha > 0.5. `l2` over
+    all pixels learns white where the mouse covers a tenth of them; `masked_l2` and `background` average inside and
+    outside the silhouette, so that their balance does not depend on the mouse's size. Over a white background colours
+    cannot tell white Gaussians from none, which hide the mouse from other views: `alpha` can.
+    """
+    error = (rgb - target).square()
+    terms = {}
+    if weights.l2:
+        terms["l2"] = error.mean()
+    if weights.masked_l2:
+        terms["masked_l2"] = l2_over(error, target_alpha > 0.5)
+    if weights.background:
+        terms["background"] = l2_over(error, target_alpha <= 0.5)
+    if weights.ssim:
+        terms["ssim"] = 1 - ssim(rgb, target).mean()
+    if weights.alpha:
+        terms["alpha"] = (alpha - target_alpha).square().mean()
+    total = sum((getattr(weights, name) * term for name, term in terms.items()), start=error.new_zeros(()))
+    return total, terms
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each view in dB, at most 100; [..., 3, H, W] twice -> [...]."""
+    return -10 * (image - target).square().mean(dim=(-3, -2, -1)).clamp_min(MIN_ERROR).log10()
+
+
+def psnr_foreground(image: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
+    """PSNR of each view inside the target's silhouette (alpha > 0.5) in dB; NaN where the silhouette is empty."""
+    mask = (alpha > 0.5).to(image.dtype)
+    error = ((image - target).square().mean(-3) * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))
+    return -10 * error.clamp_min(MIN_ERROR).log10()
+
+
+def mask_iou(alpha: Tensor, target_alpha: Tensor) -> Tensor:
+    """Intersection over union of each view's silhouettes (alpha > 0.5); 1 if both are empty. [..., H, W] -> [...]."""
+    found, expected = alpha > 0.5, target_alpha > 0.5
+    intersection = (found & expected).sum(dim=(-2, -1))
+    union = (found | expected).sum(dim=(-2, -1))
+    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)
