@@ -12,6 +12,7 @@ import resource
 import numba
 import pytest
 import torch
+
 from mousefacelift.rasterize import rasterize
 
 DISTANCE = 2.7

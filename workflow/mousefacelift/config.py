@@ -90,6 +90,11 @@ class Sample(Section):
     )
     split: Literal["block"] = Field("block", description="splits are blocks in time, in the order train, val, test")
     fractions: Split = Split()
+    rounds: int = Field(
+        1,
+        ge=1,
+        description="times the blocks train, val, test follow each other: more spread val and test over the session",
+    )
     gap_s: float = Field(0.25, ge=0, description="seconds dropped between two blocks, against leakage")
     allow_clipped: bool = Field(False, description="keep frames in which a view's silhouette touches the frame's edge")
 

@@ -33,18 +33,26 @@ def uniform(count: int, wanted: int | None) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(int))
 
 
-def split_blocks(time_s: Array, fractions: Split, gap_s: float) -> list[str | None]:
-    """Split of each frame: blocks of the capture's time in the order train, val, test; None within a gap.
+def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1) -> list[str | None]:
+    """Split of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
 
-    time_s: [N] increasing. A gap of gap_s seconds is centred on each boundary between two blocks.
+    time_s: [N] increasing. Every one of `rounds` equal stretches of time is divided by `fractions`. A gap of gap_s
+    seconds is centred on each boundary between two blocks of different splits.
     """
-    shares = np.cumsum([fractions.train, fractions.val])
-    borders = time_s[0] + shares * (time_s[-1] - time_s[0])
-    real = borders[(shares > 1e-9) & (shares < 1 - 1e-9)]
-    block = np.searchsorted(borders, time_s, side="right")
-    block[time_s == time_s[-1]] = max(i for i, name in enumerate(SPLITS) if getattr(fractions, name) > 0)
-    in_gap = (np.abs(time_s[:, None] - real) < gap_s / 2).any(axis=1)
-    return [None if gap else SPLITS[b] for b, gap in zip(block, in_gap, strict=True)]
+    stretch = (time_s[-1] - time_s[0]) / rounds
+    starts: list[float] = []
+    names: list[str] = []
+    for number in range(rounds):
+        passed = 0.0
+        for name in SPLITS:
+            if getattr(fractions, name) > 0:
+                starts.append(time_s[0] + (number + passed) * stretch)
+                names.append(name)
+            passed += getattr(fractions, name)
+    block = np.searchsorted(starts, time_s, side="right") - 1
+    borders = [start for start, before, after in zip(starts[1:], names, names[1:], strict=False) if before != after]
+    in_gap = (np.abs(time_s[:, None] - np.array(borders)) < gap_s / 2).any(axis=1)
+    return [None if gap else names[b] for b, gap in zip(block, in_gap, strict=True)]
 
 
 def reject_reason(flags: np.ndarray, fits: np.ndarray, cameras: list[str], settings: Sample) -> str | None:
@@ -93,7 +101,7 @@ def sample(
     chosen = good[uniform(len(good), settings.frames)]
     for n in np.setdiff1d(good, chosen):
         reasons[int(frame[n])] = f"not among the {len(chosen)} frames chosen (sample.frames)"
-    splits = split_blocks(time_s[chosen], settings.fractions, settings.gap_s)
+    splits = split_blocks(time_s[chosen], settings.fractions, settings.gap_s, settings.rounds)
     views = ",".join(cameras[v] for v in view_order(w2c))
     rows = []
     for n, split in zip(chosen, splits, strict=True):
