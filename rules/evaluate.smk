@@ -9,6 +9,11 @@ rule evaluate:
     output:
         metrics=f"{RESULTS}/evaluate/{RUN}/metrics.json",
         table=f"{RESULTS}/evaluate/{RUN}/metrics.tsv",
+        plot=report(
+            f"{RESULTS}/evaluate/{RUN}/metrics.png",
+            caption="../workflow/report/metrics.rst",
+            category="Evaluation",
+        ),
     log:
         f"{LOGS}/evaluate/{RUN}.log",
     benchmark:
@@ -23,6 +28,7 @@ rule evaluate:
     params:
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
+        run=RUN,
         settings=settings("evaluate"),
         version=STAGE_VERSIONS["evaluate"],
     shell:

@@ -185,3 +185,16 @@ def test_training_and_evaluation_name_a_missing_manifest(call, tmp_path, words):
     assert status == 1
     assert err.startswith("mousefacelift: error: ")
     assert "no such file" in err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    arguments = ["mousefacelift", "manifest", "--output", str(tmp_path / "file" / "manifest.json"), "none.h5"]
+    monkeypatch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("mousefacelift.shard.manifest", lambda *_: (tmp_path / "file" / "x").mkdir())
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("mousefacelift: error:")
+    assert "Not a directory" in message

@@ -55,6 +55,14 @@ def test_an_error_leaves_nothing_where_nothing_was(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_what_a_killed_writer_left_is_deleted_by_the_next(tmp_path):
+    (tmp_path / ".a.1234.partial.txt").write_text("half")
+    (tmp_path / ".b.1234.partial.txt").write_text("another file's")
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert names(tmp_path) == [".b.1234.partial.txt", "a.txt"]
+
+
 def test_json_round_trips_in_order_and_refuses_nan(tmp_path):
     path, value = tmp_path / "a.json", {"z": [1, 2.5, None], "a": "µm"}
     write_json(path, value)

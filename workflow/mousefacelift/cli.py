@@ -33,6 +33,9 @@ def main() -> None:
     except UserError as error:
         print(f"mousefacelift: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that cannot be written: nothing a traceback would explain
+        print(f"mousefacelift: error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _section(stage: str, settings: str | None, config: Path) -> Any:

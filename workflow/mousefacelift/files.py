@@ -1,5 +1,6 @@
 """Files that are either complete or absent: everything is written under a temporary name and renamed."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path in the target's folder; rename it to `path` on success, delete it on failure.
 
     The rename is atomic, so that a reader, or a run after a kill, never sees half a file. The temporary name keeps the
-    target's extension (some writers choose the format by it) and holds the process id (two writers never meet).
+    target's extension (some writers choose the format by it) and holds the process id (two writers never meet). What a
+    killed writer of the same target left behind is deleted first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
+        stale.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield temporary
