@@ -305,3 +305,14 @@ def test_a_terminal_gets_a_progress_bar(run, monkeypatch, capsys):
     monkeypatch.setattr(train_module.sys.stderr, "isatty", lambda: True)
     run.train(SETTINGS.model_copy(update={"steps": 2}))
     assert "2/2" in capsys.readouterr().err
+
+
+def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_starts(
+    monkeypatch, synthetic_shards, tmp_path
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("mousefacelift.train.importlib.util.find_spec", lambda name: None)
+    settings = SETTINGS.model_copy(update={"accelerator": "auto"})
+    with pytest.raises(UserError, match=r"needs gsplat.*pip install.*accelerator: cpu"):
+        train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", settings, 1)
+    assert not (tmp_path / "out").exists()

@@ -21,7 +21,7 @@ from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
 from mousefacelift.progress import track
 from mousefacelift.splats import write_ply
-from mousefacelift.train import set_threads
+from mousefacelift.train import choose_accelerator, set_threads
 
 METHODS = ("model", "white", "mean_train", "nearest_view")
 LABELS = {
@@ -65,7 +65,8 @@ def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate,
     samples = Samples(data, settings.split, train.image_size, cache_gb=0)
     if not len(samples):
         raise UserError(f"{manifest}: no {settings.split} samples; see why `sample` rejected them (rejected.tsv)")
-    device = "cuda" if torch.cuda.is_available() and train.accelerator != "cpu" else "cpu"
+    # A model trained on a GPU may be evaluated where there is none.
+    device = choose_accelerator(train) if torch.cuda.is_available() else "cpu"
     model.to(device)
 
     for stale in (*out_dir.glob("*.ply"), out_dir / "turntable.mp4"):

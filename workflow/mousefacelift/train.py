@@ -7,6 +7,7 @@ the metrics so far, and a run that was killed ends with the weights of one that 
 
 import fcntl
 import hashlib
+import importlib.util
 import json
 import logging
 import math
@@ -291,7 +292,7 @@ def train(manifest: Path, out_dir: Path, checkpoint_dir: Path, settings: Train, 
     Raises UserError before the first step for unusable settings or data, and at a step whose loss is not finite.
     """
     data = read_manifest(manifest)
-    accelerator = _accelerator(settings)
+    accelerator = choose_accelerator(settings)
     if settings.num_input_views >= data.views:
         raise UserError(
             f"train.num_input_views is {settings.num_input_views}, but the shards have {data.views} views: none would "
@@ -361,14 +362,21 @@ def _fit(
         trainer.fit(module)
 
 
-def _accelerator(settings: Train) -> str:
-    if settings.accelerator == "cuda" and not torch.cuda.is_available():
+def choose_accelerator(settings: Train) -> str:
+    """ "cuda" or "cpu". Raises UserError for a GPU that is asked for and absent, or present without its rasteriser."""
+    cuda = torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not cuda:
         raise UserError(
             "train.accelerator is cuda, but torch sees no CUDA GPU; use auto or cpu, or a CUDA build of torch"
         )
-    if settings.accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return settings.accelerator
+    if settings.accelerator == "cpu" or not cuda:
+        return "cpu"
+    if importlib.util.find_spec("gsplat") is None:
+        raise UserError(
+            "drawing Gaussians on the GPU needs gsplat, which is not installed: pip install -c envs/constraints.txt -e "
+            "'.[gpu]' (it compiles its CUDA code at first use), or set train.accelerator: cpu"
+        )
+    return "cuda"
 
 
 def set_threads(threads: int) -> None:
