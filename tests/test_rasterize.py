@@ -1,12 +1,14 @@
 """The rasteriser draws its model: compared with the plain dense reference, closed forms and finite differences."""
 
 import math
+import sys
+import types
 
 import numba
 import pytest
 import torch
 
-from mousefacelift.rasterize import rasterize
+from mousefacelift.rasterize import _gsplat, rasterize
 from mousefacelift.rasterize_reference import rasterize_reference
 
 NAMES = ["means", "quats", "scales", "opacities", "colors"]
@@ -259,3 +261,29 @@ def test_without_gsplat_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gsplat", None)
     with pytest.raises(ImportError, match=r"pip install gsplat==1\.5\.3 packaging"):
         module._gsplat(*random_gaussians(5, seed=0), *cameras(8, 8), 8, 8, 1.0)
+
+
+def test_gsplat_is_asked_for_the_same_renderer(monkeypatch):
+    """Without a GPU, what can be checked: the arguments, against gsplat 1.5.3's signature, and the shapes returned."""
+    asked = {}
+
+    def rasterization(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+        near_plane=0.01, eps2d=0.3, packed=True, backgrounds=None, rasterize_mode="classic",
+    ):  # fmt: skip
+        asked.update(locals())
+        views = len(viewmats)
+        return torch.zeros(views, height, width, 3), torch.ones(views, height, width, 1), {}
+
+    monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=rasterization))
+    gaussians = (torch.zeros(5, 3), torch.ones(5, 4), torch.ones(5, 3), torch.ones(5), torch.ones(5, 3))
+    fxfycxcy = torch.tensor([[100.0, 110, 31, 17], [90, 91, 32, 16]])
+    rgb, alpha = _gsplat(*gaussians, torch.eye(4).repeat(2, 1, 1), fxfycxcy, 64, 32, 1.0)
+    assert rgb.shape == (2, 32, 64, 3)
+    assert alpha.shape == (2, 32, 64)
+    assert asked["near_plane"] == 0.2
+    assert asked["eps2d"] == 0.3
+    assert asked["packed"] is False
+    assert asked["rasterize_mode"] == "classic"
+    assert (asked["backgrounds"] == 1).all()
+    assert asked["Ks"][0].tolist() == [[100, 0, 31], [0, 110, 17], [0, 0, 1]]

@@ -363,7 +363,10 @@ def _fit(
 
 
 def choose_accelerator(settings: Train) -> str:
-    """ "cuda" or "cpu". Raises UserError for a GPU that is asked for and absent, or present without its rasteriser."""
+    """The device to use, "cuda" or "cpu".
+
+    Raises UserError for a GPU that is asked for and absent, or that is there without its rasteriser.
+    """
     cuda = torch.cuda.is_available()
     if settings.accelerator == "cuda" and not cuda:
         raise UserError(
