@@ -20,6 +20,8 @@ try:
         name: [f"{k:04d}" for k in range(len(chunk_ranges(probe(c.videos[0])[0], CONFIG.center)))]
         for name, c in CAPTURES.items()
     }
+    if CONFIG.train.init and not Path(CONFIG.train.init).is_file():
+        raise UserError(f"train.init: {CONFIG.train.init}: no such file")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -49,6 +51,14 @@ def capture_row(wildcards):
 
 def center_chunks(wildcards):
     return [f"{RESULTS}/center/{wildcards.capture}/{chunk}.h5" for chunk in CHUNKS[wildcards.capture]]
+
+
+def evaluated_manifest(wildcards):
+    """The manifest, unless the split to evaluate is given no frames: better said now than after training."""
+    split = CONFIG.evaluate.split
+    if not getattr(CONFIG.sample.fractions, split):
+        raise WorkflowError(f"evaluate.split is {split}, but sample.fractions gives it nothing")
+    return f"{RESULTS}/shard/manifest.json"
 
 
 def per_capture(pattern):

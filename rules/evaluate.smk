@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        manifest=rules.shard_manifest.output,
+        manifest=evaluated_manifest,
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:

@@ -52,6 +52,7 @@ rule shard_manifest:
         mem_mb=1000,
         runtime=60,
     params:
+        needed=[f"--need={split}" for split in SPLITS if getattr(CONFIG.sample.fractions, split)],
         version=STAGE_VERSIONS["shard"],
     shell:
-        "mousefacelift manifest --output {output:q} {input.h5:q} 2> {log:q}"
+        "mousefacelift manifest --output {output:q} {params.needed} {input.h5:q} 2> {log:q}"

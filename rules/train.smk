@@ -4,6 +4,7 @@
 rule train:
     input:
         manifest=rules.shard_manifest.output,
+        init=CONFIG.train.init or [],
     output:
         weights=f"{RESULTS}/train/{RUN}/model.safetensors",
         metrics=f"{RESULTS}/train/{RUN}/metrics.csv",

@@ -5,6 +5,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from mousefacelift.cameras import cameras
 from mousefacelift.center import Flag
@@ -95,7 +96,7 @@ def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
     paths[view] = paths[(view + 2) % 6]
     wrong = replace(demo_run.capture, calibrations=tuple(paths))
     with pytest.raises(
-        UserError, match=f"capture rodent-a: camera {view + 1} contradicts the others: .* px \\(median\\)"
+        UserError, match=f"capture rodent-a: camera {view + 1} contradicts the others: .*Median residuals .*px: 1: "
     ):
         cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
     assert list(tmp_path.iterdir()) == []
@@ -104,7 +105,20 @@ def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
 def test_two_cameras_with_each_others_calibration_stop_the_run(demo_run, tmp_path):
     one, two, *others = demo_run.capture.calibrations
     wrong = replace(demo_run.capture, calibrations=(two, one, *others))
-    with pytest.raises(UserError, match=r"camera [12] contradicts the others: .*Per camera, px: 1: .*6: "):
+    with pytest.raises(UserError, match=r"cameras 1, 2 contradict the others: .*all cameras together, px: 1: .*6: "):
+        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+
+
+def test_a_camera_that_faces_away_from_the_mouse_is_named(demo_run, tmp_path):
+    path = demo_run.capture.calibrations[3]
+    content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    away = np.diag([-1.0, 1, -1])  # half a turn about the camera's own vertical axis; DANNCE's rows are transposed
+    content["r"], content["t"] = content["r"] @ away, content["t"] @ away
+    scipy.io.savemat(tmp_path / "turned.mat", content)
+    wrong = replace(
+        demo_run.capture, calibrations=(*demo_run.capture.calibrations[:3], tmp_path / "turned.mat", *demo_run.capture.calibrations[4:])
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"camera 4 contradicts the others: .*4: behind the camera"):
         cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
 
 
@@ -112,7 +126,7 @@ def test_the_limit_on_residuals_is_the_settings(demo_run, tmp_path):
     median = np.nanmedian(read(demo_run.folder / "subject.h5")["residual_px"], axis=0).max()
     outputs = tmp_path / "rig.json", tmp_path / "subject.h5"
     cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=1.01 * median))
-    with pytest.raises(UserError, match="contradicts"):
+    with pytest.raises(UserError, match="contradict"):
         cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=0.99 * median))
 
 

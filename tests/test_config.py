@@ -178,3 +178,20 @@ def test_every_key_is_documented_in_the_readme_of_the_configuration(path):
         assert found, f"config/README.md has no section '## {section}'"
         text = found[1]
     assert re.search(rf"`([\w.]+\.)?{name}`", text), f"{'.'.join(path)} is not documented"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"loss": {"l2": 0, "masked_l2": 0}}}, "all weights are 0"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate"),
+        ({"train": {"seed": 2**70}}, "train.seed"),
+        ({"train": {"gpus": 2}}, "train.gpus"),
+        ({"results": "/"}, "results"),
+        ({"results": ""}, "results"),
+        ({"results": "a/{x}"}, "results"),
+        ({"results": "~/results"}, "results"),
+    ],
+)
+def test_values_that_would_fail_later_are_refused_now(values, message):
+    assert message in error(values)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mousefacelift.errors import UserError
 from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig, load_weights, patchify, pixel_rays, save_weights
@@ -173,3 +174,19 @@ def test_images_that_do_not_fit_the_patches_are_refused(reference_model):
         reference_model(torch.zeros(1, 1, 3, 32, 30), torch.eye(4).expand(1, 1, 4, 4), torch.ones(1, 1, 4))
     with pytest.raises(UserError, match="head width"):
         GSLRMConfig(width=30, head_width=16)
+
+
+@pytest.mark.parametrize("metadata", ["[1]", "{", '{"width": "x"}'])
+def test_damaged_model_settings_in_a_weights_file_are_named(tmp_path, metadata):
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"gslrm": metadata})
+    with pytest.raises(UserError, match=r"w\.safetensors"):
+        load_weights(tmp_path / "w.safetensors")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model = GSLRM(GSLRMConfig(width=32, head_width=16, layers=1))
+    with torch.no_grad():
+        model.input_layer_norm.weight[3] = float("nan")
+    save_weights(model, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"NaN or infinity in 1 tensors \(input_layer_norm\.weight"):
+        load_weights(tmp_path / "w.safetensors")

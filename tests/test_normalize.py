@@ -255,7 +255,7 @@ def test_the_demos_floor_is_found_within_a_few_degrees_where_the_mouse_walks(dem
     assert angle < 4
     np.testing.assert_allclose(world["up_after_rotation"], [0, 0, 1], atol=1e-12)
     assert world["up_method"] == "floor"
-    _, below = redo(demo_run, tmp_path, subject=walk, up="floor", up_axis="-z")
+    _, below = redo(demo_run, tmp_path, subject=walk, up="floor", up_axis="-z", cameras_below=True)
     np.testing.assert_allclose(below["up_in_calibration"], -np.array(world["up_in_calibration"]))
 
 
@@ -311,3 +311,10 @@ def test_elevations_are_those_of_the_cameras_above_the_mouse(demo, world):
     elevation = np.degrees(np.arcsin(centers[..., 2] / np.linalg.norm(centers, axis=-1))).mean(axis=0)
     np.testing.assert_allclose(list(world["elevation_deg"].values()), elevation)
     assert list(world["elevation_deg"]) == list(demo["cameras"])
+
+
+def test_an_up_axis_that_puts_all_cameras_below_the_mouse_is_refused(demo_run, tmp_path):
+    with pytest.raises(UserError, match=r"all cameras stand below the mouse.*up_axis.*cameras_below"):
+        redo(demo_run, tmp_path, up_axis="-z")
+    _, world = redo(demo_run, tmp_path, up_axis="-z", cameras_below=True)
+    assert max(world["elevation_deg"].values()) < 0

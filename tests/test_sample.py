@@ -37,6 +37,7 @@ def run(folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), fps=20.
         file["frame"], file["time_s"], file["chunk"] = known, known / fps, known // chunk_frames
         file["flags"] = (np.zeros((frames, len(names)), np.uint8) if flags is None else flags)[known]
         file["fits"] = (np.ones((frames, len(names)), bool) if fits is None else fits)[known]
+        file["residual_px"] = np.ones((len(known), len(names)))
         file["w2c"] = poses(frames, AZIMUTHS[: len(names)], jitter=5)[known]
     with h5py.File(folder / "subject.h5", "w") as file:
         file["frame"], file["time_s"] = index, index / fps
@@ -180,16 +181,16 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
 )
 def test_a_reason_names_the_cameras(flag, reason):
     flags, fits = np.zeros(6, np.uint8), np.ones(6, bool)
-    assert reject_reason(flags, fits, NAMES, Sample()) is None
+    assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample()) is None
     flags[[1, 4]] = flag
-    assert reject_reason(flags, fits, NAMES, Sample()) == reason
+    assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample()) == reason
     if flag == Flag.CLIPPED:
-        assert reject_reason(flags, fits, NAMES, Sample(allow_clipped=True)) is None
+        assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample(allow_clipped=True)) is None
 
 
 def test_a_silhouette_larger_than_its_view_is_rejected():
     fits = np.array([True, True, False, True, True, True])
-    reason = reject_reason(np.zeros(6, np.uint8), fits, NAMES, Sample(allow_clipped=True))
+    reason = reject_reason(np.zeros(6, np.uint8), fits, np.ones(6, bool), NAMES, Sample(allow_clipped=True))
     assert reason == "silhouette does not fit the normalised view: camera 3"
 
 
@@ -216,9 +217,9 @@ def test_another_number_of_cameras_than_views_is_an_error(tmp_path, count):
 def test_when_all_are_rejected_the_commonest_reason_is_named(tmp_path):
     flags = np.zeros((100, 6), np.uint8)
     flags[:40, 1], flags[40:, 3] = Flag.EMPTY, Flag.CLIPPED
-    with pytest.raises(UserError, match=r"day1: no frame can .* reason is: clipped by the video's edge: camera 4$"):
+    with pytest.raises(UserError, match=r"day1: no frame can .* reason: clipped by the video's edge: camera 4$"):
         run(tmp_path, flags=flags)
-    assert not list(tmp_path.glob("*.tsv"))
+    assert [path.name for path in tmp_path.glob("*.tsv")] == ["rejected.tsv"]
 
 
 def test_a_table_that_is_none_of_samples_is_named(tmp_path):
@@ -228,3 +229,20 @@ def test_a_table_that_is_none_of_samples_is_named(tmp_path):
         (tmp_path / "samples.tsv").write_text(content)
         with pytest.raises(UserError, match=r"samples\.tsv: expected the columns key, capture, frame"):
             read_samples(tmp_path / "samples.tsv")
+
+
+@pytest.mark.parametrize("cell", [(2, "x"), (4, "-1"), (5, "holdout")])
+def test_a_damaged_row_is_named_by_its_line(tmp_path, cell):
+    run(tmp_path)
+    lines = (tmp_path / "samples.tsv").read_text().splitlines()
+    cells = lines[3].split("\t")
+    cells[cell[0]] = cell[1]
+    (tmp_path / "samples.tsv").write_text("\n".join([*lines[:3], "\t".join(cells), *lines[4:]]))
+    with pytest.raises(UserError, match="line 4: not a row"):
+        read_samples(tmp_path / "samples.tsv")
+
+
+def test_a_view_that_does_not_locate_the_mouse_rejects_its_frame():
+    located = np.array([True, True, False, True, True, True])
+    reason = reject_reason(np.zeros(6, np.uint8), np.ones(6, bool), located, NAMES, Sample())
+    assert reason == f"mouse's centre behind the camera or beyond its calibrated field: camera {NAMES[2]}"

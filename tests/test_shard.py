@@ -176,9 +176,12 @@ def test_no_training_sample_at_all_is_an_error(tmp_path, demo_run):
     target.parent.mkdir()
     for suffix in (".h5", ".tar"):
         target.with_suffix(suffix).write_bytes(source.with_suffix(suffix).read_bytes())
-    with pytest.raises(UserError, match="no sample is for training"):
+    with pytest.raises(UserError, match="no sample is for train"):
         manifest([target], tmp_path / "manifest.json")
     assert not (tmp_path / "manifest.json").exists()
+    with pytest.raises(UserError, match="no sample is for test"):
+        manifest([target], tmp_path / "manifest.json", needed=("val", "test"))
+    manifest([target], tmp_path / "manifest.json", needed=("val",))
 
 
 def synthetic_camera(dist=(), width=640, height=480):
@@ -233,3 +236,15 @@ def test_a_frame_missing_from_the_centred_chunk_is_named(dotted, tmp_path):
         shard(table, chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())
     assert not list(tmp_path.glob("*.tar"))
     assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_damaged_crop_is_named(dotted, tmp_path):
+    run = dotted[0]
+    chunk = tmp_path / "0000.h5"
+    chunk.write_bytes((run.folder / "center" / run.capture.name / "0000.h5").read_bytes())
+    with h5py.File(chunk, "r+") as file:
+        file["crop_png"][1, 2] = np.arange(50, dtype=np.uint8)
+    out = {s: (tmp_path / f"{s}.tar", tmp_path / f"{s}.h5") for s in ("train", "val", "test")}
+    with pytest.raises(UserError, match=r"0000\.h5: damaged crop of camera 3, frame 1"):
+        shard(run.folder / "samples.tsv", chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())
+    assert not list(tmp_path.glob("*.tar"))

@@ -316,3 +316,39 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     with pytest.raises(UserError, match=r"needs gsplat.*pip install.*accelerator: cpu"):
         train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", settings, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_skips_step_after_step_is_stopped(run, monkeypatch):
+    monkeypatch.setattr(train_module, "MAX_SKIPPED", 3)
+    with pytest.raises(UserError, match=r"3 steps in a row were skipped, up to step 3.*learning_rate"):
+        run.train(SETTINGS.model_copy(update={"clip_norm": 1e-6}))
+    assert not (run.folder / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", [{}, [1], {"step": 4}, {"model": {}, "step": 4, "skipped": 0, "optimizer": {}, "rows": {}}]
+)
+def test_a_checkpoint_of_something_else_is_named(run, damage):
+    run.train(SETTINGS.model_copy(update={"steps": 1}))
+    (path,) = run.folder.glob("checkpoints/*/last.ckpt")
+    torch.save(damage, path)
+    with pytest.raises(UserError, match=r"last\.ckpt: not a checkpoint of this run.*delete it"):
+        run.train(SETTINGS.model_copy(update={"steps": 1}))
+
+
+def test_a_run_may_start_from_the_weights_of_an_earlier_one(run, synthetic_shards, tmp_path):
+    run.train(SETTINGS.model_copy(update={"steps": 2}))
+    weights = run.folder / "out" / "model.safetensors"
+    # With a learning rate of next to nothing, what comes out is what went in.
+    still = SETTINGS.model_copy(update={"steps": 1, "init": str(weights), "learning_rate": 1e-12, "weight_decay": 0.0})
+    train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", still, 1)
+    start, end = load_weights(weights).state_dict(), load_weights(tmp_path / "out" / "model.safetensors").state_dict()
+    assert all(torch.allclose(start[name], end[name], atol=1e-9) for name in start)
+
+
+def test_weights_of_another_preset_are_refused_before_training(run, monkeypatch):
+    run.train(SETTINGS.model_copy(update={"steps": 1}))
+    weights = run.folder / "out" / "model.safetensors"
+    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=64, head_width=16, layers=1))
+    with pytest.raises(UserError, match=r"is not a model of preset tiny .*width 32 instead of 64"):
+        run.train(SETTINGS.model_copy(update={"init": str(weights)}))

@@ -171,6 +171,11 @@ def test_every_stage_is_a_target(tmp_path, table, target):
         ("normalize={zom: 1.0}", r"unknown key 'normalize.zom': did you mean 'zoom'\?"),
         ("train={num_input_views: 1}", "num_input_views is 1"),
         ("train={image_size: 96}", "must divide"),
+        ("train={init: nowhere.safetensors}", "train.init: nowhere.safetensors: no such file"),
+        (
+            "sample={fractions: {train: 1, val: 0, test: 0}}",
+            "evaluate.split is test, but sample.fractions gives it nothing",
+        ),
         ("captures=nowhere.tsv", "nowhere.tsv: no such captures table"),
     ],
 )
@@ -181,6 +186,16 @@ def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(tm
     assert re.search(message, run.stdout), run.stdout
     assert "Traceback" not in run.stdout
     assert not (project / "results").exists()
+
+
+def test_a_split_without_frames_stops_an_evaluation_before_the_training(tmp_path, table):
+    project = make_project(tmp_path / "project", table)
+    fractions = "sample={fractions: {train: 1, val: 0, test: 0}}"
+    run = snakemake(project, "evaluate", "--config", fractions)
+    assert run.returncode == 1
+    assert "evaluate.split is test, but sample.fractions gives it nothing" in run.stdout
+    assert not (project / "results").exists()
+    assert snakemake(project, "--dry-run", "train", "--config", fractions).returncode == 0
 
 
 @pytest.mark.skipif(

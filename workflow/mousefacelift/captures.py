@@ -56,9 +56,9 @@ def read_captures(path: Path) -> dict[str, Capture]:
             if not row.get(column):
                 raise UserError(f"{where}: column {column!r} is empty")
         name = row["capture"]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
             raise UserError(
-                f"{where}: capture {name!r}: use letters, digits, '_' and '-' (it becomes part of file names)"
+                f"{where}: capture {name!r}: use at most 64 letters, digits, '_' and '-' (it becomes part of file names)"
             )
         if name in captures:
             raise UserError(f"{where}: capture {name!r} is listed twice")
@@ -111,6 +111,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             raise UserError(
                 f"{path}, line {numbered[0][0]}: unknown column {name!r}; valid, separated by tabs: {', '.join(COLUMNS)}"
             )
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}, line {numbered[0][0]}: a column stands there twice ({', '.join(header)})")
     rows = []
     for (number, _), cells in zip(numbered[1:], body, strict=True):
         if len(cells) > len(header):
@@ -120,7 +122,9 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
-    """Files that fit a pattern with one {camera} in its file name or folders, by camera name."""
+    """Files that fit a pattern with one {camera} in its file name or folders, by camera name (without commas or tabs,
+    which separate names in samples.tsv).
+    """
     if pattern.count("{camera}") != 1:
         raise UserError(f"{where}: {pattern!r} must hold {{camera}} once, where the camera's name stands")
     before, after = pattern.split("{camera}")
@@ -129,7 +133,7 @@ def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
     first, slash, rest = tail.partition("/")
     found: dict[str, Path] = {}
     for entry in sorted(base.iterdir()) if base.is_dir() else []:
-        matched = re.fullmatch(re.escape(stem) + r"(?P<camera>.+)" + re.escape(first), entry.name)
+        matched = re.fullmatch(re.escape(stem) + r"(?P<camera>[^,\t\r\n]+)" + re.escape(first), entry.name)
         target = entry / rest if slash else entry
         if matched and target.exists():
             found[matched["camera"]] = target

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,14 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU thread
 TableOption = Annotated[Path | None, typer.Option("--captures", help="Captures table; else the configuration's.")]
 CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in the table.")]
 CONFIG = Path("config/config.yaml")
+
+
+class Split(StrEnum):
+    """Names of the splits, for typer to check."""
+
+    train = "train"
+    val = "val"
+    test = "test"
 
 
 def main() -> None:
@@ -165,11 +174,12 @@ def shard(
 def manifest(
     shards: Annotated[list[Path], typer.Argument(help="All {split}/{capture}-{chunk}.h5 files.")],
     output: Annotated[Path, typer.Option(help="manifest.json to write.")],
+    need: Annotated[list[Split], typer.Option(help="Splits that must have samples.")] = [Split.train],  # noqa: B006
 ) -> None:
     """List every shard with its samples, bytes and checksum."""
     from mousefacelift.shard import manifest as stage
 
-    stage(shards, output)
+    stage(shards, output, tuple(split.value for split in need))
 
 
 @app.command()

@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """A part of the configuration. Unknown keys are errors; values are checked and then frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Center(Section):
@@ -53,6 +53,10 @@ class Normalize(Section):
     up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] = Field(
         "+z",
         description="for up: calibration, the axis of the calibration's world that points up; for up: floor, its side",
+    )
+    cameras_below: bool = Field(
+        False,
+        description="the mouse is filmed from below; otherwise cameras that all stand below it mean a wrong up axis",
     )
     distance: Literal["exact"] = Field("exact", description="distance policy: cameras stay where they are")
     zoom: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
@@ -119,12 +123,21 @@ class Loss(Section):
         description="mean squared error of the opacity against the silhouette: without it white may be Gaussians",
     )
 
+    @model_validator(mode="after")
+    def _some_term(self) -> "Loss":
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0: there is nothing to learn from")
+        return self
+
 
 class Train(Section):
     """Fine-tuning of GS-LRM."""
 
     run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the results folder")
     preset: Literal["tiny", "small", "base"] = Field("base", description="size of the model")
+    init: str | None = Field(
+        None, description="weights to start from, a model.safetensors of an earlier run; null: train from nothing"
+    )
     image_size: int = Field(512, ge=32, multiple_of=8, description="shards are area-averaged to this size, px")
     num_input_views: int = Field(
         5, ge=1, le=5, description="views the model sees; the others are held out, in rotation"
@@ -144,9 +157,9 @@ class Train(Section):
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="of the network; rasterising is always fp32"
     )
-    seed: int = Field(0, ge=0, description="of weights, data order and held-out views")
+    seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order and held-out views")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU where there is one")
-    gpus: int = Field(1, ge=0, description="GPUs the job asks a cluster for; 0 for none")
+    gpus: int = Field(1, ge=0, le=1, description="GPUs the job asks a cluster for; 0 for none")
     workers: int = Field(0, ge=0, description="loader processes")
     cache_gb: float = Field(2.0, ge=0, description="a split that fits in this much memory at image_size is loaded once")
     checkpoint_every: int = Field(
@@ -181,7 +194,11 @@ class Config(Section):
     captures: str | None = Field(
         None, description="table of captures (.tsv); null or a table without rows: the demo capture"
     )
-    results: str = Field("results", description="folder for everything the workflow writes")
+    results: str = Field(
+        "results",
+        pattern=r"^[^{}~]*[^{}~/]/*$",
+        description="folder for everything the workflow writes; no braces, no ~",
+    )
     center: Center = Center()
     cameras: Cameras = Cameras()
     normalize: Normalize = Normalize()

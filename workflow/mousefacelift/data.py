@@ -44,7 +44,7 @@ def read_manifest(path: Path) -> Manifest:
         shards = [{key: shard[key] for key in ("split", "h5", "samples")} for shard in values["shards"]]
         size, views = int(values["image_size"]), int(values["views"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a shard manifest ({error!r}); run `shard` again") from None
+        raise UserError(f"{path}: not a shard manifest ({error!r}); delete it and rerun the workflow") from None
     return Manifest(path.parent, size, views, shards, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -125,7 +125,7 @@ class Samples(Dataset[dict[str, Any]]):
             image, c2w, fxfycxcy = file["image"], file["c2w"][()], file["fxfycxcy"][()]
             frames, keys = file["frame"][()].tolist(), file["key"].asstr()[()].tolist()
         except (KeyError, OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: damaged shard ({error}); delete it and run `shard` again") from None
+            raise UserError(f"{path}: damaged shard ({error}); delete it and rerun the workflow") from None
         shapes = {
             "image": (image.shape, (samples, self.views, size, size, 4)),
             "c2w": (c2w.shape, (samples, self.views, 4, 4)),
@@ -135,9 +135,11 @@ class Samples(Dataset[dict[str, Any]]):
         }
         for name, (found, expected) in shapes.items():
             if found != expected:
-                raise UserError(f"{path}: {name} has shape {found}, the manifest says {expected}; run `shard` again")
+                raise UserError(
+                    f"{path}: {name} has shape {found}, the manifest says {expected}; delete it and rerun the workflow"
+                )
         if image.dtype != np.uint8:
-            raise UserError(f"{path}: image is {image.dtype}, expected uint8; run `shard` again")
+            raise UserError(f"{path}: image is {image.dtype}, expected uint8; delete it and rerun the workflow")
         check_cameras(c2w, fxfycxcy, [f"{path}, sample {key}" for key in keys])
         self._places += [(path, row) for row in range(samples)]
         self.keys += keys
@@ -151,9 +153,9 @@ class Samples(Dataset[dict[str, Any]]):
             try:
                 opened = h5py.File(path, "r")
             except FileNotFoundError:
-                raise UserError(f"{path}: no such shard, but the manifest lists it; run `shard` again") from None
+                raise UserError(f"{path}: no such shard, but the manifest lists it; rerun the workflow") from None
             except OSError as error:
-                raise UserError(f"{path}: damaged shard ({error}); delete it and run `shard` again") from None
+                raise UserError(f"{path}: damaged shard ({error}); delete it and rerun the workflow") from None
             self._open[os.getpid(), path] = opened
         return opened
 
@@ -164,7 +166,7 @@ class Samples(Dataset[dict[str, Any]]):
             rgba = self._file(path)["image"][row]
         except (KeyError, OSError) as error:
             raise UserError(
-                f"{path}: damaged shard, sample {self.keys[index]} ({error}); delete it and run `shard` again"
+                f"{path}: damaged shard, sample {self.keys[index]} ({error}); delete it and rerun the workflow"
             ) from None
         return torch.from_numpy(np.stack([over_white(view, self.image_size) for view in rgba]))
 

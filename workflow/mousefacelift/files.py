@@ -63,4 +63,8 @@ def open_h5(path: Path, made_by: str) -> Iterator[Any]:
         try:
             yield handle
         except KeyError as error:
+            if not str(error.args[0]).startswith(
+                ("Unable to", "Can't")
+            ):  # not HDF5's way to say that a name is missing
+                raise
             raise UserError(f"{path}: {error.args[0]}; delete it and run `{made_by}` again") from None

@@ -124,9 +124,9 @@ def project(points: ArrayLike, camera: Camera) -> tuple[Array, Array]:
     """World points [..., 3] to raw pixels [..., 2] and depths [...]; NaN behind the camera or beyond its field."""
     x_cam = np.asarray(points, np.float64) @ camera.R.T + camera.t
     depth = x_cam[..., 2]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         xy = x_cam[..., :2] / depth[..., None]
-    pixels = normalized_to_pixels(distort(xy, camera.dist), camera.K)
+        pixels = normalized_to_pixels(distort(xy, camera.dist), camera.K)
     visible = (depth > 0) & (np.linalg.norm(xy, axis=-1) <= field_radius(camera.dist))
     return np.where(visible[..., None], pixels, np.nan), depth
 

@@ -295,16 +295,25 @@ def load_weights(path: Path) -> GSLRM:
         raise UserError(f"{path}: not readable as weights: {error}") from None
     if text is None:
         raise UserError(f"{path}: holds tensors, but no model config; expected a model.safetensors written by train")
-    values = json.loads(text)
-    unknown = set(values) - {field.name for field in fields(GSLRMConfig)}
-    if unknown:
+    try:
+        values = dict(json.loads(text))
+        unknown = set(values) - {field.name for field in fields(GSLRMConfig)}
+        config = None if unknown else GSLRMConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its model config is damaged ({error})") from None
+    if config is None:
         raise UserError(f"{path}: written by another version; unknown model settings: {', '.join(sorted(unknown))}")
     with torch.device("meta"):
-        model = GSLRM(GSLRMConfig(**values))
+        model = GSLRM(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {name: tensor.shape for name, tensor in state.items()}
     if found != expected:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(f"{path}: tensors missing, unknown or of the wrong shape: {', '.join(wrong)}")
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])} ...): the training diverged"
+        )
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)

@@ -17,5 +17,8 @@ def encode_png(rgba: NDArray[np.uint8], level: int) -> bytes:
 
 
 def decode_png(png: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image [h, w, 4] RGBA of a PNG file's bytes [n]."""
-    return cv2.cvtColor(cv2.imdecode(png, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    """The image [h, w, 4] RGBA of a PNG file's bytes [n]. Raises ValueError if they are no such file."""
+    image = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size else None
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        raise ValueError("not a PNG file of an RGBA image")
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)

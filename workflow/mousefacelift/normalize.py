@@ -139,6 +139,12 @@ def normalize(
     view_centers = inverse_rigid(w2c)[..., :3, 3]
     _, elevation = azimuth_elevation(view_centers)
     distances = np.linalg.norm(view_centers, axis=-1)
+    if (elevation.mean(axis=0) < 0).all() and not settings.cameras_below:
+        raise UserError(
+            f"capture {capture}: with up = {settings.up} {settings.up_axis} all cameras stand below the mouse (mean elevations "
+            f"{', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis of the "
+            "calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
+        )
     write_json(
         world_output,
         {

@@ -55,8 +55,14 @@ def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1)
     return [None if gap else names[b] for b, gap in zip(block, in_gap, strict=True)]
 
 
-def reject_reason(flags: np.ndarray, fits: np.ndarray, cameras: list[str], settings: Sample) -> str | None:
-    """Why a frame cannot be a sample, naming the camera; None if it can. flags [V], fits [V] of its views."""
+def reject_reason(
+    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, cameras: list[str], settings: Sample
+) -> str | None:
+    """Why a frame cannot be a sample, naming the camera; None if it can.
+
+    Of its views: flags [V]; fits [V], whether the silhouette lies inside the view; located [V], whether the mouse's 3D
+    centre lies in front of the camera and within its calibrated field.
+    """
     checks: list[tuple[str, np.ndarray]] = [
         ("no silhouette", (flags & Flag.EMPTY) > 0),
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
@@ -64,6 +70,7 @@ def reject_reason(flags: np.ndarray, fits: np.ndarray, cameras: list[str], setti
     ]
     if not settings.allow_clipped:
         checks.append(("clipped by the video's edge", (flags & Flag.CLIPPED) > 0))
+    checks.append(("mouse's centre behind the camera or beyond its calibrated field", ~located))
     checks.append(("silhouette does not fit the normalised view", ~fits))
     for reason, failed in checks:
         if failed.any():
@@ -82,6 +89,7 @@ def sample(
         capture, cameras = str(file.attrs["capture"]), [str(c) for c in file.attrs["cameras"]]
         frame, time_s, chunk = file["frame"][()], file["time_s"][()], file["chunk"][()]
         flags, fits, w2c = file["flags"][()], file["fits"][()], file["w2c"][()]
+        located = np.isfinite(file["residual_px"][()])
     with open_h5(subject_file, "mousefacelift cameras") as file:
         candidates, candidate_time = file["frame"][()], file["time_s"][()]
     if len(cameras) != settings.views:
@@ -91,13 +99,25 @@ def sample(
     reasons: dict[int, str] = {}
     for f in candidates:
         n = centred.get(int(f))
-        reason = "mouse found in too few views" if n is None else reject_reason(flags[n], fits[n], cameras, settings)
+        reason = (
+            "mouse found in too few views"
+            if n is None
+            else reject_reason(flags[n], fits[n], located[n], cameras, settings)
+        )
         if reason:
             reasons[int(f)] = reason
+
+    def rejected() -> list[tuple[object, ...]]:
+        rows = zip(candidates, candidate_time, strict=True)
+        return [(capture, f, f"{t:.6f}", reasons[int(f)]) for f, t in rows if int(f) in reasons]
+
     good = np.array([n for n, f in enumerate(frame) if int(f) not in reasons], dtype=int)
     if not len(good):
+        _write_tsv(rejected_output, REJECTED_COLUMNS, rejected())
         commonest = max(set(reasons.values()), key=list(reasons.values()).count)
-        raise UserError(f"capture {capture}: no frame can become a sample; the commonest reason is: {commonest}")
+        raise UserError(
+            f"capture {capture}: no frame can become a sample ({rejected_output}); commonest reason: {commonest}"
+        )
     chosen = good[uniform(len(good), settings.frames)]
     for n in np.setdiff1d(good, chosen):
         reasons[int(frame[n])] = f"not among the {len(chosen)} frames chosen (sample.frames)"
@@ -110,24 +130,32 @@ def sample(
             continue
         rows.append((f"{capture}-{frame[n]:06d}", capture, frame[n], f"{time_s[n]:.6f}", chunk[n], split, views))
     _write_tsv(samples_output, SAMPLE_COLUMNS, rows)
-    rejected = [
-        (capture, f, f"{t:.6f}", reasons[int(f)])
-        for f, t in zip(candidates, candidate_time, strict=True)
-        if int(f) in reasons
-    ]
-    _write_tsv(rejected_output, REJECTED_COLUMNS, rejected)
+    _write_tsv(rejected_output, REJECTED_COLUMNS, rejected())
 
 
 def read_samples(path: Path) -> list[dict[str, str]]:
-    """Rows of samples.tsv. Raises UserError if the file is missing or not such a table."""
+    """Rows of samples.tsv. Raises UserError, naming the line, if the file is missing or not such a table."""
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            reader = csv.DictReader(handle, delimiter="\t")
-            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is written by `mousefacelift sample`") from None
-    if columns != SAMPLE_COLUMNS:
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not a readable text file ({error})") from None
+    table = list(csv.reader(lines, delimiter="\t"))
+    if not table or tuple(table[0]) != SAMPLE_COLUMNS:
         raise UserError(f"{path}: expected the columns {', '.join(SAMPLE_COLUMNS)}")
+    rows = []
+    for number, cells in enumerate(table[1:], 2):
+        row = dict(zip(SAMPLE_COLUMNS, cells, strict=False))
+        if (
+            len(cells) != len(SAMPLE_COLUMNS)
+            or not (row["frame"] + row["chunk"]).isdecimal()
+            or row["split"] not in SPLITS
+        ):
+            raise UserError(
+                f"{path}, line {number}: not a row as `mousefacelift sample` writes it; delete the file and rerun"
+            )
+        rows.append(row)
     return rows
 
 

@@ -135,12 +135,8 @@ def shard(
     samples = [row for row in read_samples(samples_file) if int(row["chunk"]) == chunk]
     rig = {camera.name: camera for camera in rig_from_json(rig_file)}
     names = list(rig)
-    with (
-        open_h5(center_file, "mousefacelift center") as center,
-        open_h5(cameras_file, "mousefacelift normalize") as cameras,
-    ):
+    with open_h5(cameras_file, "mousefacelift normalize") as cameras:
         size = int(cameras.attrs["image_size"])
-        crops = {int(f): n for n, f in enumerate(center["frame"][()])}
         poses = {int(f): n for n, f in enumerate(cameras["frame"][()])}
         fields = {
             name: cameras[name][()] for name in ("w2c", "fxfycxcy", "R_view", "world_from_mm", "time_s", "residual_px")
@@ -149,15 +145,27 @@ def shard(
             "distance_policy": str(cameras.attrs["distance"]),
             "world_units_per_mm": float(cameras.attrs["scale"]),
         }
-        window = center["window"][()]
+    with open_h5(center_file, "mousefacelift center") as center:
+        crops = {int(f): n for n, f in enumerate(center["frame"][()])}
+        window, pngs = center["window"][()], center["crop_png"]
         views = samples[0]["views"].split(",") if samples else []
+        unknown = set(views) - set(names)
+        if unknown:
+            raise UserError(f"{samples_file}: views {', '.join(sorted(unknown))} are not cameras of {rig_file}")
         order = [names.index(name) for name in views]
         done = track(max(len(samples), 1), f"shard {center_file.parent.name} chunk {chunk}")
 
         def one_view(png: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
             cv2.setNumThreads(1)
             view = View(fields["R_view"][p, v], fields["fxfycxcy"][p, v], size)
-            image = render_view(decode_png(png), window[n, v], rig[names[v]], view)
+            try:
+                crop = decode_png(png)
+            except ValueError as error:
+                raise UserError(
+                    f"{center_file}: damaged crop of camera {names[v]}, frame {center['frame'][n]} ({error}); delete the "
+                    "file and rerun"
+                ) from None
+            image = render_view(crop, window[n, v], rig[names[v]], view)
             return image, encode_png(image, settings.png_level)
 
         def finished(pool: ThreadPoolExecutor) -> Iterator[tuple[dict[str, str], int, list[tuple[Image, bytes]]]]:
@@ -170,7 +178,7 @@ def shard(
                         f"{samples_file}: frame {frame} is not in {center_file} or {cameras_file}; run `mousefacelift sample` again"
                     )
                 n, p = crops[frame], poses[frame]
-                pending.append((row, p, [pool.submit(one_view, center["crop_png"][n, v], n, p, v) for v in order]))
+                pending.append((row, p, [pool.submit(one_view, pngs[n, v], n, p, v) for v in order]))
                 if len(pending) > threads:
                     row_, p_, futures = pending.popleft()
                     yield row_, p_, [future.result() for future in futures]
@@ -255,11 +263,11 @@ class _Writer:
         self._tar.addfile(info, io.BytesIO(content))
 
 
-def manifest(h5_files: list[Path], output: Path) -> None:
+def manifest(h5_files: list[Path], output: Path, needed: tuple[str, ...] = ("train",)) -> None:
     """Write `shard/manifest.json`: every shard with split, capture, samples, bytes and sha256; totals per split.
 
     h5_files: `{split}/{capture}-{chunk}.h5` beside their tars, below the manifest's folder. Raises UserError if a
-    shard is unreadable, a tar is missing, or no sample is for training.
+    shard is unreadable, a tar is missing, or one of the `needed` splits has no sample: known now, not after training.
     """
     entries = []
     sizes, views = set(), set()
@@ -288,8 +296,12 @@ def manifest(h5_files: list[Path], output: Path) -> None:
             f"{output.parent}: shards of different image sizes ({sorted(sizes)}) or view counts ({sorted(views)}) cannot be mixed"
         )
     totals = {split: sum(e["samples"] for e in entries if e["split"] == split) for split in SPLITS}
-    if not totals["train"]:
-        raise UserError(f"{output.parent}: no sample is for training ({totals}); look at rejected.tsv of the captures")
+    empty = [split for split in needed if not totals[split]]
+    if empty:
+        raise UserError(
+            f"{output.parent}: no sample is for {' and '.join(empty)} ({totals}): look at the captures' rejected.tsv, shorten "
+            "sample.gap_s, or change sample.fractions (0 for a split that is not wanted)"
+        )
     write_json(
         output,
         {

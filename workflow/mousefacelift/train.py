@@ -37,9 +37,10 @@ from mousefacelift.config import Train
 from mousefacelift.data import HeldOut, Manifest, Samples, Visits, read_manifest
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
-from mousefacelift.gslrm import GSLRM, PRESETS, render, save_weights
+from mousefacelift.gslrm import GSLRM, PRESETS, load_weights, render, save_weights
 from mousefacelift.losses import image_loss, mask_iou, psnr, psnr_foreground
 
+MAX_SKIPPED = 50  # steps in a row
 SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
 BETAS = (0.9, 0.95)
 # Settings that change how fast a run goes or where it is written, but not what it computes.
@@ -76,6 +77,7 @@ class FineTuning(lightning.LightningModule):
         self.train_samples, self.val_samples = train, val
         self.step = 0
         self.skipped = 0
+        self._skipped_in_a_row = 0
         self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
         self._grad_norm = math.nan
         self._validation: dict[str, list[Tensor]] = {}
@@ -125,8 +127,17 @@ class FineTuning(lightning.LightningModule):
         """Clip; drop the gradients of a step whose norm is not finite or far above the clip, which skips the step."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
         self._grad_norm = norm.item()
-        if not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm:
+        if self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm:
+            self._skipped_in_a_row = 0
+        else:
             self.skipped += 1
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row == MAX_SKIPPED:
+                raise UserError(
+                    f"{self._skipped_in_a_row} steps in a row were skipped, up to step {self.step + 1}: the gradients' norm is "
+                    f"{self._grad_norm:.3g}, more than {SKIP_FACTOR} times train.clip_norm. Lower train.learning_rate, or "
+                    "delete the last checkpoint to start over"
+                )
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -241,7 +252,10 @@ class Checkpoints(Callback):
             "rows": self.table.rows,
         }
         with atomic(self.path) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch's word for a full disk
+                raise UserError(f"{self.path}: the checkpoint cannot be written ({error}); is the disk full?") from None
 
 
 class ProgressLines(Callback):
@@ -304,13 +318,14 @@ def train(manifest: Path, out_dir: Path, checkpoint_dir: Path, settings: Train, 
         raise UserError(f"{manifest}: no training samples; see why `sample` rejected them (rejected.tsv)")
     val = Samples(data, "val", settings.image_size, settings.cache_gb)
 
+    torch.manual_seed(settings.seed)
+    model = _initial_model(settings)
     config = _run_config(data, settings)
     identity = config | {"train": {k: v for k, v in config["train"].items() if k not in NOT_HASHED}}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = checkpoint_dir / name / "last.ckpt"
     with _locked(checkpoint.with_name("lock")):
-        torch.manual_seed(settings.seed)
-        module = FineTuning(GSLRM(PRESETS[settings.preset]), settings, samples, val)
+        module = FineTuning(model, settings, samples, val)
         terms = [name for name, weight in settings.loss.model_dump().items() if weight]
         validation = ["val_psnr", "val_psnr_foreground", "val_mask_iou"] if len(val) else []
         columns = ["step", "loss", *terms, "lr", "grad_norm", "skipped", *validation, "seconds"]
@@ -395,8 +410,23 @@ def _run_config(data: Manifest, settings: Train) -> dict[str, Any]:
         "train": settings.model_dump(mode="json"),
         "model": asdict(PRESETS[settings.preset]),
         "data": {"sha256": data.sha256, "image_size": data.image_size, "views": data.views},
+        "init_sha256": hashlib.sha256(Path(settings.init).read_bytes()).hexdigest() if settings.init else None,
         "version": STAGE_VERSIONS["train"],
     }
+
+
+def _initial_model(settings: Train) -> GSLRM:
+    """The preset's model with random weights, or with those of `init`, which must be of the same preset."""
+    if settings.init is None:
+        return GSLRM(PRESETS[settings.preset])
+    model = load_weights(Path(settings.init))
+    if model.config != PRESETS[settings.preset]:
+        found, wanted = asdict(model.config), asdict(PRESETS[settings.preset])
+        differing = ", ".join(
+            f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]
+        )
+        raise UserError(f"train.init: {settings.init} is not a model of preset {settings.preset} ({differing})")
+    return model
 
 
 def _resume(module: FineTuning, table: MetricsTable, path: Path) -> None:
@@ -405,9 +435,12 @@ def _resume(module: FineTuning, table: MetricsTable, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error of its own for a damaged file
         raise UserError(f"{path}: damaged checkpoint ({error}); delete it to start over") from None
-    module.model.load_state_dict(state["model"])
-    module.step, module.skipped, module.optimizer_state = state["step"], state["skipped"], state["optimizer"]
-    table.restore(state["rows"])
+    try:
+        module.model.load_state_dict(state["model"])
+        module.step, module.skipped, module.optimizer_state = int(state["step"]), state["skipped"], state["optimizer"]
+        table.restore(state["rows"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path}: not a checkpoint of this run ({error!r:.300}); delete it to start over") from None
     print(f"continuing after step {module.step} ({path})", file=sys.stderr, flush=True)
 
 
