@@ -172,10 +172,6 @@ def test_every_stage_is_a_target(tmp_path, table, target):
         ("train={num_input_views: 1}", "num_input_views is 1"),
         ("train={image_size: 96}", "must divide"),
         ("train={init: nowhere.safetensors}", "train.init: nowhere.safetensors: no such file"),
-        (
-            "sample={fractions: {train: 1, val: 0, test: 0}}",
-            "evaluate.split is test, but sample.fractions gives it nothing",
-        ),
         ("captures=nowhere.tsv", "nowhere.tsv: no such captures table"),
     ],
 )
