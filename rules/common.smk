@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.captures import captures_table, read_captures
 from mousefacelift.center import chunk_ranges
-from mousefacelift.config import Config, section_json, validate
+from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
 from mousefacelift.video import probe
 
@@ -29,7 +29,6 @@ RESULTS = CONFIG.results.rstrip("/")
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 RUN = CONFIG.train.run
-SPLITS = ("train", "val", "test")
 # Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
 TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 64000}[CONFIG.train.preset]
 

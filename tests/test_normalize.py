@@ -316,5 +316,6 @@ def test_elevations_are_those_of_the_cameras_above_the_mouse(demo, world):
 def test_an_up_axis_that_puts_all_cameras_below_the_mouse_is_refused(demo_run, tmp_path):
     with pytest.raises(UserError, match=r"all cameras stand below the mouse.*up_axis.*cameras_below"):
         redo(demo_run, tmp_path, up_axis="-z")
+    assert list(tmp_path.iterdir()) == []
     _, world = redo(demo_run, tmp_path, up_axis="-z", cameras_below=True)
     assert max(world["elevation_deg"].values()) < 0

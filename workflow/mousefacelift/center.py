@@ -133,7 +133,8 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
     Raises UserError if cameras have different numbers of frames, a video and its masks differ in size or length, a
     frame cannot be decoded, or the chunk lies beyond the capture's end.
     """
-    counts = {name: probe(path)[0] for name, path in zip(capture.cameras, capture.videos, strict=True)}
+    probed = [probe(path) for path in capture.videos]
+    counts = {name: count for name, (count, _) in zip(capture.cameras, probed, strict=True)}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"camera {name}: {count}" for name, count in counts.items())
         raise UserError(f"capture {capture.name}: the cameras' videos differ in their number of frames ({listed})")
@@ -147,7 +148,7 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
                 raise UserError(
                     f"capture {capture.name}, camera {name}: the video has {counts[name]} frames, its masks {masks} ({path})"
                 )
-    fps = capture.fps or probe(capture.videos[0])[1]
+    fps = capture.fps or probed[0][1]
     views = len(capture.cameras)
 
     # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.

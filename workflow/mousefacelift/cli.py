@@ -39,10 +39,7 @@ def main() -> None:
     """Run the command line: a user's mistake is one message and exit status 1, never a traceback."""
     try:
         app()
-    except UserError as error:
-        print(f"mousefacelift: error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:  # a full disk, a folder that cannot be written: nothing a traceback would explain
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         print(f"mousefacelift: error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -162,7 +159,7 @@ def shard(
 ) -> None:
     """Render a chunk's views; write WebDataset tars and HDF5 files."""
     threads = _limit_threads(threads)
-    from mousefacelift.sample import SPLITS
+    from mousefacelift.config import SPLITS
     from mousefacelift.shard import shard as stage
 
     name = f"{center.parent.name}-{center.stem}"
@@ -179,7 +176,7 @@ def manifest(
     """List every shard with its samples, bytes and checksum."""
     from mousefacelift.shard import manifest as stage
 
-    stage(shards, output, tuple(split.value for split in need))
+    stage(shards, output, tuple(need))
 
 
 @app.command()

@@ -85,6 +85,9 @@ class Split(Section):
         return self
 
 
+SPLITS = tuple(Split.model_fields)
+
+
 class Sample(Section):
     """Which frames and views become samples, and of which split."""
 

@@ -83,12 +83,13 @@ def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate,
         advance()
     _write_metrics(out_dir, scores, samples, train, settings, {"trained_on": run.get("data"), "data": data.sha256})
 
-    splats = _spread(len(samples), settings.splats)
+    inputs = input_views(samples.views, train.num_input_views, 0)
     with torch.inference_mode():
-        for index in splats:
-            write_ply(out_dir / f"{samples.keys[index]}.ply", _reconstruct(model, samples, index, 0, train, device), 0)
+        for index in _spread(len(samples), settings.splats):
+            gaussians = _reconstruct(model, samples[index], inputs, device)
+            write_ply(out_dir / f"{samples.keys[index]}.ply", gaussians, 0)
         if settings.turntable_frames:
-            gaussians = _reconstruct(model, samples, len(samples) // 2, 0, train, device)
+            gaussians = _reconstruct(model, samples[len(samples) // 2], inputs, device)
             focal = samples.fxfycxcy[..., :2].mean().item() / train.image_size
             _write_turntable(out_dir / "turntable.mp4", gaussians, focal, settings)
 
@@ -121,10 +122,8 @@ def _spread(total: int, count: int) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
 
 
-def _reconstruct(model: GSLRM, samples: Samples, index: int, held_out: int, train: Train, device: str) -> Gaussians:
-    """One sample's Gaussians from its inputs for a held-out view."""
-    inputs = input_views(samples.views, train.num_input_views, held_out)
-    sample = samples[index]
+def _reconstruct(model: GSLRM, sample: dict[str, Any], inputs: list[int], device: str) -> Gaussians:
+    """One sample's Gaussians from some of its views."""
     return model(*(sample[name][inputs].unsqueeze(0).to(device) for name in ("image", "c2w", "fxfycxcy")))
 
 
@@ -138,9 +137,7 @@ def _comparisons(model: GSLRM, samples: Samples, data: Manifest, train: Train, d
         for view in range(views):
             inputs = input_views(views, train.num_input_views, view)
             with torch.inference_mode():
-                gaussians = model(
-                    *(sample[name][inputs].unsqueeze(0).to(device) for name in ("image", "c2w", "fxfycxcy"))
-                )
+                gaussians = _reconstruct(model, sample, inputs, device)
                 w2c, fxfycxcy = (sample[name][None, view : view + 1].to(device) for name in ("w2c", "fxfycxcy"))
                 rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
             predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))

@@ -119,6 +119,19 @@ def normalize(
     world_from_mm[:, :3, 3] = -scale * subject @ R_world.T
     world_from_mm[:, 3, 3] = 1
 
+    # Measured from the matrices to be written, not restated from the settings.
+    right, down = w2c[..., 0, :3], w2c[..., 1, :3]
+    roll = np.degrees(np.arctan2(right[..., 2], -down[..., 2]))
+    view_centers = inverse_rigid(w2c)[..., :3, 3]
+    _, elevation = azimuth_elevation(view_centers)
+    distances = np.linalg.norm(view_centers, axis=-1)
+    if (elevation.mean(axis=0) < 0).all() and not settings.cameras_below:
+        raise UserError(
+            f"capture {capture}: with up = {settings.up} {settings.up_axis} all cameras stand below the mouse (mean elevations "
+            f"{', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis of the "
+            "calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
+        )
+
     with atomic(cameras_output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         file.attrs.update(
             stage="normalize", version=STAGE_VERSIONS["normalize"], capture=capture, cameras=[c.name for c in rig],
@@ -132,19 +145,6 @@ def normalize(
         file["world_from_mm"] = world_from_mm
         file["distance"] = distance_mm * scale
         file["fits"] = fits
-
-    # Measured from the written matrices, not restated from the settings.
-    right, down = w2c[..., 0, :3], w2c[..., 1, :3]
-    roll = np.degrees(np.arctan2(right[..., 2], -down[..., 2]))
-    view_centers = inverse_rigid(w2c)[..., :3, 3]
-    _, elevation = azimuth_elevation(view_centers)
-    distances = np.linalg.norm(view_centers, axis=-1)
-    if (elevation.mean(axis=0) < 0).all() and not settings.cameras_below:
-        raise UserError(
-            f"capture {capture}: with up = {settings.up} {settings.up_axis} all cameras stand below the mouse (mean elevations "
-            f"{', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis of the "
-            "calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
-        )
     write_json(
         world_output,
         {

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mousefacelift.center import Flag
-from mousefacelift.config import Sample, Split
+from mousefacelift.config import SPLITS, Sample, Split
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5
 from mousefacelift.geometry import Array, azimuth_elevation, inverse_rigid
 
-SPLITS = ("train", "val", "test")
 SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
 REJECTED_COLUMNS = ("capture", "frame", "time_s", "reason")
 
