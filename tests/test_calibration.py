@@ -54,7 +54,7 @@ def test_the_demos_files_give_the_ground_truths_cameras():
         np.testing.assert_allclose(camera.K, truth["K"][v] + [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], atol=1e-9)
         np.testing.assert_allclose(camera.R, truth["R"][v], atol=1e-9)
         np.testing.assert_allclose(camera.t, truth["t"][v], atol=1e-9)
-        np.testing.assert_allclose(camera.dist, [*truth["dist"][v], 0, 0, 0], atol=1e-9)
+        np.testing.assert_allclose(camera.dist, [*truth["dist"][v], *[0] * 9], atol=1e-9)
 
 
 def test_the_pinhole_part_is_dannces_row_vector_model(tmp_path):
@@ -78,7 +78,7 @@ def test_the_lens_is_opencvs_with_radial_before_tangential_and_k3_last(tmp_path)
 def test_each_part_of_the_file_is_converted_once(tmp_path):
     intrinsics, dist, rotation, translation = read_dannce(save(tmp_path / "a.mat"), "x")
     np.testing.assert_allclose(intrinsics, [[1500, -5.8, 600.5], [0, 1510, 490.5], [0, 0, 1]], atol=1e-12)
-    np.testing.assert_allclose(dist, [K1, K2, P1, P2, K3, 0, 0, 0])
+    np.testing.assert_allclose(dist, [K1, K2, P1, P2, K3, *[0] * 9])
     np.testing.assert_allclose(rotation, R)
     np.testing.assert_allclose(translation, T)
 
@@ -86,7 +86,7 @@ def test_each_part_of_the_file_is_converted_once(tmp_path):
 def test_two_radial_coefficients_mean_no_k3_and_vectors_may_lie_or_stand(tmp_path):
     path = save(tmp_path / "a.mat", RDistort=[[K1], [K2]], TDistort=[[P1], [P2]], t=T[:, None])
     _, dist, _, translation = read_dannce(path, "x")
-    np.testing.assert_allclose(dist, [K1, K2, P1, P2, 0, 0, 0, 0])
+    np.testing.assert_allclose(dist, [K1, K2, P1, P2, *[0] * 10])
     np.testing.assert_allclose(translation, T)
 
 
@@ -196,7 +196,7 @@ def test_a_real_six_camera_rig_agrees_with_its_published_opencv_form():
     for camera in rig:
         truth = expected[f"Camera{camera.name}"]
         np.testing.assert_allclose(camera.K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], truth["K"], atol=1e-9)
-        np.testing.assert_allclose(camera.dist, [*truth["dist_k1k2p1p2k3"], 0, 0, 0], atol=1e-12)
+        np.testing.assert_allclose(camera.dist, [*truth["dist_k1k2p1p2k3"], *[0] * 9], atol=1e-12)
         np.testing.assert_allclose(camera.R, truth["R"], atol=1e-9)
         np.testing.assert_allclose(camera.t, truth["t"], atol=1e-9)
         np.testing.assert_allclose(camera.center, truth["C"], atol=1e-6)

@@ -41,12 +41,24 @@ rotations = vectors(-np.pi, np.pi).map(lambda v: Rotation.from_rotvec(v).as_matr
 radial = st.tuples(numbers(-0.4, 0.4), numbers(-1, 1), numbers(-3, 3))
 tangential = st.tuples(numbers(-2e-3, 2e-3), numbers(-2e-3, 2e-3))
 rational = st.one_of(st.just((0.0, 0.0, 0.0)), st.tuples(*[numbers(-0.2, 0.2)] * 3))
+prism = st.one_of(st.just((0.0,) * 4), st.tuples(*[numbers(-5e-3, 5e-3)] * 4))
+tilt = st.one_of(st.just((0.0, 0.0)), st.tuples(*[numbers(-0.03, 0.03)] * 2))
 
 
 @st.composite
 def distortions(draw, with_tangential=True):
     k1, k2, k3 = draw(radial)
-    return np.array([k1, k2, *(draw(tangential) if with_tangential else (0, 0)), k3, *draw(rational)])
+    if not with_tangential:
+        return pad_distortion([k1, k2, 0, 0, k3, *draw(rational)])
+    return np.array([k1, k2, *draw(tangential), k3, *draw(rational), *draw(prism), *draw(tilt)])
+
+
+@st.composite
+def fisheyes(draw):
+    """Coefficients of a lens that maps a growing angle to a growing radius up to 75 degrees at least."""
+    dist = pad_distortion(draw(st.tuples(*[numbers(-0.05, 0.05)] * 4)), fisheye=True)
+    assume(field_radius(dist, fisheye=True) > np.tan(np.deg2rad(75)))
+    return dist
 
 
 @st.composite
@@ -85,6 +97,42 @@ def test_projection_agrees_with_opencv(data):
     pixels, depth = project(points, camera)
     np.testing.assert_allclose(pixels, by_opencv(points, camera), atol=1e-6)
     np.testing.assert_allclose(depth, (points @ camera.R.T + camera.t)[:, 2])
+
+
+@given(fisheyes(), rotations, vectors(-500, 500), st.data())
+def test_a_fisheye_projects_as_opencvs_does(dist, R, t, data):
+    K = np.array([[420.0, 0, 600], [0, 430, 500], [0, 0, 1]])
+    camera = Camera("c", WIDTH, HEIGHT, K, dist, R, t, fisheye=True)
+    polar = data.draw(st.lists(st.tuples(numbers(0, 74), numbers(0, 6.3), numbers(50, 2000)), min_size=1, max_size=5))
+    in_camera = np.array(
+        [[z * np.tan(np.deg2rad(a)) * np.cos(b), z * np.tan(np.deg2rad(a)) * np.sin(b), z] for a, b, z in polar]
+    )
+    pixels = project((in_camera - t) @ R, camera)[0]
+    still = np.zeros(3)
+    expected = cv2.fisheye.projectPoints(
+        in_camera[:, None], still, still, K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dist[:4]
+    )
+    np.testing.assert_allclose(pixels, expected[0][:, 0] + 0.5, atol=1e-6)
+    rays = in_camera / np.linalg.norm(in_camera, axis=-1, keepdims=True)
+    np.testing.assert_allclose(pixel_rays(pixels, camera), rays, atol=1e-9)
+
+
+def test_beyond_the_largest_angle_of_a_fisheye_there_is_nothing():
+    dist = pad_distortion([-0.2, 0, 0, 0], fisheye=True)
+    widest = np.sqrt(1 / 0.6)  # the maximum of theta (1 - 0.2 theta^2)
+    assert field_radius(dist, fisheye=True) == pytest.approx(np.tan(widest))
+    edge = widest * (1 - 0.2 * widest**2)
+    assert np.isfinite(undistort([0.999 * edge, 0], dist, fisheye=True)).all()
+    assert np.isnan(undistort([1.001 * edge, 0], dist, fisheye=True)).all()
+    assert field_radius(pad_distortion([], fisheye=True), fisheye=True) == np.inf
+
+
+def test_the_fisheye_flag_is_not_to_be_mistaken():
+    xy, coefficients = np.array([0.5, 0.3]), [0.05, 0.01, 0.002, 0.001]
+    difference = distort(xy, pad_distortion(coefficients)) - distort(
+        xy, pad_distortion(coefficients, True), fisheye=True
+    )
+    assert np.linalg.norm(difference) > 0.01
 
 
 @given(st.data())
@@ -167,7 +215,7 @@ def test_the_view_map_is_opencvs_projection_of_each_virtual_pixels_ray(camera, t
 
 
 def test_a_virtual_pixel_behind_the_raw_camera_has_infinite_radius():
-    camera = Camera("c", WIDTH, HEIGHT, np.diag([900.0, 900, 1]), np.zeros(8), np.eye(3), np.zeros(3))
+    camera = Camera("c", WIDTH, HEIGHT, np.diag([900.0, 900, 1]), np.zeros(14), np.eye(3), np.zeros(3))
     backwards = np.diag([-1.0, 1, -1])
     _, radius = view_map(camera, backwards, np.array([500.0, 500, 256, 256]), np.array([256.0]), np.array([256.0]))
     assert np.isinf(radius).all()
@@ -299,14 +347,15 @@ def test_the_inverse_of_a_rigid_matrix_is_its_matrix_inverse(R, t):
 @example(pad_distortion([-0.16, 0.94, 0, 0, -2.7]))
 @example(pad_distortion([0, 0, 0, 0, 0, -1, 0, 0]))
 @example(pad_distortion([-0.4, 0, 0, 0, 1e-18]))
-@example(np.zeros(8))
+@example(np.zeros(14))
 def test_the_field_ends_where_the_radial_function_first_falls(dist):
-    k1, k2, _, _, k3, k4, k5, k6 = dist
+    k1, k2, _, _, k3, k4, k5, k6 = dist[:8]
     r = np.linspace(0, 4, 400_001)
     with np.errstate(divide="ignore"):
         value = r * (1 + k1 * r**2 + k2 * r**4 + k3 * r**6) / (1 + k4 * r**2 + k5 * r**4 + k6 * r**6)
     # Where numerator and denominator vanish together, the quotient is smooth and the search sees nothing.
-    poles = np.sqrt([p.real for p in np.roots([k6, k5, k4, 1]) if abs(p.imag) < 1e-9 and 0 < p.real < 100])
+    inverse = np.roots([1, k4, k5, k6])
+    poles = np.sqrt([1 / p.real for p in inverse if abs(p.imag) < 1e-9 and p.real > 0.01])
     assume(all(abs(1 + k1 * p**2 + k2 * p**4 + k3 * p**6) > 1e-3 for p in poles))
     falls = np.diff(value) < 0
     if falls.any():
@@ -315,13 +364,13 @@ def test_the_field_ends_where_the_radial_function_first_falls(dist):
         assert field_radius(dist) > 3.9999
 
 
-@pytest.mark.parametrize("count", [0, 4, 5, 8])
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 8, 12, 14])
 def test_short_lists_of_coefficients_mean_zeros_at_the_end(count):
     given_ = np.arange(1.0, count + 1)
-    np.testing.assert_array_equal(pad_distortion(given_), [*given_, *[0] * (8 - count)])
+    np.testing.assert_array_equal(pad_distortion(given_), [*given_, *[0] * (14 - count)])
 
 
-@pytest.mark.parametrize("count", [1, 3, 6, 12])
-def test_other_counts_of_coefficients_are_refused(count):
+@pytest.mark.parametrize(("count", "fisheye"), [(3, False), (6, False), (15, False), (5, True), (2, True)])
+def test_other_counts_of_coefficients_are_refused(count, fisheye):
     with pytest.raises(ValueError, match=f"found {count}"):
-        pad_distortion(np.zeros(count))
+        pad_distortion(np.zeros(count), fisheye)

@@ -31,7 +31,7 @@ def read_rig(capture: Capture, sizes: Array) -> Rig:
 
 
 def read_dannce(path: Path, where: str) -> tuple[Array, Array, Array, Array]:
-    """One camera of DANNCE's `*_params.mat`: K [3, 3], dist [8], R [3, 3], t [3] in this package's conventions.
+    """One camera of DANNCE's `*_params.mat`: K [3, 3], dist [14], R [3, 3], t [3] in this package's conventions.
 
     The file holds MATLAB's row-vector model: K and r transposed, the principal point 1-based (first pixel's centre at
     (1, 1)), hence -1 to be zero-centred and +0.5 for the corner-based coordinates used here. `where` begins errors.
@@ -106,8 +106,8 @@ def rig_from_json(path: Path) -> Rig:
     try:
         return tuple(
             Camera(
-                c["name"], c["width"], c["height"],
-                *(np.asarray(c[key], np.float64) for key in ("K", "dist", "R", "t")),
+                c["name"], c["width"], c["height"], np.asarray(c["K"], np.float64), np.asarray(c["dist"], np.float64),
+                np.asarray(c["R"], np.float64), np.asarray(c["t"], np.float64),
             )
             for c in content["cameras"]
         )  # fmt: skip

@@ -21,7 +21,8 @@ FACELIFT_FOCAL = 256 / np.tan(np.deg2rad(25))
 class Camera:
     """A calibrated raw camera.
 
-    K: [3, 3] intrinsics in pixels, skew kept. dist: [8] OpenCV coefficients k1 k2 p1 p2 k3 k4 k5 k6.
+    K: [3, 3] intrinsics in pixels, skew kept. dist: [14] OpenCV's coefficients k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4 tauX
+    tauY, unused ones 0; of a fisheye lens, cv2.fisheye's k1 k2 k3 k4 and zeros.
     R [3, 3], t [3]: world to camera, t in millimetres.
     """
 
@@ -32,6 +33,7 @@ class Camera:
     dist: Array
     R: Array
     t: Array
+    fisheye: bool = False
 
     @property
     def center(self) -> Array:
@@ -46,57 +48,107 @@ class Camera:
 Rig = tuple[Camera, ...]
 
 
-def pad_distortion(coefficients: ArrayLike) -> Array:
-    """OpenCV's 4, 5 or 8 coefficients (k1 k2 p1 p2 [k3 [k4 k5 k6]]) as 8. Raises ValueError for other counts."""
+def pad_distortion(coefficients: ArrayLike, fisheye: bool = False) -> Array:
+    """A lens's coefficients in OpenCV's order as [14], the missing ones 0.
+
+    Accepts k1 [k2 [p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tauX tauY]]]]]], or k1 k2 k3 k4 of a fisheye lens. Raises
+    ValueError for other counts.
+    """
     values = np.asarray(coefficients, np.float64).ravel()
-    if values.size not in (0, 4, 5, 8):
-        raise ValueError(f"expected 0, 4, 5 or 8 distortion coefficients, found {values.size}")
-    return np.pad(values, (0, 8 - values.size))
+    allowed = (0, 4) if fisheye else (0, 1, 2, 4, 5, 8, 12, 14)
+    if values.size not in allowed:
+        raise ValueError(
+            f"expected {', '.join(map(str, allowed[:-1]))} or {allowed[-1]} {'fisheye ' * fisheye}distortion coefficients, "
+            f"found {values.size}"
+        )
+    return np.pad(values, (0, 14 - values.size))
 
 
-def distort(xy: ArrayLike, dist: Array) -> Array:
+def distort(xy: ArrayLike, dist: Array, fisheye: bool = False) -> Array:
     """Lens distortion of normalised image coordinates (x/z, y/z).
 
-    xy: [..., 2]; dist: [8]. The Brown-Conrady model with OpenCV's rational radial term (OpenCV calib3d documentation).
+    xy: [..., 2]; dist: [14]. OpenCV's calib3d models: Brown-Conrady with rational radial term, thin prism and tilted
+    sensor; or, for fisheye, Kannala-Brandt.
     """
     xy = np.asarray(xy, np.float64)
-    k1, k2, p1, p2, k3, k4, k5, k6 = dist
     x, y = xy[..., 0], xy[..., 1]
+    if fisheye:
+        radius = np.hypot(x, y)
+        theta = np.arctan(radius)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(radius > 1e-12, _fisheye_angle(theta, dist) / radius, 1.0)
+        return xy * scale[..., None]
+    k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, tau_x, tau_y = dist
     r2 = x * x + y * y
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
     if k4 or k5 or k6:
         radial = radial / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
     xy2 = 2 * x * y
-    return np.stack(
+    bent = np.stack(
         [x * radial + p1 * xy2 + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + p2 * xy2], axis=-1
     )
+    if s1 or s2 or s3 or s4:
+        bent = bent + np.stack([r2 * (s1 + r2 * s2), r2 * (s3 + r2 * s4)], axis=-1)
+    if tau_x or tau_y:
+        M = _tilt(tau_x, tau_y)
+        plane = bent @ M[:, :2].T + M[:, 2]
+        bent = plane[..., :2] / plane[..., 2:]
+    return bent
 
 
-def field_radius(dist: Array) -> float:
+def _fisheye_angle(theta: Array, dist: Array) -> Array:
+    """Distorted angle of a ray at angle theta from the optical axis (Kannala and Brandt 2006)."""
+    t2 = theta * theta
+    k1, k2, k3, k4 = dist[:4]
+    return theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+
+
+def _tilt(tau_x: float, tau_y: float) -> Array:
+    """Homography [3, 3] of a sensor turned about x by tau_x and then about y by tau_y, in radians (OpenCV calib3d)."""
+    cx, sx, cy, sy = np.cos(tau_x), np.sin(tau_x), np.cos(tau_y), np.sin(tau_y)
+    R = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
+    return np.array([[R[2, 2], 0, -R[0, 2]], [0, R[2, 2], -R[1, 2]], [0, 0, 1]]) @ R
+
+
+def field_radius(dist: Array, fisheye: bool = False) -> float:
     """Largest normalised radius sqrt(x^2 + y^2) up to which the radial distortion still grows; inf if it always does.
 
-    Beyond it the polynomial folds back, and one raw pixel would be seen twice. dist: [8].
-    The radius is the first positive root of d/dr of r N(r^2) / D(r^2).
+    Beyond it the polynomial folds back, and one raw pixel would be seen twice. dist: [14].
+    The radius is the first positive root of d/dr of r N(r^2) / D(r^2); of a fisheye lens, the tangent of the first
+    positive root of d/dtheta of its polynomial.
     """
-    k1, k2, _, _, k3, k4, k5, k6 = dist
     polynomial = np.polynomial.Polynomial
+    if fisheye:
+        k1, k2, k3, k4 = dist[:4]
+        theta2 = _largest_inverse(polynomial([1, 3 * k1, 5 * k2, 7 * k3, 9 * k4]))
+        return float(np.tan(np.sqrt(theta2))) if theta2 < (np.pi / 2) ** 2 else float("inf")
+    k1, k2, _, _, k3, k4, k5, k6 = dist[:8]
     numerator, denominator = polynomial([1, k1, k2, k3]), polynomial([1, k4, k5, k6])
     twice_s = polynomial([0, 2])
     slope = (numerator + twice_s * numerator.deriv()) * denominator - twice_s * numerator * denominator.deriv()
-    # Solved for 1 / r^2: there the constant terms lead, which are 1; a negligible k3 or k6 would make the roots noise.
-    roots = np.concatenate([polynomial(p.coef[::-1]).roots() for p in (slope, denominator)])
+    return float(np.sqrt(_largest_inverse(slope, denominator)))
+
+
+def _largest_inverse(*polynomials: "np.polynomial.Polynomial") -> float:
+    """The smallest positive root of any of several polynomials with constant term 1; inf without one.
+
+    Solved for 1 / s: there the constant terms lead; a negligible highest coefficient would make the roots noise.
+    """
+    roots = np.concatenate([np.polynomial.Polynomial(p.coef[::-1]).roots() for p in polynomials])
     real = [r.real for r in map(complex, roots) if abs(r.imag) < 1e-9 and r.real > 1e-12]
-    return float(1 / np.sqrt(max(real))) if real else float("inf")
+    return 1 / max(real) if real else float("inf")
 
 
-def undistort(xy_distorted: ArrayLike, dist: Array) -> Array:
+def undistort(xy_distorted: ArrayLike, dist: Array, fisheye: bool = False) -> Array:
     """Inverse of `distort` by Newton's method; NaN where no point of the calibrated field maps there.
 
-    xy_distorted: [..., 2]; dist: [8]. OpenCV's fixed-point iteration diverges for strong distortion; Newton's does not
+    xy_distorted: [..., 2]; dist: [14]. OpenCV's fixed-point iteration diverges for strong distortion; Newton's does not
     within the field.
     """
     target = np.asarray(xy_distorted, np.float64)
-    limit = field_radius(dist)
+    limit = field_radius(dist, fisheye)
+    if fisheye:
+        return _undistort_fisheye(target, dist, min(np.arctan(limit), np.pi / 2 - 1e-6))
     xy = target.copy()
     if np.isfinite(limit):  # start inside the field, where the radial function is monotonic
         radius = np.linalg.norm(xy, axis=-1, keepdims=True)
@@ -120,14 +172,28 @@ def undistort(xy_distorted: ArrayLike, dist: Array) -> Array:
     return np.where(good[..., None], xy, np.nan)
 
 
+def _undistort_fisheye(target: Array, dist: Array, widest: float) -> Array:
+    """Bisection for the angle, which grows with the distorted one up to `widest`: NaN beyond."""
+    wanted = np.linalg.norm(target, axis=-1)
+    low, high = np.zeros_like(wanted), np.full_like(wanted, widest)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = _fisheye_angle(middle, dist) < wanted
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(wanted > 1e-12, np.tan((low + high) / 2) / wanted, 1.0)
+    reached = wanted <= _fisheye_angle(np.array(widest), dist)
+    return np.where(reached[..., None], target * scale[..., None], np.nan)
+
+
 def project(points: ArrayLike, camera: Camera) -> tuple[Array, Array]:
     """World points [..., 3] to raw pixels [..., 2] and depths [...]; NaN behind the camera or beyond its field."""
     x_cam = np.asarray(points, np.float64) @ camera.R.T + camera.t
     depth = x_cam[..., 2]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         xy = x_cam[..., :2] / depth[..., None]
-        pixels = normalized_to_pixels(distort(xy, camera.dist), camera.K)
-    visible = (depth > 0) & (np.linalg.norm(xy, axis=-1) <= field_radius(camera.dist))
+        pixels = normalized_to_pixels(distort(xy, camera.dist, camera.fisheye), camera.K)
+    visible = (depth > 0) & (np.linalg.norm(xy, axis=-1) <= field_radius(camera.dist, camera.fisheye))
     return np.where(visible[..., None], pixels, np.nan), depth
 
 
@@ -142,7 +208,7 @@ def pixel_rays(pixels: ArrayLike, camera: Camera) -> Array:
     K = camera.K
     y = (pixels[..., 1] - K[1, 2]) / K[1, 1]
     x = (pixels[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
-    xy = undistort(np.stack([x, y], axis=-1), camera.dist)
+    xy = undistort(np.stack([x, y], axis=-1), camera.dist, camera.fisheye)
     rays = np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
     return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
@@ -212,7 +278,7 @@ def view_map(camera: Camera, R_view: Array, fxfycxcy: Array, x: Array, y: Array)
     ray = ((x - cx) / fx)[None, :, None] * M[:, 0] + (((y - cy) / fy)[:, None, None] * M[:, 1] + M[:, 2])
     with np.errstate(divide="ignore", invalid="ignore"):
         xy = ray[..., :2] / ray[..., 2:]
-    raw = normalized_to_pixels(distort(xy, camera.dist), camera.K)
+    raw = normalized_to_pixels(distort(xy, camera.dist, camera.fisheye), camera.K)
     return raw, np.where(ray[..., 2] > 0, np.hypot(xy[..., 0], xy[..., 1]), np.inf)
 
 

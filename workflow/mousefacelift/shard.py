@@ -98,7 +98,7 @@ def _dense_map(
     nodes = np.dstack([raw, radius]).astype(np.float32)
     dense = cv2.resize(nodes, (len(x) * block, len(y) * block), interpolation=cv2.INTER_LINEAR)
     dense = dense[block : block + rows, block : block + columns]
-    limits = (camera.width, camera.height, field_radius(camera.dist))
+    limits = (camera.width, camera.height, field_radius(camera.dist, camera.fisheye))
     inside = cv2.inRange(dense, (0.0, 0.0, 0.0), tuple(min(limit, 1e9) for limit in limits))
     return np.ascontiguousarray(dense[..., :2]), inside > 0
 
