@@ -8,7 +8,7 @@ rule cameras:
 
 rule cameras_capture:
     input:
-        calibration=lambda wildcards: CAPTURES[wildcards.capture].calibrations,
+        calibration=lambda wildcards: CAPTURES[wildcards.capture].calibration,
         chunks=center_chunks,
     output:
         rig=f"{RESULTS}/cameras/{{capture}}/rig.json",

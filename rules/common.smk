@@ -7,17 +7,16 @@ from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.captures import captures_table, read_captures
-from mousefacelift.center import chunk_ranges
+from mousefacelift.center import capture_frames, chunk_ranges
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
-from mousefacelift.video import probe
 
 try:
     CONFIG = validate(Config, config, "configuration")
     TABLE = captures_table(CONFIG.captures)
     CAPTURES = read_captures(TABLE)
     CHUNKS = {
-        name: [f"{k:04d}" for k in range(len(chunk_ranges(probe(c.videos[0])[0], CONFIG.center)))]
+        name: [f"{k:04d}" for k in range(len(chunk_ranges(capture_frames(c, CONFIG.center), CONFIG.center)))]
         for name, c in CAPTURES.items()
     }
     if CONFIG.train.init and not Path(CONFIG.train.init).is_file():
@@ -50,6 +49,26 @@ def capture_row(wildcards):
 
 def center_chunks(wildcards):
     return [f"{RESULTS}/center/{wildcards.capture}/{chunk}.h5" for chunk in CHUNKS[wildcards.capture]]
+
+
+def normalized_cameras(wildcards):
+    """normalize's cameras, unless the rig has another number of them than samples shall have views."""
+    cameras = CAPTURES[wildcards.capture].cameras
+    if len(cameras) != CONFIG.sample.views:
+        raise WorkflowError(
+            f"capture {wildcards.capture} has {len(cameras)} cameras ({', '.join(cameras)}); sample.views is {CONFIG.sample.views}"
+        )
+    return f"{RESULTS}/normalize/{wildcards.capture}/cameras.h5"
+
+
+def trained_manifest(wildcards):
+    """The manifest, unless no view of its samples would be held out."""
+    if CONFIG.train.num_input_views >= CONFIG.sample.views:
+        raise WorkflowError(
+            f"train.num_input_views is {CONFIG.train.num_input_views}, but samples have {CONFIG.sample.views} views "
+            f"(sample.views): none would be held out; use {CONFIG.sample.views - 1}"
+        )
+    return f"{RESULTS}/shard/manifest.json"
 
 
 def evaluated_manifest(wildcards):

@@ -8,7 +8,7 @@ rule sample:
 
 rule sample_capture:
     input:
-        cameras=rules.normalize_capture.output.cameras,
+        cameras=normalized_cameras,
         subject=rules.cameras_capture.output.subject,
     output:
         samples=f"{RESULTS}/sample/{{capture}}/samples.tsv",

@@ -3,7 +3,7 @@
 
 rule train:
     input:
-        manifest=rules.shard_manifest.output,
+        manifest=trained_manifest,
         init=CONFIG.train.init or [],
     output:
         weights=f"{RESULTS}/train/{RUN}/model.safetensors",

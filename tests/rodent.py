@@ -10,12 +10,12 @@ import numpy as np
 
 from mousefacelift.cameras import cameras
 from mousefacelift.captures import Capture, captures_table, read_captures
-from mousefacelift.center import center, chunk_ranges
+from mousefacelift.center import capture_frames, center, chunk_ranges
 from mousefacelift.config import Config
 from mousefacelift.normalize import normalize
 from mousefacelift.sample import SPLITS, sample
 from mousefacelift.shard import manifest, shard
-from mousefacelift.video import probe, read_frames
+from mousefacelift.video import read_frames
 
 DEMO = Path(__file__).parents[1] / "workflow" / "demo" / "rodent-a"
 
@@ -50,7 +50,7 @@ class Run:
 def run_stages(capture: Capture, folder: Path, config: Config, threads: int = 2) -> Run:
     """Stages 1 to 5, as the rules call them."""
     chunks = []
-    for k in range(len(chunk_ranges(probe(capture.videos[0])[0], config.center))):
+    for k in range(len(chunk_ranges(capture_frames(capture, config.center), config.center))):
         chunks.append(folder / "center" / capture.name / f"{k:04d}.h5")
         center(capture, k, chunks[-1], config.center, threads)
     rig, subject, poses = (folder / name for name in ("rig.json", "subject.h5", "cameras.h5"))
@@ -71,15 +71,15 @@ def record(folder: Path, frames: range, draw=None, views=range(6), name="short")
     videos, masks = [], []
     for v in views:
         where = f"camera {v}"
-        images = [i for _, i in read_frames(demo.videos[v], frames, "rgb24", where)]
+        images = [frame.rgb() for _, frame in read_frames(demo.videos[v], frames, where)]
         if draw:
             images = [draw(image, frame, v) for image, frame in zip(images, frames, strict=True)]
         videos.append(write_video(folder / f"video{v + 1}.mkv", images, "bgr0"))
-        silhouettes = [m for _, m in read_frames(demo.masks[v], frames, "gray", where)]
+        silhouettes = [frame.gray() for _, frame in read_frames(demo.masks[v], frames, where)]
         masks.append(write_video(folder / f"mask{v + 1}.mkv", silhouettes, "gray"))
     return replace(
         demo, name=name, videos=tuple(videos), masks=tuple(masks), fps=None,
-        cameras=tuple(demo.cameras[v] for v in views), calibrations=tuple(demo.calibrations[v] for v in views),
+        cameras=tuple(demo.cameras[v] for v in views), calibration=tuple(demo.calibration[v] for v in views), sync=(0,) * len(views),
     )  # fmt: skip
 
 

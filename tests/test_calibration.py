@@ -43,7 +43,7 @@ def points():
 
 
 def one_camera(path, unit="mm"):
-    return replace(demo_capture(), cameras=("1",), calibrations=(path,), unit=unit)
+    return replace(demo_capture(), cameras=("1",), calibration=(path,), unit=unit)
 
 
 def test_the_demos_files_give_the_ground_truths_cameras():
@@ -191,7 +191,7 @@ def test_a_real_six_camera_rig_agrees_with_its_published_opencv_form():
         pytest.skip("the example calibrations beside the repository (../shared/calibrations) are missing")
     expected = json.loads(source.read_text())["cameras"]
     paths = [EXAMPLES / f"markerless_mouse_1_hires_cam{v}_params.mat" for v in range(1, 7)]
-    rig = read_rig(replace(demo_capture(), calibrations=tuple(paths)), SIZES)
+    rig = read_rig(replace(demo_capture(), calibration=tuple(paths)), SIZES)
     assert abs(rig[0].K[0, 1]) > 5, "this camera's skew is what makes it worth reading"
     for camera in rig:
         truth = expected[f"Camera{camera.name}"]

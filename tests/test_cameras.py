@@ -92,9 +92,9 @@ def test_outline_rays_go_through_the_silhouettes_outermost_points(demo_run):
 
 @pytest.mark.parametrize("view", range(6))
 def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
-    paths = list(demo_run.capture.calibrations)
+    paths = list(demo_run.capture.calibration)
     paths[view] = paths[(view + 2) % 6]
-    wrong = replace(demo_run.capture, calibrations=tuple(paths))
+    wrong = replace(demo_run.capture, calibration=tuple(paths))
     with pytest.raises(
         UserError, match=f"capture rodent-a: camera {view + 1} contradicts the others: .*Median residuals .*px: 1: "
     ):
@@ -103,20 +103,20 @@ def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
 
 
 def test_two_cameras_with_each_others_calibration_stop_the_run(demo_run, tmp_path):
-    one, two, *others = demo_run.capture.calibrations
-    wrong = replace(demo_run.capture, calibrations=(two, one, *others))
+    one, two, *others = demo_run.capture.calibration
+    wrong = replace(demo_run.capture, calibration=(two, one, *others))
     with pytest.raises(UserError, match=r"cameras 1, 2 contradict the others: .*all cameras together, px: 1: .*6: "):
         cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
 
 
 def test_a_camera_that_faces_away_from_the_mouse_is_named(demo_run, tmp_path):
-    path = demo_run.capture.calibrations[3]
+    path = demo_run.capture.calibration[3]
     content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
     away = np.diag([-1.0, 1, -1])  # half a turn about the camera's own vertical axis; DANNCE's rows are transposed
     content["r"], content["t"] = content["r"] @ away, content["t"] @ away
     scipy.io.savemat(tmp_path / "turned.mat", content)
     wrong = replace(
-        demo_run.capture, calibrations=(*demo_run.capture.calibrations[:3], tmp_path / "turned.mat", *demo_run.capture.calibrations[4:])
+        demo_run.capture, calibration=(*demo_run.capture.calibration[:3], tmp_path / "turned.mat", *demo_run.capture.calibration[4:])
     )  # fmt: skip
     with pytest.raises(UserError, match=r"camera 4 contradicts the others: .*4: behind the camera"):
         cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())

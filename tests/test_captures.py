@@ -12,6 +12,9 @@ HEADER = "capture\tanimal\tvideos\tmasks\tcalibration\tformat\tfps\tunit"
 ROW = "day1\tm01\tv/cam{camera}.mp4\tm/cam{camera}.mkv\tc/cam{camera}.mat\tdannce\t50\tcm"
 
 
+SYNC = f"{HEADER}\tsync\tcalibration_names"
+
+
 @pytest.fixture
 def lab(tmp_path):
     """A function that writes a table beside the files of two cameras, 2 and 10, and returns its path."""
@@ -49,19 +52,39 @@ def test_a_row_becomes_a_capture_with_its_files_matched_by_camera(lab, tmp_path)
     assert capture.cameras == ("2", "10")
     assert capture.videos == (tmp_path / "v/cam2.mp4", tmp_path / "v/cam10.mp4")
     assert capture.masks == (tmp_path / "m/cam2.mkv", tmp_path / "m/cam10.mkv")
-    assert capture.calibrations == (tmp_path / "c/cam2.mat", tmp_path / "c/cam10.mat")
+    assert capture.calibration == (tmp_path / "c/cam2.mat", tmp_path / "c/cam10.mat")
 
 
 def test_optional_columns_have_defaults_whether_empty_or_absent(lab):
-    empty = lab(HEADER, "day1\t\tv/cam{camera}.mp4\tm/cam{camera}.mkv\tc/cam{camera}.mat\t\t\t")
+    empty = lab(HEADER, "day1\t\tv/cam{camera}.mp4\t\tc/cam{camera}.mat\t\t\t")
     absent = lab(
-        "videos\tcalibration\tmasks\tcapture",
-        "v/cam{camera}.mp4\tc/cam{camera}.mat\tm/cam{camera}.mkv\tday1",
+        "videos\tcalibration\tcapture",
+        "v/cam{camera}.mp4\tc/cam{camera}.mat\tday1",
         name="short.tsv",
     )
     for path in (empty, absent):
         capture = read_captures(path)["day1"]
-        assert (capture.animal, capture.format, capture.fps, capture.unit) == ("day1", "dannce", None, "mm")
+        assert (capture.animal, capture.format, capture.fps, capture.unit) == ("day1", "auto", None, "mm")
+        assert (capture.masks, capture.sync, capture.calibration_names) == ((), (0, 0), {})
+
+
+def test_a_calibration_may_be_one_file_or_folder_for_the_whole_rig(lab, tmp_path):
+    touch(tmp_path, "rig.toml")
+    for name in ("rig.toml", "c"):
+        capture = read_captures(lab(HEADER, ROW.replace("c/cam{camera}.mat", name)))["day1"]
+        assert capture.calibration == tmp_path / name
+
+
+def test_late_cameras_and_other_names_in_the_calibration_are_given_by_camera(lab):
+    capture = read_captures(lab(SYNC, f"{ROW}\t10=3, 2=-1\t2 = left, 10=top view"))["day1"]
+    assert capture.sync == (-1, 3)
+    assert capture.calibration_names == {"2": "left", "10": "top view"}
+
+
+def test_a_recording_may_be_a_folder(lab, tmp_path):
+    touch(tmp_path, *(f"f/Camera{c}/{k}.mp4" for c in (2, 10) for k in (0, 3000)))
+    capture = read_captures(lab(HEADER, ROW.replace("v/cam{camera}.mp4", "f/Camera{camera}")))["day1"]
+    assert capture.videos == (tmp_path / "f/Camera2", tmp_path / "f/Camera10")
 
 
 def test_cameras_come_in_natural_order(lab, tmp_path):
@@ -86,7 +109,7 @@ def test_paths_are_relative_to_the_table_or_absolute(lab, tmp_path):
         HEADER, ROW.replace("v/", "../v/").replace("m/", f"{tmp_path}/m/").replace("c/", "../c/"), name="tables/a.tsv"
     )
     capture = read_captures(above)["day1"]
-    assert all(path.exists() for path in (*capture.videos, *capture.masks, *capture.calibrations))
+    assert all(path.exists() for path in (*capture.videos, *capture.masks, *capture.calibration))
 
 
 def test_a_pattern_is_no_regular_expression(lab, tmp_path):
@@ -134,7 +157,13 @@ def test_the_demo_is_one_capture_of_six_cameras_in_millimetres(monkeypatch, tmp_
         ((HEADER.replace("\t", " "), ROW), "line 1: unknown column 'capture animal"),
         (("# c", HEADER, "", ROW + "\tx"), "line 4: 9 cells for 8 columns"),
         ((HEADER, ROW.replace("day1", "")), "line 2: column 'capture' is empty"),
-        ((HEADER, ROW.replace("m/cam{camera}.mkv", "")), "line 2: column 'masks' is empty"),
+        ((HEADER, ROW.replace("c/cam{camera}.mat", "")), "line 2: column 'calibration' is empty"),
+        ((HEADER, ROW.replace("c/cam{camera}.mat", "rig.toml")), "column 'calibration': no such file or folder: "),
+        ((SYNC, f"{ROW}\t2"), "column 'sync': '2' is not camera=value"),
+        ((SYNC, f"{ROW}\t3=1"), "column 'sync': no camera '3'; the videos name 2, 10"),
+        ((SYNC, f"{ROW}\t2=1.5"), "column 'sync', camera 2: '1.5' is not a number of frames"),
+        ((SYNC, f"{ROW}\t2=1,2=3"), "column 'sync': camera '2' is named twice"),
+        ((SYNC, f"{ROW}\t\t10="), "column 'calibration_names': '10=' is not camera=value"),
         ((HEADER, "day1"), "line 2: column 'videos' is empty"),
         ((HEADER, ROW.replace("day1", "day 1")), "line 2: capture 'day 1': use at most 64 letters, digits"),
         ((HEADER, ROW.replace("day1", "../day1")), "capture '../day1': use at most 64 letters"),
@@ -145,7 +174,7 @@ def test_the_demo_is_one_capture_of_six_cameras_in_millimetres(monkeypatch, tmp_
         ((HEADER, ROW.replace("50", "inf")), "column 'fps': 'inf' is not a positive number"),
         ((HEADER, ROW.replace("50", "nan")), "column 'fps': 'nan' is not a positive number"),
         ((HEADER, ROW.replace("50", "fast")), "column 'fps': 'fast' is not a positive number"),
-        ((HEADER, ROW.replace("dannce", "matlab")), "column 'format': 'matlab' is not one of dannce"),
+        ((HEADER, ROW.replace("dannce", "matlab")), "column 'format': 'matlab' is not one of auto, "),
         ((HEADER, ROW.replace("v/", "films/")), "column 'videos': no file matches"),
         ((HEADER, ROW.replace("cam{camera}.mp4", "cam2.mp4")), "'v/cam2.mp4' must hold {camera} once"),
         ((HEADER, ROW.replace("v/cam", "v{camera}/cam")), "must hold {camera} once"),

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import cv2
@@ -7,11 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, center, chunk_ranges, measure
+from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, capture_frames, center, chunk_ranges, measure
 from mousefacelift.config import Center
 from mousefacelift.errors import UserError
-from mousefacelift.images import decode_png
-from mousefacelift.video import read_frames
+from mousefacelift.images import decode_crop
+from mousefacelift.video import Frame, read_frames
 from rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -31,7 +32,7 @@ def noise(shape=(480, 640)):
 
 
 def measured(mask, settings=SETTINGS):
-    return measure(noise(mask.shape), mask, settings)[0]
+    return measure(Frame(noise(mask.shape)), mask, settings)[0]
 
 
 def test_the_centre_of_an_ellipse_is_its_middle():
@@ -72,7 +73,7 @@ def test_support_points_are_the_outermost_corners_of_the_pixels():
 
 def test_the_crop_is_the_silhouette_with_its_margin_at_full_resolution():
     mask, image = ellipse(), noise()
-    found, crop = measure(image, mask, SETTINGS)
+    found, crop = measure(Frame(image), mask, SETTINGS)
     x, y, w, h = cv2.boundingRect(mask)
     margin = SETTINGS.margin_px
     assert found.window == (x - margin, y - margin, w + 2 * margin, h + 2 * margin)
@@ -87,7 +88,7 @@ def test_the_crop_is_the_silhouette_with_its_margin_at_full_resolution():
 
 def test_near_the_frames_edge_the_margin_is_cut_and_the_flag_is_not_set():
     mask = ellipse(middle=(90, 200), angle=0)  # 10 px from the left edge
-    found, crop = measure(noise(), mask, SETTINGS)
+    found, crop = measure(Frame(noise()), mask, SETTINGS)
     assert found.flags == 0
     assert found.window[0] == 0
     assert crop.shape[1] == found.window[2] == 90 + 80 + 1 + 16
@@ -104,7 +105,7 @@ def test_a_small_or_absent_silhouette_is_empty_and_has_no_crop():
     assert measured(square).flags == 0
     square[40, 40] = 0
     for mask in (square, np.zeros_like(square)):
-        found, crop = measure(noise((100, 100)), mask, SETTINGS)
+        found, crop = measure(Frame(noise((100, 100))), mask, SETTINGS)
         assert found.flags == Flag.EMPTY
         assert np.isnan(found.center_px).all()
         assert np.isnan(found.support_px).all()
@@ -132,13 +133,13 @@ def test_a_second_blob_is_flagged_when_it_is_large_and_kept_in_either_case():
 def test_sharpness_falls_with_blur_and_is_judged_inside_the_silhouette():
     mask, image = ellipse(), noise()
     blurred = cv2.GaussianBlur(image, (0, 0), 2)
-    sharp, soft = (measure(i, mask, SETTINGS)[0].sharpness for i in (image, blurred))
+    sharp, soft = (measure(Frame(i), mask, SETTINGS)[0].sharpness for i in (image, blurred))
     assert soft < sharp / 20
     elsewhere = np.where(mask[..., None] > 0, 100, image).astype(np.uint8)
-    assert measure(elsewhere, mask, SETTINGS)[0].sharpness == 0
+    assert measure(Frame(elsewhere), mask, SETTINGS)[0].sharpness == 0
     limit = Center(min_sharpness=(sharp + soft) / 2)
-    assert measure(image, mask, limit)[0].flags == 0
-    assert measure(blurred, mask, limit)[0].flags == Flag.UNSHARP
+    assert measure(Frame(image), mask, limit)[0].flags == 0
+    assert measure(Frame(blurred), mask, limit)[0].flags == Flag.UNSHARP
 
 
 def test_a_silhouette_too_thin_to_judge_has_no_sharpness():
@@ -151,7 +152,7 @@ def test_a_silhouette_too_thin_to_judge_has_no_sharpness():
 @example(305, 10, 303)
 @example(200, 150, 100)
 def test_every_stride_th_frame_is_in_exactly_one_chunk(frames, stride, chunk_frames):
-    chunks = chunk_ranges(frames, Center(stride=stride, chunk_frames=chunk_frames))
+    chunks = chunk_ranges(range(frames), Center(stride=stride, chunk_frames=chunk_frames))
     assert [f for chunk in chunks for f in chunk] == list(range(0, frames, stride))
     assert all(len(chunk) > 0 and chunk[-1] - chunk[0] < chunk_frames for chunk in chunks)
 
@@ -173,12 +174,12 @@ def test_a_chunks_file_holds_what_measure_says_of_each_frame_and_view(short, tmp
         assert file["frame"][()].tolist() == [2]
         np.testing.assert_allclose(file["time_s"][()], [0.1])
         for v in range(2):
-            ((_, image),) = read_frames(short.videos[v], range(2, 3), "rgb24", "")
-            ((_, mask),) = read_frames(short.masks[v], range(2, 3), "gray", "")
-            truth, crop = measure(image, mask, settings)
+            ((_, image),) = read_frames(short.videos[v], range(2, 3), "")
+            ((_, mask),) = read_frames(short.masks[v], range(2, 3), "")
+            truth, crop = measure(image, mask.gray(), settings)
             for name in ("center_px", "area_px", "support_px", "sharpness", "flags", "window"):
                 np.testing.assert_array_equal(file[name][0, v], getattr(truth, name))
-            np.testing.assert_array_equal(decode_png(file["crop_png"][0, v]), crop)
+            np.testing.assert_array_equal(decode_crop(file["crop_zstd"][0, v], *truth.window[2:]), crop)
 
 
 def test_the_tables_rate_overrides_the_videos(short, tmp_path):
@@ -194,8 +195,8 @@ def test_an_empty_view_is_stored_as_such(short, tmp_path):
     with h5py.File(tmp_path / "0.h5") as file:
         assert file["flags"][:, 1].tolist() == [Flag.EMPTY] * 4
         assert np.isnan(file["center_px"][:, 1]).all()
-        assert len(file["crop_png"][0, 1]) == 0
-        assert len(file["crop_png"][0, 0]) > 0
+        assert len(file["crop_zstd"][0, 1]) == 0
+        assert len(file["crop_zstd"][0, 0]) > 0
 
 
 def blank(path, count, size=(1024, 1152)):
@@ -227,9 +228,81 @@ def test_a_capture_that_does_not_fit_together_is_named_and_nothing_is_written(sh
 
 def test_masks_that_end_early_are_an_error_in_any_chunk(short, tmp_path):
     capture = replace(short, masks=(short.masks[0], blank(tmp_path / "m.mkv", 1)))
-    with pytest.raises(UserError, match=r"capture short, camera 2: .*m\.mkv: the video ends after frame 0; frame 1 is"):
+    with pytest.raises(UserError, match=r"capture short, camera 2: the video has 4 frames, its masks 1 \(.*m\.mkv\)"):
         center(capture, 0, tmp_path / "0.h5", Center(chunk_frames=2))
     assert [p.name for p in tmp_path.iterdir()] == ["m.mkv"]
+
+
+SKIP = Center(on_bad_frame="skip")
+
+
+def test_a_short_video_costs_its_frames_alone_if_bad_frames_are_skipped(short, tmp_path, capsys):
+    images = [frame.rgb() for _, frame in read_frames(short.videos[1], range(3), "")]
+    capture = replace(short, videos=(short.videos[0], write_video(tmp_path / "v.mkv", images, "bgr0")))
+    assert capture_frames(capture, SKIP) == range(4)
+    center(capture, 0, tmp_path / "0.h5", SKIP)
+    with h5py.File(tmp_path / "0.h5") as file:
+        assert file["flags"][:, 1].tolist() == [0, 0, 0, Flag.MISSING | Flag.EMPTY]
+        assert file["flags"][:, 0].tolist() == [0] * 4
+        assert len(file["crop_zstd"][3, 1]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"camera 2: 1 of 4 frames are missing:\n  .*v\.mkv: frame 3: the video ends after frame 2", said)
+
+
+def test_a_frame_without_a_mask_is_missing_too(short, tmp_path):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for k, frame in read_frames(short.masks[1], range(4), ""):
+        if k != 2:
+            cv2.imwrite(str(folder / f"{k:05d}.png"), frame.gray())
+    capture = replace(short, masks=(short.masks[0], folder))
+    center(capture, 0, tmp_path / "0.h5", SKIP)
+    center(short, 0, tmp_path / "1.h5", SKIP)
+    with h5py.File(tmp_path / "0.h5") as file, h5py.File(tmp_path / "1.h5") as truth:
+        assert file["flags"][:, 1].tolist() == [0, 0, Flag.MISSING | Flag.EMPTY, 0]
+        np.testing.assert_array_equal(file["center_px"][3], truth["center_px"][3])
+    with pytest.raises(
+        UserError, match=r"capture short, camera 2: .*no image 2; center\.on_bad_frame: skip would drop"
+    ):
+        center(capture, 0, tmp_path / "0.h5", SETTINGS)
+
+
+def test_a_late_video_is_brought_into_step_by_the_tables_column_sync(short, tmp_path):
+    truth, late = tmp_path / "truth.h5", tmp_path / "late.h5"
+    center(short, 0, truth, SETTINGS)
+    files = []
+    for kind, pixels in (("videos", "bgr0"), ("masks", "gray")):
+        frames = [f for _, f in read_frames(getattr(short, kind)[1], range(4), "")]
+        images = [f.rgb() if kind == "videos" else f.gray() for f in frames]
+        files.append(write_video(tmp_path / f"{kind}.mkv", [images[0], images[0], *images[:3]], pixels))
+    capture = replace(short, videos=(short.videos[0], files[0]), masks=(short.masks[0], files[1]), sync=(0, 2))
+    assert capture_frames(capture, SETTINGS) == range(3)
+    center(capture, 0, late, SETTINGS)
+    with h5py.File(truth) as one, h5py.File(late) as two:
+        np.testing.assert_array_equal(one["center_px"][:3], two["center_px"])
+        assert two["frame"][()].tolist() == [0, 1, 2]
+    early = replace(capture, sync=(-2, 0))  # the other one is early: the same instants, two frames on
+    assert capture_frames(early, SETTINGS) == range(2, 5)
+    center(early, 0, late, Center(chunk_frames=50))
+    with h5py.File(truth) as one, h5py.File(late) as two:
+        np.testing.assert_array_equal(one["center_px"][:3], two["center_px"])
+        assert two["frame"][()].tolist() == [2, 3, 4]
+
+
+def test_a_capture_without_masks_says_what_to_do(short, tmp_path):
+    with pytest.raises(UserError, match=r"capture short: .*column 'masks' is empty.*center\.masks: background"):
+        center(replace(short, masks=()), 0, tmp_path / "0.h5", SETTINGS)
+
+
+def test_images_need_a_frame_rate(short, tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"images state no frame rate: give it in the table's column 'fps'"):
+        capture_frames(replace(short, videos=(tmp_path, tmp_path)), SETTINGS)
+
+
+def test_a_large_silhouettes_centre_is_exact_to_a_thousandth_of_its_size():
+    large = measured(ellipse((1000, 1400), (700, 500), (420, 230)))
+    np.testing.assert_allclose(large.center_px, [700.5, 500.5], atol=0.8)
 
 
 def test_a_failure_while_writing_leaves_no_half_file(short, tmp_path, monkeypatch):
@@ -250,7 +323,8 @@ def test_the_demos_silhouettes_hold_the_projected_centre_of_the_mouse():
 
     capture = demo_capture()
     for v in (0, 4):
-        ((_, mask),) = read_frames(capture.masks[v], range(100, 101), "gray", "")
+        ((_, mask),) = read_frames(capture.masks[v], range(100, 101), "")
+        mask = mask.gray()
         found = measured(mask)
         centre = project_raw(ground_truth()["center"][100:101], v)[0] + 0.5
         assert mask[round(found.center_px[1]), round(found.center_px[0])] == 255

@@ -38,7 +38,7 @@ def dotted(tmp_path_factory):
     from mousefacelift.video import read_frames
     from rodent import demo_capture
 
-    masks = [dict(read_frames(path, FRAMES, "gray", "")) for path in demo_capture().masks]
+    masks = [{k: frame.gray() for k, frame in read_frames(path, FRAMES, "")} for path in demo_capture().masks]
     points = {(f, v): dots(f, v, masks[v][f]) for f in FRAMES for v in range(6)}
 
     def draw(image, frame, view):
@@ -243,7 +243,7 @@ def test_a_damaged_crop_is_named(dotted, tmp_path):
     chunk = tmp_path / "0000.h5"
     chunk.write_bytes((run.folder / "center" / run.capture.name / "0000.h5").read_bytes())
     with h5py.File(chunk, "r+") as file:
-        file["crop_png"][1, 2] = np.arange(50, dtype=np.uint8)
+        file["crop_zstd"][1, 2] = np.arange(50, dtype=np.uint8)
     out = {s: (tmp_path / f"{s}.tar", tmp_path / f"{s}.h5") for s in ("train", "val", "test")}
     with pytest.raises(UserError, match=r"0000\.h5: damaged crop of camera 3, frame 1"):
         shard(run.folder / "samples.tsv", chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())

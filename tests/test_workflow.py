@@ -184,6 +184,22 @@ def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(tm
     assert not (project / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("sample", r"capture \S+ has 6 cameras \(1, 2, 3, 4, 5, 6\); sample\.views is 5"),
+        ("train", r"num_input_views is 5, but samples have 5 views \(sample\.views\): none would be held out; use 4"),
+    ],
+)
+def test_a_number_of_views_that_does_not_fit_stops_what_needs_it_and_no_more(tmp_path, table, target, message):
+    project = make_project(tmp_path / "project", table)
+    run = snakemake(project, target, "--config", "sample={views: 5}")
+    assert run.returncode == 1
+    assert re.search(message, run.stdout), run.stdout
+    assert not (project / "results").exists()
+    assert snakemake(project, "--dry-run", "normalize", "--config", "sample={views: 5}").returncode == 0
+
+
 def test_a_split_without_frames_stops_an_evaluation_before_the_training(tmp_path, table):
     project = make_project(tmp_path / "project", table)
     fractions = "sample={fractions: {train: 1, val: 0, test: 0}}"

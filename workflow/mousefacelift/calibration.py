@@ -17,8 +17,9 @@ def read_rig(capture: Capture, sizes: Array) -> Rig:
     sizes: [V, 2] width and height of the videos. Raises UserError naming file and field for anything implausible.
     """
     scale = MM_PER_UNIT[capture.unit]
-    rig = []
-    for name, path, (width, height) in zip(capture.cameras, capture.calibrations, sizes, strict=True):
+    rig: list[Camera] = []
+    assert isinstance(capture.calibration, tuple)
+    for name, path, (width, height) in zip(capture.cameras, capture.calibration, sizes, strict=True):
         where = f"capture {capture.name}, camera {name}: {path}"
         K, dist, R, t = read_dannce(path, where)
         if not (0 < K[0, 2] < width and 0 < K[1, 2] < height):

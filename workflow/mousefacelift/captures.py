@@ -6,26 +6,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mousefacelift.errors import UserError
+from mousefacelift.files import natural_key
 
-COLUMNS = ("capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit")
-REQUIRED = ("capture", "videos", "masks", "calibration")
+COLUMNS = (
+    "capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit", "sync", "calibration_names",
+)  # fmt: skip
+REQUIRED = ("capture", "videos", "calibration")
 FORMATS = ("dannce",)
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
 @dataclass(frozen=True)
 class Capture:
-    """One session. Paths per camera, in the natural order of the cameras' names; fps None: the video's own rate."""
+    """One session. Paths per camera, in the natural order of the cameras' names; fps None: the videos' own rate.
+
+    masks: empty without silhouette files. calibration: one file per camera, or one file or folder of the whole rig.
+    sync: frames by which each camera's video is late: frame k of the capture is frame k + sync of the video.
+    calibration_names: the names of cameras in the calibration where they are not those of the videos.
+    """
 
     name: str
     animal: str
     cameras: tuple[str, ...]
     videos: tuple[Path, ...]
     masks: tuple[Path, ...]
-    calibrations: tuple[Path, ...]
+    calibration: Path | tuple[Path, ...]
     format: str
     fps: float | None
     unit: str
+    sync: tuple[int, ...]
+    calibration_names: dict[str, str]
 
 
 def demo_table() -> Path:
@@ -63,29 +73,39 @@ def read_captures(path: Path) -> dict[str, Capture]:
         if name in captures:
             raise UserError(f"{where}: capture {name!r} is listed twice")
         where = f"{where}: capture {name!r}"
-        files = {column: _match(path.parent, row[column], f"{where}, column {column!r}") for column in REQUIRED[1:]}
-        cameras = sorted(files["videos"], key=_natural)
-        for column in ("masks", "calibration"):
-            missing, extra = set(cameras) - set(files[column]), set(files[column]) - set(cameras)
+        files = {
+            column: _match(path.parent, row[column], f"{where}, column {column!r}")
+            for column in ("videos", "masks", "calibration")
+            if row.get(column) and (column != "calibration" or "{" in row[column])
+        }
+        cameras = sorted(files["videos"], key=natural_key)
+        for column, found in files.items():
+            missing, extra = set(cameras) - set(found), set(found) - set(cameras)
             if missing or extra:
                 raise UserError(
                     f"{where}: column 'videos' names cameras {', '.join(cameras)}; column {column!r} ({row[column]}) "
                     + "; ".join(
-                        f"{verb} {', '.join(sorted(names, key=_natural))}"
+                        f"{verb} {', '.join(sorted(names, key=natural_key))}"
                         for verb, names in (("lacks", missing), ("has besides", extra))
                         if names
                     )
                 )
+        calibration = path.parent / row["calibration"]
+        if "calibration" not in files and not _exists(calibration):
+            raise UserError(f"{where}, column 'calibration': no such file or folder: {calibration}")
+        sync = _pairs(row.get("sync", ""), cameras, f"{where}, column 'sync'")
         captures[name] = Capture(
             name=name,
             animal=row.get("animal") or name,
             cameras=tuple(cameras),
             videos=tuple(files["videos"][c] for c in cameras),
-            masks=tuple(files["masks"][c] for c in cameras),
-            calibrations=tuple(files["calibration"][c] for c in cameras),
-            format=_one_of(row.get("format") or "dannce", FORMATS, f"{where}, column 'format'"),
+            masks=tuple(files["masks"][c] for c in cameras) if "masks" in files else (),
+            calibration=tuple(files["calibration"][c] for c in cameras) if "calibration" in files else calibration,
+            format=_one_of(row.get("format") or "auto", ("auto", *FORMATS), f"{where}, column 'format'"),
             fps=_positive(row["fps"], f"{where}, column 'fps'") if row.get("fps") else None,
             unit=_one_of(row.get("unit") or "mm", tuple(MM_PER_UNIT), f"{where}, column 'unit'"),
+            sync=tuple(_frames(sync.get(c, "0"), f"{where}, column 'sync', camera {c}") for c in cameras),
+            calibration_names=_pairs(row.get("calibration_names", ""), cameras, f"{where}, column 'calibration_names'"),
         )
     if not captures:
         raise UserError(f"{path}: no captures in the table")
@@ -104,7 +124,10 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     if not numbered:
         return []
     # Line by line: an unpaired quotation mark must not swallow the rows that follow.
-    header, *body = (next(csv.reader([line], delimiter="\t")) for _, line in numbered)
+    try:
+        header, *body = (next(csv.reader([line], delimiter="\t")) for _, line in numbered)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table of cells separated by tabs ({error})") from None
     header = [name.strip() for name in header]
     for name in header:
         if name not in COLUMNS:
@@ -132,21 +155,47 @@ def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
     stem, tail = before.rpartition("/")[2], after
     first, slash, rest = tail.partition("/")
     found: dict[str, Path] = {}
-    for entry in sorted(base.iterdir()) if base.is_dir() else []:
+    try:
+        entries = sorted(base.iterdir()) if base.is_dir() else []
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(f"{where}: {base} cannot be listed ({error})") from None
+    for entry in entries:
         matched = re.fullmatch(re.escape(stem) + r"(?P<camera>[^,\t\r\n]+)" + re.escape(first), entry.name)
         target = entry / rest if slash else entry
-        if matched and target.exists():
+        if matched and _exists(target):
             found[matched["camera"]] = target
     if not found:
         raise UserError(f"{where}: no file matches {folder / pattern}")
     return found
 
 
-def _natural(name: str) -> list[tuple[bool, int | str]]:
-    """Sort key that puts cam2 before cam10."""
-    return [
-        (not part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", name) if part
-    ]
+def _exists(path: Path) -> bool:
+    """Path.exists, but for names that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _pairs(text: str, cameras: list[str], where: str) -> dict[str, str]:
+    """`camera=value, camera=value` as a dictionary."""
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        camera, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            raise UserError(f"{where}: {part!r} is not camera=value")
+        if camera not in cameras:
+            raise UserError(f"{where}: no camera {camera!r}; the videos name {', '.join(cameras)}")
+        if camera in pairs:
+            raise UserError(f"{where}: camera {camera!r} is named twice")
+        pairs[camera] = value
+    return pairs
+
+
+def _frames(text: str, where: str) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        raise UserError(f"{where}: {text!r} is not a number of frames")
+    return int(text)
 
 
 def _one_of(value: str, valid: tuple[str, ...], where: str) -> str:

@@ -1,5 +1,8 @@
 """Stage 1, center: decode each video once; keep the mouse's silhouette, its measures and a full-resolution crop."""
 
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
@@ -15,9 +18,9 @@ from mousefacelift.captures import Capture
 from mousefacelift.config import Center
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
-from mousefacelift.images import encode_png
+from mousefacelift.images import encode_crop
 from mousefacelift.progress import track
-from mousefacelift.video import probe, read_frames
+from mousefacelift.video import Frame, Missing, length, probe, read_frames
 
 Image = NDArray[np.uint8]
 
@@ -25,20 +28,22 @@ SUPPORT_DIRECTIONS = 32
 
 
 class Flag(IntFlag):
-    """What is wrong with one view of one frame."""
+    """What is wrong with one view of one frame. Without a frame (MISSING) the view counts as EMPTY too."""
 
     EMPTY = 1
     CLIPPED = 2
     SEVERAL_BLOBS = 4
     UNSHARP = 8
+    MISSING = 16
 
 
 @dataclass(frozen=True)
 class Silhouette:
     """One view's silhouette. Pixel coordinates have the first pixel's centre at (0.5, 0.5).
 
-    center_px: [2] centre of mass, pixels weighted by their squared distance to the edge. area_px: pixels. support_px: [SUPPORT_DIRECTIONS, 2] the outermost point in each
-    direction: corners of the silhouette's convex hull. window: x, y, width, height of its crop in the raw frame.
+    center_px: [2] centre of mass, pixels weighted by their squared distance to the edge. area_px: pixels. support_px:
+    [SUPPORT_DIRECTIONS, 2] the outermost point in each direction: corners of the silhouette's convex hull. window: x, y,
+    width, height of its crop in the raw frame.
     """
 
     center_px: NDArray[np.float64]
@@ -49,79 +54,134 @@ class Silhouette:
     window: tuple[int, int, int, int]
 
 
-def chunk_ranges(frames: int, settings: Center) -> list[range]:
-    """The candidate frames of each chunk of a capture with this many frames; none is empty."""
-    chunks = (
-        range(
-            -(-start // settings.stride) * settings.stride, min(start + settings.chunk_frames, frames), settings.stride
+def capture_frames(capture: Capture, settings: Center) -> range:
+    """The indices of a capture's frames: those that every camera has, `sync` considered.
+
+    Raises UserError, from the videos' headers alone, if the cameras' recordings differ in length though `sync` says
+    nothing; with on_bad_frame: skip, what a shorter one lacks is dropped frame by frame instead.
+    """
+    fps = capture_fps(capture)
+    ends = [length(path, settings.timing, fps) - late for path, late in zip(capture.videos, capture.sync, strict=True)]
+    if len(set(ends)) > 1 and settings.on_bad_frame == "error" and not any(capture.sync):
+        listed = ", ".join(f"camera {name}: {count}" for name, count in zip(capture.cameras, ends, strict=True))
+        raise UserError(
+            f"capture {capture.name}: the cameras' videos differ in their number of frames ({listed}). If frame k is the same "
+            "instant in all of them, center.on_bad_frame: skip goes on without what is missing; if they started at different "
+            "times, say so in the table's column 'sync'"
         )
-        for start in range(0, frames, settings.chunk_frames)
+    if settings.masks == "provided":
+        _check_masks(capture, settings, fps)
+    first = max(0, -min(capture.sync))
+    if any(capture.sync):
+        return range(first, max(first, min(ends)))
+    return range(max(ends))
+
+
+def _check_masks(capture: Capture, settings: Center, fps: float) -> None:
+    if not capture.masks:
+        raise UserError(
+            f"capture {capture.name}: the table's column 'masks' is empty: name the silhouettes' files there, or set "
+            "center.masks: background"
+        )
+    for name, *pair in zip(capture.cameras, capture.videos, capture.masks, strict=True):
+        frames, masks = (length(path, settings.timing, fps) for path in pair)
+        if frames != masks and settings.on_bad_frame == "error":
+            raise UserError(
+                f"capture {capture.name}, camera {name}: the video has {frames} frames, its masks {masks} ({pair[1]})"
+            )
+
+
+def capture_fps(capture: Capture) -> float:
+    """The capture's frame rate in Hz: the table's, or the first camera's. Raises UserError for images without a rate."""
+    fps = capture.fps or probe(capture.videos[0]).fps
+    if fps is None:
+        raise UserError(f"capture {capture.name}: images state no frame rate: give it in the table's column 'fps'")
+    return fps
+
+
+def chunk_ranges(frames: range, settings: Center) -> list[range]:
+    """The candidate frames of each chunk of a capture with these frames; none is empty."""
+    stride, size = settings.stride, settings.chunk_frames
+    chunks = (
+        range(-(-start // stride) * stride, min(start + size, frames.stop), stride)
+        for start in range(frames.start, frames.stop, size)
     )
     return [chunk for chunk in chunks if chunk]
 
 
-def measure(image: Image, mask: Image, settings: Center) -> tuple[Silhouette, Image]:
+def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Image]:
     """Measure one view and cut out its crop.
 
-    image: [H, W, 3] RGB; mask: [H, W], above 127 is mouse. The crop is [h, w, 4]
-    RGBA at full resolution; its RGB is 0 outside the silhouette, where nothing downstream looks.
+    mask: [H, W], above 127 is mouse. The crop is [h, w, 4] RGBA at full resolution; its RGB is 0 outside the silhouette,
+    where nothing downstream looks.
     """
     height, width = mask.shape
-    silhouette = (mask > 127).astype(np.uint8)
+    silhouette = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
     x, y, w, h = cv2.boundingRect(silhouette)
-    part = silhouette[y : y + h, x : x + w]
-    area = int(part.sum())
+    part = np.ascontiguousarray(silhouette[y : y + h, x : x + w])
+    area = cv2.countNonZero(part)
     if area < settings.min_area_px:
         return _empty()
     flags = Flag(0)
+    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     # A paw before the tail cuts the silhouette in two; a second animal is no such sliver.
-    blobs = np.sort(cv2.connectedComponentsWithStats(part, connectivity=8)[2][1:, cv2.CC_STAT_AREA])
+    # A contour runs through the centres of its pixels: half of them lie outside of its polygon (Pick's theorem).
+    blobs = sorted(cv2.contourArea(contour) + len(contour) / 2 + 1 for contour in contours)
     if len(blobs) > 1 and blobs[-2] > settings.blob_fraction * blobs[-1]:
         flags |= Flag.SEVERAL_BLOBS
     if x == 0 or y == 0 or x + w == width or y + h == height:
         flags |= Flag.CLIPPED
-    # A pixel weighs by its squared distance to the silhouette's edge, so that the tail and the paws weigh next to
-    # nothing. On the demo capture the triangulated centre is off by 3.2 mm (median) with every pixel counted alike, by
-    # 1.5 mm weighted by the distance, by 1.2 mm by its square.
-    # Integers, because float sums depend on memory alignment, and not OpenCV's "precise" distance, whose last bits vary
-    # from call to call: shards must be the same byte for byte.
-    distance = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
-    weight = np.rint(distance * 16).astype(np.int64) ** 2
-    total = weight.sum()
-    center = 0.5 + np.array(
-        [x + (weight.sum(axis=0) @ np.arange(w)) / total, y + (weight.sum(axis=1) @ np.arange(h)) / total]
-    )
 
     margin = settings.margin_px
     x0, y0, x1, y1 = max(x - margin, 0), max(y - margin, 0), min(x + w + margin, width), min(y + h + margin, height)
-    alpha = np.zeros((y1 - y0, x1 - x0), np.uint8)
-    alpha[y - y0 : y - y0 + h, x - x0 : x - x0 + w] = part
-    rgb = image[y0:y1, x0:x1]
+    window = (x0, y0, x1 - x0, y1 - y0)
+    alpha = np.ascontiguousarray(silhouette[y0:y1, x0:x1])
+    rgb = frame.rgb(window)
     sharpness = _sharpness(rgb, alpha)
     if sharpness < settings.min_sharpness:
         flags |= Flag.UNSHARP
-    crop = np.dstack([rgb * alpha[..., None], alpha * np.uint8(255)])
-    window = (x0, y0, x1 - x0, y1 - y0)
-    return Silhouette(center, area, _support(part) + [x, y], sharpness, flags, window), crop
+    crop = cv2.copyTo(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), alpha, np.zeros((*alpha.shape, 4), np.uint8))
+    return Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window), crop
 
 
-def _empty() -> tuple[Silhouette, Image]:
+def _center(part: Image) -> NDArray[np.float64]:
+    """Centre of mass [2] of a silhouette [h, w], relative to its corner; the first pixel's centre is (0.5, 0.5).
+
+    A pixel weighs by its squared distance to the silhouette's edge, so that the tail and the paws weigh next to nothing.
+    On the demo capture the triangulated centre is off by 3.2 mm (median) with every pixel counted alike, by 1.5 mm
+    weighted by the distance, by 1.2 mm by its square. Of a large silhouette every n-th pixel is counted, which moves the
+    centre by less than a thousandth of its size.
+    """
+    step = max(1, round(max(part.shape) / 200))
+    coarse = np.pad(part[step // 2 :: step, step // 2 :: step], 1)
+    # Integers, because float sums depend on memory alignment, and not OpenCV's "precise" distance, whose last bits vary
+    # from call to call: shards must be the same byte for byte.
+    distance = cv2.distanceTransform(coarse, cv2.DIST_L2, cv2.DIST_MASK_5)
+    sixteenths = np.rint(distance * 16).astype(np.int32)
+    weight = sixteenths * sixteenths
+    columns, rows = weight.sum(axis=0, dtype=np.int64), weight.sum(axis=1, dtype=np.int64)
+    total = columns.sum()
+    index = np.array([columns @ np.arange(len(columns)) / total, rows @ np.arange(len(rows)) / total]) - 1
+    return index * step + step // 2 + 0.5
+
+
+def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image]:
     nowhere = np.full((SUPPORT_DIRECTIONS, 2), np.nan)
-    return Silhouette(nowhere[0], 0, nowhere, 0.0, Flag.EMPTY, (0, 0, 0, 0)), np.zeros((0, 0, 4), np.uint8)
+    return Silhouette(nowhere[0], 0, nowhere, 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)), np.zeros((0, 0, 4), np.uint8)
 
 
 def _sharpness(rgb: Image, alpha: Image) -> float:
     """Variance of the Laplacian of grey values well inside the silhouette (its edge would dominate)."""
-    inside = cv2.erode(alpha, np.ones((5, 5), np.uint8)).astype(bool)
-    if not inside.any():
+    inside = cv2.erode(alpha, np.ones((5, 5), np.uint8))
+    if not cv2.countNonZero(inside):
         return 0.0
-    return float(cv2.Laplacian(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.CV_32F)[inside].var())
+    laplacian = cv2.Laplacian(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.CV_16S)
+    return float(cv2.meanStdDev(laplacian, mask=inside)[1][0, 0] ** 2)
 
 
-def _support(part: Image) -> NDArray[np.float64]:
-    """Outermost pixel corner of a silhouette [h, w] in each of SUPPORT_DIRECTIONS directions, relative to its corner."""
-    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    pixels = np.concatenate(contours)[:, 0].astype(np.float64)
+def _support(contours: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
+    """Outermost pixel corner of a silhouette in each of SUPPORT_DIRECTIONS directions."""
+    pixels = cv2.convexHull(np.concatenate(contours))[:, 0].astype(np.float64)
     corners = np.concatenate([pixels + [dx, dy] for dx in (0, 1) for dy in (0, 1)])
     angles = np.arange(SUPPORT_DIRECTIONS) * 2 * np.pi / SUPPORT_DIRECTIONS
     return corners[np.argmax(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
@@ -131,52 +191,48 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
     """Write one chunk of a capture: `center/{capture}/{chunk}.h5`.
 
     Raises UserError if cameras have different numbers of frames, a video and its masks differ in size or length, a
-    frame cannot be decoded, or the chunk lies beyond the capture's end.
+    frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies beyond the capture's end.
     """
-    probed = [probe(path) for path in capture.videos]
-    counts = {name: count for name, (count, _) in zip(capture.cameras, probed, strict=True)}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"camera {name}: {count}" for name, count in counts.items())
-        raise UserError(f"capture {capture.name}: the cameras' videos differ in their number of frames ({listed})")
-    ranges = chunk_ranges(next(iter(counts.values())), settings)
+    everything = capture_frames(capture, settings)
+    ranges = chunk_ranges(everything, settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
     frames = ranges[chunk]
-    if chunk == len(ranges) - 1:  # once per capture: where a header does not say, the whole file is read to count
-        for name, path in zip(capture.cameras, capture.masks, strict=True):
-            if (masks := probe(path)[0]) != counts[name]:
-                raise UserError(
-                    f"capture {capture.name}, camera {name}: the video has {counts[name]} frames, its masks {masks} ({path})"
-                )
-    fps = capture.fps or probed[0][1]
+    fps = capture_fps(capture)
     views = len(capture.cameras)
 
     # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
     done = track(len(frames) * views, f"center {capture.name} chunk {chunk}")
-    sizes: list[tuple[int, int]] = [(0, 0)] * views
+    workers = max(1, min(threads, views))
 
-    def one_camera(view: int) -> list[tuple[Silhouette, bytes]]:
+    def one_camera(view: int) -> tuple[list[tuple[Silhouette, bytes]], Counter[str]]:
         cv2.setNumThreads(1)
-        where = f"capture {capture.name}, camera {capture.cameras[view]}"
-        images = read_frames(capture.videos[view], frames, "rgb24", where)
-        masks = read_frames(capture.masks[view], frames, "gray", where)
-        rows = []
-        for (index, image), (_, mask) in zip(images, masks, strict=True):
-            if image.shape[:2] != mask.shape:
-                raise UserError(
-                    f"{where}, frame {index}: the video is {image.shape[1]}x{image.shape[0]} px, its masks "
-                    f"{mask.shape[1]}x{mask.shape[0]} ({capture.masks[view]})"
-                )
-            sizes[view] = image.shape[1], image.shape[0]
-            silhouette, crop = measure(image, mask, settings)
-            rows.append((silhouette, encode_png(crop, level=1)))
+        rows, dropped = [], Counter[str]()
+        for frame, mask in silhouettes(capture, view, frames, fps, settings, max(1, threads // workers)):
+            if isinstance(frame, Missing):
+                if settings.on_bad_frame == "error":
+                    raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
+                dropped[frame.reason] += 1
+                silhouette, crop = _empty(Flag.MISSING)
+            else:
+                silhouette, crop = measure(frame, mask, settings)
+            rows.append((silhouette, encode_crop(crop)))
             done()
-        return rows
+        return rows, dropped
 
-    with ThreadPoolExecutor(max_workers=max(1, min(threads, views))) as pool:
-        columns = list(pool.map(one_camera, range(views)))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        columns, dropped = zip(*pool.map(one_camera, range(views)), strict=True)
+    for name, reasons in zip(capture.cameras, dropped, strict=True):
+        if reasons:
+            print(
+                f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:",
+                *reasons,
+                sep="\n  ",
+                file=sys.stderr,
+            )
 
     with atomic(output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        sizes = [(probed.width, probed.height) for probed in map(probe, capture.videos)]
         file.attrs.update(
             stage="center", version=STAGE_VERSIONS["center"], capture=capture.name, chunk=chunk, fps=fps,
             cameras=list(capture.cameras), size=np.array(sizes),
@@ -191,6 +247,30 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
         ):  # fmt: skip
             values = [[getattr(s, name) for s in row] for row in grid]
             file[name] = np.asarray(values, dtype).reshape(*shape, *tail)
-        crops = file.create_dataset("crop_png", shape, h5py.vlen_dtype(np.uint8))
+        crops = file.create_dataset("crop_zstd", shape, h5py.vlen_dtype(np.uint8))
         for n, v in np.ndindex(shape):
             crops[n, v] = np.frombuffer(columns[v][n][1], np.uint8)
+
+
+def silhouettes(
+    capture: Capture, view: int, frames: range, fps: float, settings: Center, threads: int = 1
+) -> Iterator[tuple[Frame | Missing, Image]]:
+    """A camera's frames in order, with their silhouettes [H, W] (above 127 is mouse); or why there is no frame.
+
+    Raises UserError if the masks are of another size than the frame.
+    """
+    where = f"capture {capture.name}, camera {capture.cameras[view]}"
+    late = capture.sync[view]
+    local = range(frames.start + late, frames.stop + late, frames.step)
+    images = read_frames(capture.videos[view], local, where, settings.timing, fps, threads)
+    masks = read_frames(capture.masks[view], local, where, settings.timing, fps, threads)
+    for (index, frame), (_, mask) in zip(images, masks, strict=True):
+        if isinstance(frame, Missing) or isinstance(mask, Missing):
+            yield frame if isinstance(frame, Missing) else mask, np.zeros((0, 0), np.uint8)
+            continue
+        if (frame.width, frame.height) != (mask.width, mask.height):
+            raise UserError(
+                f"{where}, frame {index}: the video is {frame.width}x{frame.height} px, its masks {mask.width}x{mask.height} "
+                f"({capture.masks[view]})"
+            )
+        yield frame, mask.gray()

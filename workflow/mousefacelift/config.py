@@ -19,6 +19,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class Background(Section):
+    """For masks: background, how the mouse is told from the empty arena."""
+
+    frames: int = Field(60, ge=5, description="frames, uniform over the capture, whose median is the empty arena")
+
+
 class Center(Section):
     """Silhouettes and full-resolution crops of the mouse, from the videos."""
 
@@ -27,6 +33,13 @@ class Center(Section):
     chunk_frames: int = Field(300, ge=1, description="video frames per job")
     margin_px: int = Field(16, ge=4, description="pixels kept around the silhouette in a crop")
     min_area_px: int = Field(200, ge=1, description="a smaller silhouette counts as empty")
+    timing: Literal["rate", "index", "timestamp"] = Field(
+        "rate",
+        description="which instant a frame is of: by a constant rate, by its number (hardware trigger), or by its timestamp",
+    )
+    on_bad_frame: Literal["error", "skip"] = Field(
+        "error", description="a frame that is missing or cannot be decoded stops the run, or is dropped with a reason"
+    )
     blob_fraction: Fraction = Field(
         0.1, description="a second blob larger than this fraction of the largest is flagged as `several blobs`"
     )
@@ -91,7 +104,7 @@ SPLITS = tuple(Split.model_fields)
 class Sample(Section):
     """Which frames and views become samples, and of which split."""
 
-    views: Literal[6] = Field(6, description="views per sample, ordered by azimuth")
+    views: int = Field(6, ge=2, description="views per sample: the rig's number of cameras; ordered by azimuth")
     frames: int | None = Field(
         None, ge=1, description="at most this many frames per capture, uniform in time; null for all"
     )
@@ -142,9 +155,7 @@ class Train(Section):
         None, description="weights to start from, a model.safetensors of an earlier run; null: train from nothing"
     )
     image_size: int = Field(512, ge=32, multiple_of=8, description="shards are area-averaged to this size, px")
-    num_input_views: int = Field(
-        5, ge=1, le=5, description="views the model sees; the others are held out, in rotation"
-    )
+    num_input_views: int = Field(5, ge=1, description="views the model sees; the others are held out, in rotation")
     i_know: bool = Field(False, description="allow fewer than 4 input views, which is known to fail")
     augment: bool = Field(
         False,

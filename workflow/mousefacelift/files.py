@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,3 +69,10 @@ def open_h5(path: Path, made_by: str) -> Iterator[Any]:
             ):  # not HDF5's way to say that a name is missing
                 raise
             raise UserError(f"{path}: {error.args[0]}; delete it and run `{made_by}` again") from None
+
+
+def natural_key(name: str) -> list[tuple[bool, int | str]]:
+    """Sort key that puts cam2 before cam10."""
+    return [
+        (not part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", name) if part
+    ]

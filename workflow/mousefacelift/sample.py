@@ -63,6 +63,7 @@ def reject_reason(
     centre lies in front of the camera and within its calibrated field.
     """
     checks: list[tuple[str, np.ndarray]] = [
+        ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
         ("no silhouette", (flags & Flag.EMPTY) > 0),
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
         ("unsharp", (flags & Flag.UNSHARP) > 0),

@@ -23,7 +23,7 @@ from mousefacelift.config import SPLITS, Shard
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
 from mousefacelift.geometry import Array, Camera, field_radius, inverse_rigid, pixel_rays, view_map
-from mousefacelift.images import decode_png, encode_png
+from mousefacelift.images import decode_crop, encode_png
 from mousefacelift.progress import track
 from mousefacelift.sample import read_samples
 
@@ -147,7 +147,7 @@ def shard(
         }
     with open_h5(center_file, "mousefacelift center") as center:
         crops = {int(f): n for n, f in enumerate(center["frame"][()])}
-        window, pngs = center["window"][()], center["crop_png"]
+        window, stored = center["window"][()], center["crop_zstd"]
         views = samples[0]["views"].split(",") if samples else []
         unknown = set(views) - set(names)
         if unknown:
@@ -155,11 +155,11 @@ def shard(
         order = [names.index(name) for name in views]
         done = track(max(len(samples), 1), f"shard {center_file.parent.name} chunk {chunk}")
 
-        def one_view(png: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
+        def one_view(data: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
             cv2.setNumThreads(1)
             view = View(fields["R_view"][p, v], fields["fxfycxcy"][p, v], size)
             try:
-                crop = decode_png(png)
+                crop = decode_crop(data, *window[n, v, 2:])
             except ValueError as error:
                 raise UserError(
                     f"{center_file}: damaged crop of camera {names[v]}, frame {center['frame'][n]} ({error}); delete the "
@@ -178,7 +178,7 @@ def shard(
                         f"{samples_file}: frame {frame} is not in {center_file} or {cameras_file}; run `mousefacelift sample` again"
                     )
                 n, p = crops[frame], poses[frame]
-                pending.append((row, p, [pool.submit(one_view, pngs[n, v], n, p, v) for v in order]))
+                pending.append((row, p, [pool.submit(one_view, stored[n, v], n, p, v) for v in order]))
                 if len(pending) > threads:
                     row_, p_, futures = pending.popleft()
                     yield row_, p_, [future.result() for future in futures]

@@ -1,89 +1,366 @@
-"""Frame-exact video reading: a frame index means the same instant in every camera, or there is an error."""
+"""Frame-exact access to recordings: a frame index means the same instant in every camera, or it is said to be missing.
 
+A recording is a video, a folder with one video in parts (`0.mp4`, `3000.mp4`, …), or a folder of images.
+"""
+
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift.errors import UserError
+from mousefacelift.files import natural_key
+
+Image = NDArray[np.uint8]
+Timing = Literal["rate", "index", "timestamp"]
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+# One byte per sample, one plane per channel: a window can be cut out before the conversion to RGB.
+_PLANAR = {"gray", "yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 
 
-def probe(path: Path) -> tuple[int, float]:
-    """Number of frames and frame rate (Hz) from a video's header, without decoding; packets are counted where the
-    header does not say. Raises UserError if the file is not a readable video.
+class Frame:
+    """One frame. Pixels are converted on demand, and a part alone if that is enough.
+
+    On one thread: by default every conversion starts its own threads, which on small parts costs more than the work.
     """
+
+    def __init__(self, source: "av.VideoFrame | Image") -> None:
+        self._source = source
+        self.height, self.width = source.shape[:2] if isinstance(source, np.ndarray) else (source.height, source.width)
+
+    def rgb(self, window: tuple[int, int, int, int] | None = None) -> Image:
+        """The frame [H, W, 3], or its part [h, w, 3] at window x, y, w, h."""
+        x, y, w, h = window or (0, 0, self.width, self.height)
+        source = self._source
+        if isinstance(source, np.ndarray):
+            part = source[y : y + h, x : x + w]
+            return cv2.cvtColor(part, cv2.COLOR_GRAY2RGB) if part.ndim == 2 else np.ascontiguousarray(part)
+        if window is None or source.format.name not in _PLANAR:
+            return source.to_ndarray(format="rgb24", threads=1)[y : y + h, x : x + w]
+        # Cut at even pixels, where a chroma sample starts, and convert the part alone.
+        x0, y0 = x & ~1, y & ~1
+        w0, h0 = min((x + w + 1) & ~1, self.width) - x0, min((y + h + 1) & ~1, self.height) - y0
+        cut = av.VideoFrame(w0, h0, source.format.name)
+        cut.colorspace, cut.color_range = source.colorspace, source.color_range
+        for target, plane in zip(cut.planes, source.planes, strict=True):
+            sx, sy = round(self.width / plane.width), round(self.height / plane.height)
+            row, column = y0 // sy, x0 // sx
+            rows = _rows(plane)[row : row + target.height, column : column + target.width]
+            _rows(target)[:, : target.width] = rows
+        return cut.to_ndarray(format="rgb24", threads=1)[y - y0 : y - y0 + h, x - x0 : x - x0 + w]
+
+    def gray(self) -> Image:
+        """The frame's brightness [H, W]."""
+        source = self._source
+        if isinstance(source, np.ndarray):
+            return source if source.ndim == 2 else cv2.cvtColor(source, cv2.COLOR_RGB2GRAY)
+        if source.format.name == "gray":
+            return _rows(source.planes[0])[:, : self.width]
+        return source.to_ndarray(format="gray", threads=1)
+
+
+def _rows(plane: "av.video.plane.VideoPlane") -> Image:
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """There is no usable frame at an index, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A recording's frame rate in Hz (None for images) and size in pixels."""
+
+    fps: float | None
+    width: int
+    height: int
+
+
+@lru_cache(maxsize=1024)
+def probe(path: Path) -> Probe:
+    """What a recording's headers say, without decoding.
+
+    Raises UserError if there is no recording at `path`, or it cannot be read.
+    """
+    first, last = (_parts(path)[k].path for k in (0, -1))
+    if first.suffix.lower() in IMAGE_SUFFIXES:
+        height, width = _read_image(first).shape[:2]
+        return Probe(None, width, height)
+    if _probe_video(first) != _probe_video(last):
+        raise UserError(f"{path}: its parts {first.name} and {last.name} differ in size or frame rate")
+    return _probe_video(first)
+
+
+def _probe_video(path: Path) -> Probe:
     with _open(path) as container:
         stream = container.streams.video[0]
-        rate = _rate(stream, path)
-        return stream.frames or sum(1 for packet in container.demux(stream) if packet.size), float(rate)
+        return Probe(float(_rate(stream, path)), stream.codec_context.width, stream.codec_context.height)
+
+
+@lru_cache(maxsize=1024)
+def length(path: Path, timing: Timing, fps: float | None) -> int:
+    """Number of indices of a recording, the missing frames among them, as `read_frames` numbers them."""
+    part = _parts(path)[-1]
+    if part.path.suffix.lower() in IMAGE_SUFFIXES:
+        return part.start + 1
+    if timing == "index" or not _has_timestamps(part.path):
+        return part.start + _count(part.path)
+    with _open(part.path) as container:
+        stream = container.streams.video[0]
+        if timing == "timestamp":
+            return len(_instants(_timestamps(part.path), stream.time_base, fps or float(_rate(stream, part.path))))
+        clock = _Rate(stream.start_time or 0, _rate(stream, part.path), stream.time_base, str(part.path))
+        return part.start + 1 + clock.position(_last_timestamp(container, stream))
+
+
+def _last_timestamp(container: "av.container.InputContainer", stream: "av.VideoStream") -> int:
+    """Of a file's packets behind its last key frame, or of all where the file does not say how long it is."""
+    if stream.duration is not None:
+        container.seek((stream.start_time or 0) + stream.duration, stream=stream, backward=True)
+    elif container.duration is not None:
+        container.seek((container.start_time or 0) + container.duration, backward=True)
+    return max((packet.pts for packet in container.demux(stream) if packet.pts is not None), default=0)
+
+
+def _count(path: Path) -> int:
+    """Number of frames by the file's header, or else by its packets."""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file of a recording, and the index of its first frame."""
+
+    path: Path
+    start: int
+
+
+@lru_cache(maxsize=1024)
+def _parts(path: Path) -> tuple[_Part, ...]:
+    """The files of a recording, in order. Numbered names say where a part starts; other parts follow one another."""
+    if not path.is_dir():
+        return (_Part(path, 0),)
+    files = sorted(
+        (f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")), key=lambda f: natural_key(f.name)
+    )
+    images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+    if bool(images) == bool(videos):
+        raise UserError(
+            f"{path}: the folder of a recording holds {'both images and videos' if images else 'neither images nor videos'}; "
+            "expected image files, or the parts of one video (0.mp4, 3000.mp4, …)"
+        )
+    if images:
+        numbers = [re.search(r"(\d+)\D*$", f.stem) for f in images]
+        if not all(numbers):
+            return tuple(_Part(f, k) for k, f in enumerate(images))
+        indices = [int(m[1]) for m in numbers if m]
+        if len(set(indices)) < len(indices):
+            raise UserError(f"{path}: two images have the same number; keep one recording to a folder")
+        ordered = sorted(zip(indices, images, strict=True))
+        return tuple(_Part(f, k - ordered[0][0]) for k, f in ordered)
+    numbered = all(f.stem.isdecimal() for f in videos) and int(videos[0].stem) == 0
+    parts, end = [], 0
+    for f in videos:
+        start = int(f.stem) if numbered else end
+        if start < end:
+            raise UserError(
+                f"{f}: its name says that it starts at frame {start}, but the part before ends at {end - 1}"
+            )
+        parts.append(_Part(f, start))
+        end = start + _count(f)
+    return tuple(parts)
 
 
 def read_frames(
-    path: Path, frames: range, pixel_format: str, where: str, threads: int = 1
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Decode `frames` (an increasing range) in order; yields (index, image [H, W] or [H, W, 3]).
+    path: Path, frames: range, where: str, timing: Timing = "rate", fps: float | None = None, threads: int = 1
+) -> Iterator[tuple[int, Frame | Missing]]:
+    """Yield each of `frames` (an increasing range of indices), in order: the frame, or why there is none.
 
-    pixel_format: "rgb24" or "gray". Decoding starts at the last key frame before the range, and every frame's timestamp
-    must be where a constant rate puts it. A file without usable timestamps (some recorders write all zeros) is decoded
-    from its start and its frames are counted. `where` (capture and camera) begins the text of every error.
+    Decoding is sequential from the last key frame before the range. timing says which instant an index means:
+    "rate": frames stand at a constant rate by their timestamps, which are checked (a dropped frame is found missing);
+    "index": the n-th frame is instant n, as hardware triggers make it, whatever its timestamp;
+    "timestamp": index n is the instant n / fps after the first frame; the nearest frame is taken, and none is if that is
+    farther than half an interval.
+    A file without usable timestamps (some recorders write all zeros) is decoded from its start and its frames are counted.
+    `where` (capture and camera) begins the text of errors: UserError where a file cannot be opened or does not keep to a
+    constant rate.
     """
-    if not frames:
+    parts = _parts(path)
+    if parts[0].path.suffix.lower() in IMAGE_SUFFIXES:
+        by_index = {part.start: part.path for part in parts}
+        for index in frames:
+            if index in by_index:
+                yield index, _image_frame(by_index[index], where)
+            else:
+                yield index, Missing(f"{where}: {path}: no image {index}")
         return
+    if timing == "timestamp" and len(parts) > 1:
+        raise UserError(f"{where}: {path}: center.timing: timestamp needs a video in one file, found {len(parts)}")
+    ends = [part.start for part in parts[1:]] + [max(frames.stop, 0)]
+    for part, end in zip(parts, ends, strict=True):
+        first = next((k for k in frames if part.start <= k < end), None)
+        if first is None:
+            continue
+        local = range(first - part.start, min(frames.stop, end) - part.start, frames.step)
+        for index, frame in _read_video(part.path, local, f"{where}: {part.path}", timing, fps, threads):
+            yield index + part.start, frame
+
+
+def _read_video(
+    path: Path, frames: range, where: str, timing: Timing, fps: float | None, threads: int
+) -> Iterator[tuple[int, Frame | Missing]]:
+    clock = _clock(path, timing, fps, where)
     wanted = iter(frames)
-    index = next(wanted)
-    timed = _has_timestamps(path)
+    index: int | None = next(wanted)
+    dropped = "no frame has its time: frames were dropped, or the rate varies"
+    reason, last = dropped, -1
     with _open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        rate = _rate(stream, path)
-        start = stream.start_time or 0
-        if timed and index > 0:
-            container.seek(int(start + index / (rate * stream.time_base)), stream=stream, backward=True)
-        following = None if timed else 0
+        if not isinstance(clock, _Counter):
+            # An error instead of an invented picture; where frames are counted, one less would shift all that follow.
+            stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+            if (target := clock.seek_to(frames.start)) is not None:
+                container.seek(target, stream=stream, backward=True)
+        for frame, damage in _decode(container, stream):
+            if frame is None:
+                reason = f"cannot be decoded ({damage})"
+                continue
+            last = clock.index(frame, last)
+            while index is not None and index < last:
+                yield index, Missing(f"{where}: frame {index}: {reason}")
+                index = next(wanted, None)
+            if index == last:
+                yield index, Missing(f"{where}: frame {index} is damaged: {damage}") if damage else Frame(frame)
+                index = next(wanted, None)
+            if index is None:
+                return
+            if not damage:
+                reason = dropped
+    while index is not None:
+        ends = f"the video ends after frame {last}" if reason == dropped else reason
+        yield index, Missing(f"{where}: frame {index}: {ends}")
+        index = next(wanted, None)
+
+
+def _decode(
+    container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> Iterator[tuple["av.VideoFrame | None", str | None]]:
+    """Frames in order of display with what is wrong with them; (None, why) where decoding fails.
+
+    What follows a damaged frame is built upon it and counts as damaged up to the next sound key frame.
+    """
+    damage: str | None = None
+    packets = container.demux(stream)
+    while True:
         try:
-            for frame in container.decode(stream):
-                counted = following if not timed else None
-                current = _index(frame, start, rate, following, f"{where}: {path}") if counted is None else counted
-                following = current + 1
-                if current > index:
-                    raise UserError(
-                        f"{where}: {path}: frame {index} cannot be decoded (the first one found is {current})"
-                    )
-                if current == index:
-                    if frame.is_corrupt:
-                        raise UserError(f"{where}: {path}: frame {index} is corrupt")
-                    yield index, frame.to_ndarray(format=pixel_format)
-                    try:
-                        index = next(wanted)
-                    except StopIteration:
-                        return
+            packet = next(packets, None)
         except av.error.FFmpegError as error:
+            yield None, str(error.strerror)
+            return
+        if packet is None:
+            return
+        try:
+            decoded = packet.decode()
+        except av.error.FFmpegError as error:
+            damage = str(error.strerror)
+            yield None, damage
+            continue
+        for frame in decoded:
+            if frame.is_corrupt:
+                damage = "the decoder calls it corrupt, or one before it that it needs"
+            elif frame.key_frame:
+                damage = None
+            yield frame, damage
+
+
+class _Counter:
+    """Indices of frames without usable timestamps: counted from the file's first."""
+
+    def index(self, frame: "av.VideoFrame", last: int) -> int:
+        return last + 1
+
+
+class _Rate:
+    """Indices by timestamps that must lie within a quarter of a frame of a constant rate."""
+
+    def __init__(self, start: int, rate: Fraction, time_base: Fraction, where: str) -> None:
+        self._start, self._per_frame, self._where = start, 1 / (rate * time_base), where
+
+    def seek_to(self, index: int) -> int | None:
+        return int(self._start + index * self._per_frame) if index else None
+
+    def position(self, stamp: int) -> int:
+        return round((stamp - self._start) / self._per_frame)
+
+    def index(self, frame: "av.VideoFrame", last: int) -> int:
+        if frame.pts is None:
+            raise UserError(f"{self._where}: the frame after frame {last} has no timestamp")
+        index = self.position(frame.pts)
+        exact = float((frame.pts - self._start) / self._per_frame)
+        if index <= last or abs(exact - index) > 0.25:
             raise UserError(
-                f"{where}: {path}: frame {following or index} cannot be decoded ({error.strerror})"
-            ) from None
-    raise UserError(
-        f"{where}: {path}: the video ends after frame {(following or 0) - 1}; frame {index} is needed (the other cameras have it)"
-    )
+                f"{self._where}: the frame after frame {last} stands at frame {exact:.2f} by its timestamp: the rate varies. If "
+                "frame k is the same instant in every camera whatever its timestamp (hardware trigger), set center.timing: "
+                "index; if the timestamps are right, set center.timing: timestamp"
+            )
+        return index
 
 
-def _index(frame: av.VideoFrame, start: int, rate: Fraction, expected: int | None, where: str) -> int:
-    """A frame's index from its timestamp, which must lie within a quarter of a frame of a constant rate."""
-    if frame.pts is None:
-        raise UserError(f"{where}: a frame has no timestamp (frame {'?' if expected is None else expected})")
-    position = float((frame.pts - start) * frame.time_base * rate)
-    index = round(position)
-    if abs(position - index) > 0.25 or (expected is not None and index != expected):
-        raise UserError(
-            f"{where}: frame {index if expected is None else expected} is not where a constant rate of {float(rate):g} Hz puts "
-            f"it (found at {position:.2f}): frames were dropped or the rate varies; re-encode the video at a constant rate"
-        )
-    return index
+class _Table:
+    """Indices by a table of the file's timestamps; None where an instant has no frame."""
+
+    def __init__(self, stamps: list[int | None]) -> None:
+        self._stamps = stamps
+        self._index = {stamp: k for k, stamp in enumerate(stamps) if stamp is not None}
+
+    def seek_to(self, index: int) -> int | None:
+        return next((stamp for stamp in self._stamps[index:] if stamp is not None), None)
+
+    def index(self, frame: "av.VideoFrame", last: int) -> int:
+        return self._index.get(frame.pts, last)
+
+
+def _clock(path: Path, timing: Timing, fps: float | None, where: str) -> "_Counter | _Rate | _Table":
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        rate, base, start = _rate(stream, path), stream.time_base, stream.start_time or 0
+    timed = _has_timestamps(path)
+    if timing == "rate" or (timing == "index" and not timed):
+        return _Rate(start, rate, base, where) if timed else _Counter()
+    if not timed:
+        raise UserError(f"{where}: the file has no timestamps, which center.timing: timestamp needs; use rate or index")
+    stamps = _timestamps(path)
+    return _Table(list(stamps) if timing == "index" else _instants(stamps, base, fps or float(rate)))
+
+
+def _instants(stamps: tuple[int, ...], base: Fraction, fps: float) -> list[int | None]:
+    """The timestamp nearest to each instant n / fps after the first; None if it is farther than half an interval."""
+    seconds = (np.array(stamps) - stamps[0]) * float(base)
+    instants = np.arange(int(np.floor(seconds[-1] * fps + 0.5)) + 1) / fps
+    nearest = np.searchsorted((seconds[1:] + seconds[:-1]) / 2, instants)
+    close = np.abs(seconds[nearest] - instants) <= 0.5 / fps
+    # A frame serves one instant only: of two at the same distance, the earlier.
+    close[1:] &= (nearest[1:] != nearest[:-1]) | ~close[:-1]
+    return [stamps[n] if ok else None for n, ok in zip(nearest, close, strict=True)]
 
 
 def _rate(stream: "av.VideoStream", path: Path) -> Fraction:
@@ -105,6 +382,14 @@ def _has_timestamps(path: Path) -> bool:
     return None not in stamps and len(set(stamps)) == len(stamps)
 
 
+@lru_cache(maxsize=64)
+def _timestamps(path: Path) -> tuple[int, ...]:
+    """All timestamps of a video in order, in units of its time base; read from the packets, without decoding."""
+    with _open(path) as container:
+        stamps = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.size]
+    return tuple(sorted({stamp for stamp in stamps if stamp is not None}))
+
+
 def _open(path: Path) -> "av.container.InputContainer":
     try:
         container = av.open(str(path))
@@ -114,3 +399,17 @@ def _open(path: Path) -> "av.container.InputContainer":
         container.close()
         raise UserError(f"{path}: holds no video stream")
     return container
+
+
+def _read_image(path: Path) -> Image:
+    image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)
+    if image is None:
+        raise UserError(f"{path}: cannot be read as an image")
+    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _image_frame(path: Path, where: str) -> Frame | Missing:
+    try:
+        return Frame(_read_image(path))
+    except UserError as error:
+        return Missing(f"{where}: {error}")
