@@ -1,4 +1,4 @@
-# Stage 2: the calibrated rig and the mouse's 3D centre in each frame.
+# Stage 2: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree.
 
 
 rule cameras:
@@ -13,21 +13,24 @@ rule cameras_capture:
     output:
         rig=f"{RESULTS}/cameras/{{capture}}/rig.json",
         subject=f"{RESULTS}/cameras/{{capture}}/subject.h5",
+        qc=f"{RESULTS}/cameras/{{capture}}/qc.json",
+        plot=f"{RESULTS}/cameras/{{capture}}/qc.png",
     log:
         f"{LOGS}/cameras/{{capture}}.log",
     benchmark:
         f"{BENCHMARKS}/cameras/{{capture}}.tsv"
     conda:
         "../envs/prep.yaml"
-    threads: 1
+    threads: 4
     resources:
         mem_mb=2000,
-        runtime=30,
+        runtime=120,
     params:
+        folder=subpath(output.rig, parent=True),
         table=TABLE,
         row=capture_row,
         settings=settings("cameras"),
         version=STAGE_VERSIONS["cameras"],
     shell:
         "mousefacelift cameras --captures {params.table:q} --capture {wildcards.capture:q}"
-        " --settings {params.settings:q} --rig {output.rig:q} --subject {output.subject:q} {input.chunks:q} 2> {log:q}"
+        " --settings {params.settings:q} --output {params.folder:q} --threads {threads} {input.chunks:q} 2> {log:q}"

@@ -54,7 +54,7 @@ def run_stages(capture: Capture, folder: Path, config: Config, threads: int = 2)
         chunks.append(folder / "center" / capture.name / f"{k:04d}.h5")
         center(capture, k, chunks[-1], config.center, threads)
     rig, subject, poses = (folder / name for name in ("rig.json", "subject.h5", "cameras.h5"))
-    cameras(capture, chunks, rig, subject, config.cameras)
+    cameras(capture, chunks, folder, config.cameras, threads)
     normalize(rig, subject, poses, folder / "world.json", config.normalize)
     sample(poses, subject, folder / "samples.tsv", folder / "rejected.tsv", config.sample)
     for k, chunk in enumerate(chunks):

@@ -1,3 +1,5 @@
+import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,10 +10,11 @@ import pytest
 import scipy.io
 
 from mousefacelift.cameras import cameras
-from mousefacelift.center import Flag
-from mousefacelift.config import Cameras
+from mousefacelift.center import Flag, center
+from mousefacelift.config import Cameras, Center
 from mousefacelift.errors import UserError
-from rodent import ground_truth, project_raw
+from mousefacelift.rigs import rig_from_json, write_rig
+from rodent import demo_capture, ground_truth, project_raw
 
 FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "residual_px", "outline_rays")
 
@@ -32,7 +35,7 @@ def edited(run, folder, change):
     shutil.copy(first, folder / "changed.h5")
     with h5py.File(folder / "changed.h5", "r+") as file:
         change(file)
-    cameras(run.capture, [folder / "changed.h5", *others], folder / "rig.json", folder / "subject.h5", Cameras())
+    cameras(run.capture, [folder / "changed.h5", *others], folder, Cameras())
     return read(folder / "subject.h5")
 
 
@@ -98,7 +101,7 @@ def test_a_camera_with_anothers_calibration_is_named(demo_run, tmp_path, view):
     with pytest.raises(
         UserError, match=f"capture rodent-a: camera {view + 1} contradicts the others: .*Median residuals .*px: 1: "
     ):
-        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+        cameras(wrong, chunks(demo_run), tmp_path, Cameras())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,7 +109,7 @@ def test_two_cameras_with_each_others_calibration_stop_the_run(demo_run, tmp_pat
     one, two, *others = demo_run.capture.calibration
     wrong = replace(demo_run.capture, calibration=(two, one, *others))
     with pytest.raises(UserError, match=r"cameras 1, 2 contradict the others: .*all cameras together, px: 1: .*6: "):
-        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+        cameras(wrong, chunks(demo_run), tmp_path, Cameras())
 
 
 def test_a_camera_that_faces_away_from_the_mouse_is_named(demo_run, tmp_path):
@@ -119,15 +122,15 @@ def test_a_camera_that_faces_away_from_the_mouse_is_named(demo_run, tmp_path):
         demo_run.capture, calibration=(*demo_run.capture.calibration[:3], tmp_path / "turned.mat", *demo_run.capture.calibration[4:])
     )  # fmt: skip
     with pytest.raises(UserError, match=r"camera 4 contradicts the others: .*4: behind the camera"):
-        cameras(wrong, chunks(demo_run), tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+        cameras(wrong, chunks(demo_run), tmp_path, Cameras())
 
 
 def test_the_limit_on_residuals_is_the_settings(demo_run, tmp_path):
     median = np.nanmedian(read(demo_run.folder / "subject.h5")["residual_px"], axis=0).max()
-    outputs = tmp_path / "rig.json", tmp_path / "subject.h5"
-    cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=1.01 * median))
+    outputs = tmp_path
+    cameras(demo_run.capture, chunks(demo_run), outputs, Cameras(max_residual_px=1.01 * median))
     with pytest.raises(UserError, match="contradict"):
-        cameras(demo_run.capture, chunks(demo_run), *outputs, Cameras(max_residual_px=0.99 * median))
+        cameras(demo_run.capture, chunks(demo_run), outputs, Cameras(max_residual_px=0.99 * median))
 
 
 def test_a_frame_with_too_few_silhouettes_has_no_centre_and_the_others_keep_theirs(demo_run, tmp_path):
@@ -182,7 +185,7 @@ def test_a_camera_that_never_sees_the_mouse_is_not_blamed(demo_run, tmp_path):
         paths.append(shutil.copy(path, folder / path.name))
         with h5py.File(paths[-1], "r+") as file:
             mark(file, slice(None), [5], Flag.EMPTY)
-    cameras(demo_run.capture, paths, tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+    cameras(demo_run.capture, paths, tmp_path, Cameras())
     assert np.isnan(read(tmp_path / "subject.h5")["residual_px"][:, 5]).all()
 
 
@@ -191,9 +194,114 @@ def test_a_capture_without_a_mouse_is_an_error(demo_run, tmp_path):
     with h5py.File(path, "r+") as file:
         mark(file, slice(None), [0, 1, 2, 3], Flag.EMPTY)
     with pytest.raises(UserError, match=r"capture rodent-a: no frame has a mouse in 3 views \(cameras\.min_views\)"):
-        cameras(demo_run.capture, [path], tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+        cameras(demo_run.capture, [path], tmp_path, Cameras())
 
 
 def test_a_missing_chunk_is_named(demo_run, tmp_path):
     with pytest.raises(UserError, match=r"0007\.h5: no such file; it is written by `mousefacelift center`"):
-        cameras(demo_run.capture, [tmp_path / "0007.h5"], tmp_path / "rig.json", tmp_path / "subject.h5", Cameras())
+        cameras(demo_run.capture, [tmp_path / "0007.h5"], tmp_path, Cameras())
+
+
+def report(folder):
+    return {row["camera"]: row for row in json.loads((folder / "qc.json").read_text())["cameras"]}
+
+
+def test_the_report_tells_of_each_camera_how_well_it_agrees(demo_run):
+    rows = report(demo_run.folder)
+    subject = demo_run.folder / "subject.h5"
+    with h5py.File(subject) as file:
+        iou, residual, flags = (file[name][()] for name in ("hull_iou", "residual_px", "flags"))
+        assert (file["volume_mm3"][()] > 20_000).all() and (file["volume_mm3"][()] < 120_000).all()
+        assert (np.diff(file["lengths_mm"][()], axis=1) <= 0).all()
+    for v, row in enumerate(rows.values()):
+        assert row["hull_iou"] == pytest.approx(iou[:, v].mean(), abs=1e-3)
+        assert row["hull_iou"] > 0.85
+        assert row["residual_px"]["median"] == pytest.approx(np.median(residual[:, v]), abs=1e-3)
+        assert row["frames_with"]["clipped"] == ((flags[:, v] & Flag.CLIPPED) > 0).sum()
+        assert row["others_iou_without_it"] > row["hull_of_others_iou"] > 0.6
+        assert not row["late"] and not row["drifts"]
+    assert (demo_run.folder / "qc.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All 200 frames of the demo, centred, in one chunk."""
+    path = tmp_path_factory.mktemp("whole") / "0000.h5"
+    center(demo_capture(), 0, path, Center(chunk_frames=200), threads=2)
+    return path
+
+
+def delayed(path, target, view, frames):
+    """A copy of a centred chunk in which one camera shows what it saw `frames` earlier."""
+    shutil.copy(path, target)
+    with h5py.File(target, "r+") as file:
+        for name in ("center_px", "area_px", "support_px", "sharpness", "flags", "window"):
+            values = file[name][()]
+            values[frames:, view] = values[:-frames, view].copy()
+            file[name][...] = values
+        crops = [file["crop_zstd"][n, view] for n in range(200 - frames)]
+        for n, crop in enumerate(crops):
+            file["crop_zstd"][n + frames, view] = crop
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("view", [0, 3])
+def test_a_video_that_is_three_frames_late_is_named_with_its_delay(whole, tmp_path, view):
+    path = delayed(whole, tmp_path / "0000.h5", view, 3)
+    with pytest.raises(UserError, match="is late by") as caught:
+        cameras(demo_capture(), [path], tmp_path / "out", Cameras(), threads=2)
+    (found,) = re.findall(
+        r"camera (\d) is late by ([\d.]+) ± [\d.]+ frames.*write \d=(\d) in the table's column 'sync'",
+        str(caught.value),
+    )
+    assert found[0] == str(view + 1)
+    assert abs(float(found[1]) - 3) < 1 and found[2] == "3"
+    assert not (tmp_path / "out").exists()
+    cameras(demo_capture(), [path], tmp_path / "out", Cameras(max_shift_frames=5), threads=2)
+    late = {name: row["late_frames"] for name, row in report(tmp_path / "out").items() if row["late"]}
+    assert list(late) == [str(view + 1)]
+
+
+@pytest.mark.slow
+def test_a_synchronous_capture_raises_no_alarm_and_its_shifts_are_near_zero(whole, tmp_path):
+    cameras(demo_capture(), [whole], tmp_path, Cameras(), threads=2)
+    assert all(abs(row["late_frames"]) < 0.5 and not row["late"] for row in report(tmp_path).values())
+
+
+def test_hulls_that_do_not_fill_their_silhouettes_stop_the_run_and_name_the_suspect(demo_run, tmp_path):
+    path = demo_run.capture.calibration[2]
+    content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    content["t"] = content["t"] + [[12.0, -6, 0]]  # 13 mm beside its place: as much as the residuals' limit allows
+    scipy.io.savemat(tmp_path / "moved.mat", content)
+    calibration = (*demo_run.capture.calibration[:2], tmp_path / "moved.mat", *demo_run.capture.calibration[3:])
+    wrong = replace(demo_run.capture, calibration=calibration)
+    settings = Cameras(max_residual_px=100, min_hull_iou=0.85)
+    with pytest.raises(
+        UserError, match=r"the visual hull fills its silhouettes too little in camera .*\. Without camera 3 the others"
+    ):
+        cameras(wrong, chunks(demo_run), tmp_path, settings)
+    assert not (tmp_path / "subject.h5").exists()
+
+
+def test_a_silhouette_far_larger_than_the_mouse_is_flagged(demo_run, tmp_path):
+    def hand(file):
+        file["area_px"][5, 2] = 4 * file["area_px"][5, 2]
+
+    flags = edited(demo_run, tmp_path, hand)["flags"]
+    assert np.argwhere(flags & Flag.LARGE).tolist() == [[5, 2]]
+
+
+def test_a_rig_in_one_file_is_matched_by_the_cameras_names(demo_run, tmp_path):
+    truth = rig_from_json(demo_run.folder / "rig.json")
+    renamed = tuple(replace(camera, name=f"cam_{camera.name}") for camera in truth[::-1])
+    write_rig(renamed, tmp_path / "rig.json", "opencv-json")
+    capture = replace(demo_run.capture, calibration=tmp_path / "rig.json", format="auto")
+    cameras(capture, chunks(demo_run), tmp_path / "out", Cameras())
+    for ours, theirs in zip(rig_from_json(tmp_path / "out" / "rig.json"), truth, strict=True):
+        assert ours.name == theirs.name
+        np.testing.assert_allclose(ours.K, theirs.K)
+        np.testing.assert_allclose(ours.t, theirs.t)
+    other = replace(capture, calibration_names={"3": "cam_9"})
+    with pytest.raises(UserError, match="camera '3' is not in the calibration: the capture has 1, 2, 3, 4, 5, 6; the"):
+        cameras(other, chunks(demo_run), tmp_path / "out", Cameras())

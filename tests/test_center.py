@@ -73,7 +73,8 @@ def test_support_points_are_the_outermost_corners_of_the_pixels():
 
 def test_the_crop_is_the_silhouette_with_its_margin_at_full_resolution():
     mask, image = ellipse(), noise()
-    found, crop = measure(Frame(image), mask, SETTINGS)
+    found, rgb, alpha = measure(Frame(image), mask, SETTINGS)
+    crop = np.dstack([rgb, alpha])
     x, y, w, h = cv2.boundingRect(mask)
     margin = SETTINGS.margin_px
     assert found.window == (x - margin, y - margin, w + 2 * margin, h + 2 * margin)
@@ -88,7 +89,7 @@ def test_the_crop_is_the_silhouette_with_its_margin_at_full_resolution():
 
 def test_near_the_frames_edge_the_margin_is_cut_and_the_flag_is_not_set():
     mask = ellipse(middle=(90, 200), angle=0)  # 10 px from the left edge
-    found, crop = measure(Frame(noise()), mask, SETTINGS)
+    found, crop, _ = measure(Frame(noise()), mask, SETTINGS)
     assert found.flags == 0
     assert found.window[0] == 0
     assert crop.shape[1] == found.window[2] == 90 + 80 + 1 + 16
@@ -105,7 +106,7 @@ def test_a_small_or_absent_silhouette_is_empty_and_has_no_crop():
     assert measured(square).flags == 0
     square[40, 40] = 0
     for mask in (square, np.zeros_like(square)):
-        found, crop = measure(Frame(noise((100, 100))), mask, SETTINGS)
+        found, crop, _ = measure(Frame(noise((100, 100))), mask, SETTINGS)
         assert found.flags == Flag.EMPTY
         assert np.isnan(found.center_px).all()
         assert np.isnan(found.support_px).all()
@@ -176,10 +177,12 @@ def test_a_chunks_file_holds_what_measure_says_of_each_frame_and_view(short, tmp
         for v in range(2):
             ((_, image),) = read_frames(short.videos[v], range(2, 3), "")
             ((_, mask),) = read_frames(short.masks[v], range(2, 3), "")
-            truth, crop = measure(image, mask.gray(), settings)
+            truth, rgb, alpha = measure(image, mask.gray(), settings)
             for name in ("center_px", "area_px", "support_px", "sharpness", "flags", "window"):
                 np.testing.assert_array_equal(file[name][0, v], getattr(truth, name))
-            np.testing.assert_array_equal(decode_crop(file["crop_zstd"][0, v], *truth.window[2:]), crop)
+            np.testing.assert_array_equal(
+                decode_crop(file["crop_zstd"][0, v], *truth.window[2:]), np.dstack([rgb, alpha])
+            )
 
 
 def test_the_tables_rate_overrides_the_videos(short, tmp_path):

@@ -84,7 +84,7 @@ MISTAKES = {
     "no configuration": (lambda f: center_words(f, config=f / "a.yaml"), "a.yaml: no such configuration file"),
     "no such chunk": (lambda f: center_words(f, chunk=99), "capture rodent-a: chunk 99 is beyond its 2 chunks"),
     "cameras": (
-        lambda f: ["cameras", f / "0.h5", "--capture", "rodent-a", "--rig", f / "r.json", "--subject", f / "s.h5"],
+        lambda f: ["cameras", f / "0.h5", "--capture", "rodent-a", "--output", f / "o"],
         "0.h5: no such file; it is written by `mousefacelift center`",
     ),
     "normalize": (
@@ -161,7 +161,7 @@ def test_stages_1_to_5_run_by_hand(call, tmp_path):
     rig, subject, poses, rows = (out / name for name in ("rig.json", "subject.h5", "cameras.h5", "samples.tsv"))
     for words in (
         ["center", *named, "--chunk", 0, "--output", chunk, "--threads", 2],
-        ["cameras", chunk, *named, "--rig", rig, "--subject", subject],
+        ["cameras", chunk, *named, "--output", out],
         ["normalize", "--rig", rig, "--subject", subject, "--cameras", poses, "--world", out / "world.json"],
         ["sample", "--cameras", poses, "--subject", subject, "--samples", rows, "--rejected", out / "rejected.tsv",
          "--settings", '{"gap_s": 0}'],

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.calibration import rig_to_json
 from mousefacelift.center import Flag
 from mousefacelift.config import Normalize
 from mousefacelift.errors import UserError
 from mousefacelift.files import write_json
 from mousefacelift.geometry import Camera, look_at
 from mousefacelift.normalize import axis_vector, fit_zoom, floor_normal, normalize
+from mousefacelift.rigs import rig_to_json
 from rodent import ground_truth
 
 AXES = ["+x", "-x", "+y", "-y", "+z", "-z"]

@@ -1,40 +1,57 @@
-"""Stage 2, cameras: the calibrated rig, and the mouse's 3D centre in each frame."""
+"""Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.calibration import read_rig, rig_to_json
 from mousefacelift.captures import Capture
 from mousefacelift.center import Flag
 from mousefacelift.config import Cameras
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
 from mousefacelift.geometry import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.hull import outline_radius, visual_hull
+from mousefacelift.images import decode_crop
+from mousefacelift.progress import track
+from mousefacelift.rigs import match_cameras, read_rig, rig_to_json
+from mousefacelift.rigs.checks import check_lengths
+from mousefacelift.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
+
+# The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
+STRETCHES, STRETCH_FRAMES = 10, 400
+# The hull of the other cameras is made for so many frames.
+LEAVE_ONE_OUT_FRAMES = 100
 
 
-def cameras(capture: Capture, chunks: list[Path], rig_output: Path, subject_output: Path, settings: Cameras) -> None:
-    """Write `cameras/{capture}/rig.json` and `subject.h5` from the calibration and the capture's centred chunks.
+def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
+    """Write rig.json, subject.h5, qc.json and qc.png to a folder, from a capture's calibration and its centred chunks.
 
     subject.h5: frame [N], time_s [N], chunk [N]; center_mm [N, 3] (NaN without enough silhouettes); residual_px [N, V]
     distance in the raw frame between a silhouette's centre of mass and the reprojected centre; outline_rays [N, V, S, 3]
-    unit rays in the camera frame through the silhouette's outermost points; flags and area_px as center found them.
+    unit rays in the camera frame through the silhouette's outermost points; flags (those of center, and LARGE) and
+    area_px; of the visual hull volume_mm3 [N], lengths_mm [N, 3], axis [N, 3] and hull_iou [N, V].
 
-    Raises UserError if a calibration is damaged, or a camera's residual says that it contradicts the others.
+    Raises UserError if a calibration is damaged, a camera contradicts the others in place, or in time.
     """
-    fields: dict[str, list[np.ndarray]] = {}
-    for number, path in enumerate(chunks):
-        with open_h5(path, "mousefacelift center") as file:
-            sizes = file.attrs["size"]
-            for name in ("frame", "time_s", "center_px", "area_px", "support_px", "flags", "sharpness"):
-                fields.setdefault(name, []).append(file[name][()])
-            fields.setdefault("chunk", []).append(np.full(len(file["frame"]), number))
-    data = {name: np.concatenate(parts) for name, parts in fields.items()}
-    rig = read_rig(capture, sizes)
+    data = _read_chunks(chunks)
+    where = f"capture {capture.name}"
+    source: Path | Mapping[str, Path] = (
+        capture.calibration
+        if isinstance(capture.calibration, Path)
+        else dict(zip(capture.cameras, capture.calibration, strict=True))
+    )
+    with open_h5(chunks[0], "mousefacelift center") as file:
+        sizes = file.attrs["size"]
+    calibrated = read_rig(source, capture.format, capture.unit, where)
+    check_lengths(calibrated, where)  # also of a format whose unit read_rig leaves open
+    rig = match_cameras(calibrated, capture.cameras, sizes, where, capture.calibration_names)
 
     found = (data["flags"] & Flag.EMPTY) == 0
     rays = np.stack([pixel_rays(data["center_px"][:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
@@ -45,10 +62,22 @@ def cameras(capture: Capture, chunks: list[Path], rig_output: Path, subject_outp
     use = (whole & enough) | (use & ~enough)
     center_mm, residual_px = locate(rig, data["center_px"], rays, use, settings.min_views)
     _check_agreement(capture, rig, data["center_px"], rays, use, residual_px, settings)
+    data["flags"] |= np.where(
+        oversized(rig, center_mm, data["area_px"], settings.max_area_ratio), Flag.LARGE, 0
+    ).astype(data["flags"].dtype)
     outline_rays = np.stack([pixel_rays(data["support_px"][:, v], camera) for v, camera in enumerate(rig)], axis=1)
+    hulls = _hulls(chunks, rig, center_mm, outline_rays, found, settings, threads)
+    stretches = _stretches(len(data["frame"]))
+    tracks = data["center_px"][stretches], data["frame"][stretches], rig, use[stretches]
+    shifts = estimate_shifts(*tracks, settings.max_shift_search)
+    course = residual_over_time(*tracks, max_shift_frames=settings.max_shift_search)
+    report = _report(capture, data, residual_px, hulls, shifts, course)
+    _print(report)
+    if problems := _problems(report, settings):
+        raise UserError(f"{where}: " + "\n  ".join(problems))
 
-    write_json(rig_output, rig_to_json(rig))
-    with atomic(subject_output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+    write_json(output / "rig.json", rig_to_json(rig))
+    with atomic(output / "subject.h5") as temporary, h5py.File(temporary, "w", libver="latest") as file:
         file.attrs.update(
             stage="cameras", version=STAGE_VERSIONS["cameras"], capture=capture.name, cameras=list(capture.cameras)
         )
@@ -57,6 +86,230 @@ def cameras(capture: Capture, chunks: list[Path], rig_output: Path, subject_outp
         file["center_mm"] = center_mm
         file["residual_px"] = residual_px
         file["outline_rays"] = outline_rays
+        for name in ("volume_mm3", "lengths_mm", "axis", "hull_iou"):
+            file[name] = hulls[name]
+    write_json(output / "qc.json", report)
+    _plot(output / "qc.png", capture, data["time_s"], residual_px, hulls["hull_iou"])
+
+
+def _read_chunks(chunks: list[Path]) -> dict[str, np.ndarray]:
+    fields: dict[str, list[np.ndarray]] = {}
+    for number, path in enumerate(chunks):
+        with open_h5(path, "mousefacelift center") as file:
+            for name in ("frame", "time_s", "center_px", "area_px", "support_px", "flags", "sharpness"):
+                fields.setdefault(name, []).append(file[name][()])
+            fields.setdefault("chunk", []).append(np.full(len(file["frame"]), number))
+    return {name: np.concatenate(parts) for name, parts in fields.items()}
+
+
+def _stretches(count: int) -> NDArray[np.int64]:
+    """Indices of STRETCHES evenly spaced runs of STRETCH_FRAMES items; all where there are no more."""
+    if count <= STRETCHES * STRETCH_FRAMES:
+        return np.arange(count)
+    begins = np.linspace(0, count - STRETCH_FRAMES, STRETCHES).astype(int)
+    return (begins[:, None] + np.arange(STRETCH_FRAMES)).ravel()
+
+
+def oversized(rig: Rig, center_mm: Array, area_px: NDArray[np.int64], ratio: float) -> NDArray[np.bool_]:
+    """Which silhouettes [N, V] are implausibly large: another animal that touches the mouse, a hand, a wrong mask.
+
+    Their area in mm^2, at the mouse's distance, is more than `ratio` times the camera's median.
+    """
+    large = np.zeros(area_px.shape, bool)
+    for v, camera in enumerate(rig):
+        depth = center_mm @ camera.R[2] + camera.t[2]
+        area = np.where(area_px[:, v] > 0, area_px[:, v] * depth**2 / abs(np.linalg.det(camera.K)), np.nan)
+        if np.isfinite(area).any():
+            with np.errstate(invalid="ignore"):
+                large[:, v] = area > ratio * np.nanmedian(area)
+    return large
+
+
+def _hulls(
+    chunks: list[Path],
+    rig: Rig,
+    center_mm: Array,
+    outline_rays: Array,
+    found: NDArray[np.bool_],
+    settings: Cameras,
+    threads: int,
+) -> dict[str, Array]:
+    """volume_mm3 [N], lengths_mm [N, 3], axis [N, 3], hull_iou [N, V]; of some frames iou_others, iou_without [N, V]."""
+    count, views = outline_rays.shape[:2]
+    radius = outline_radius(rig, center_mm, outline_rays)
+    result = {"volume_mm3": np.zeros(count)}
+    result |= {name: np.full((count, 3), np.nan) for name in ("lengths_mm", "axis")}
+    result |= {name: np.full((count, views), np.nan) for name in ("hull_iou", "iou_others", "iou_without")}
+    known = np.flatnonzero(np.isfinite(radius))
+    chosen = set(known[np.linspace(0, len(known) - 1, min(len(known), LEAVE_ONE_OUT_FRAMES)).astype(int)].tolist())
+    done = track(count, "cameras: hulls")
+    begin = 0
+    for path in chunks:
+        with open_h5(path, "mousefacelift center") as file:
+            window, stored = file["window"][()], file["crop_zstd"]
+
+            def one(n: int, data: NDArray[np.object_], windows: NDArray[np.int32]) -> None:
+                done()
+                if not np.isfinite(radius[n]):
+                    return
+                silhouettes = [
+                    (decode_crop(crop, *w[2:])[..., 3], w) if there else None
+                    for crop, w, there in zip(data, windows, found[n], strict=True)
+                ]
+                hull = visual_hull(
+                    silhouettes, rig, center_mm[n], float(radius[n]), settings.voxel_mm, leave_one_out=n in chosen
+                )
+                result["volume_mm3"][n], result["lengths_mm"][n] = hull.volume_mm3, hull.lengths_mm
+                result["axis"][n], result["hull_iou"][n] = hull.axes[0], hull.iou
+                if hull.iou_others is not None and hull.iou_without is not None:
+                    result["iou_others"][n], result["iou_without"][n] = hull.iou_others, hull.iou_without
+
+            with ThreadPoolExecutor(max_workers=threads) as pool:
+                frames = range(len(window))
+                list(pool.map(one, (begin + n for n in frames), (stored[n] for n in frames), window))
+            begin += len(window)
+    return result
+
+
+def _report(
+    capture: Capture,
+    data: dict[str, np.ndarray],
+    residual_px: Array,
+    hulls: dict[str, Array],
+    shifts: tuple[Shift, ...],
+    course: OverTime,
+) -> dict[str, Any]:
+    """qc.json: what was found of each camera. Values that could not be measured are null."""
+
+    def number(value: float) -> float | None:
+        return round(float(value), 4) if np.isfinite(value) else None
+
+    def mean(values: Array) -> float | None:
+        return number(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else None
+
+    def quantile(values: Array, q: float) -> float | None:
+        return number(np.quantile(values[np.isfinite(values)], q)) if np.isfinite(values).any() else None
+
+    rows = []
+    for v, (name, shift) in enumerate(zip(capture.cameras, shifts, strict=True)):
+        flags = data["flags"][:, v]
+        rows.append(
+            {
+                "camera": name,
+                "frames_with": {flag.name.lower(): int(((flags & flag) > 0).sum()) for flag in Flag if flag.name},
+                "residual_px": {"median": quantile(residual_px[:, v], 0.5), "p95": quantile(residual_px[:, v], 0.95)},
+                "hull_iou": mean(hulls["hull_iou"][:, v]),
+                "hull_of_others_iou": mean(hulls["iou_others"][:, v]),
+                "others_iou_without_it": mean(hulls["iou_without"][:, v]),
+                "late_frames": number(shift.shift_frames),
+                "late_uncertainty_frames": number(shift.uncertainty_frames),
+                "late": shift.significant,
+                "drift_frames": number(course.drift_frames[v]),
+                "drifts": bool(course.drifts[v]),
+                "residual_px_over_time": [number(value) for value in course.residual_px[:, v]],
+            }
+        )
+    return {
+        "capture": capture.name,
+        "frames": len(data["frame"]),
+        "frames_located": int(np.isfinite(hulls["axis"][:, 0]).sum()),
+        "hull_volume_mm3": quantile(hulls["volume_mm3"][hulls["volume_mm3"] > 0], 0.5),
+        "time_bins": [number(frame) for frame in course.edge],
+        "cameras": rows,
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    """The report as a table on stderr, which is the job's log."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def text(value: float | None, digits: int = 1) -> str:
+        return "unknown" if value is None else f"{value:.{digits}f}"
+
+    table = Table("camera", "no silhouette", "clipped", "blobs", "large", "residual px, median and p95", "hull IoU",
+                  "late by, frames", "drift, frames", title=f"capture {report['capture']}: {report['frames']} frames")  # fmt: skip
+    for row in report["cameras"]:
+        counts, residual = row["frames_with"], row["residual_px"]
+        late = text(row["late_frames"])
+        if row["late_frames"] is not None:
+            late += f" ± {text(row['late_uncertainty_frames'])}"
+        table.add_row(
+            row["camera"], str(counts["empty"]), str(counts["clipped"]), str(counts["several_blobs"]), str(counts["large"]),
+            f"{text(residual['median'])}, {text(residual['p95'])}", text(row["hull_iou"], 2),
+            late + " (!)" * row["late"], text(row["drift_frames"]) + " (!)" * row["drifts"],
+        )  # fmt: skip
+    Console(stderr=True, width=140).print(table)
+
+
+def _problems(report: dict[str, Any], settings: Cameras) -> list[str]:
+    """What must stop the run: cameras out of step, and hulls that do not fill their silhouettes."""
+    problems = []
+    for row in report["cameras"]:
+        late, name = row["late_frames"], row["camera"]
+        if row["late"] and abs(late) >= settings.max_shift_frames:
+            problems.append(
+                f"camera {name} is {'late' if late > 0 else 'early'} by {abs(late):.1f} ± "
+                f"{row['late_uncertainty_frames']:.1f} frames against the others: check the recording, or write "
+                f"{name}={round(late)} in the table's column 'sync' (frame k of the capture is then frame k{round(late):+d} of "
+                f"this video); at most {settings.max_shift_frames:g} are allowed (cameras.max_shift_frames)"
+            )
+        if row["drifts"] and abs(row["drift_frames"]) >= settings.max_shift_frames:
+            problems.append(
+                f"camera {name} loses step by {abs(row['drift_frames']):.1f} frames in the course of the capture: it lost frames, or "
+                "its clock differs. Record at one trigger, or, if its timestamps are right, set center.timing: timestamp "
+                "(cameras.max_shift_frames)"
+            )
+    ious = {row["camera"]: row["hull_iou"] for row in report["cameras"] if row["hull_iou"] is not None}
+    low = [name for name, iou in ious.items() if iou < settings.min_hull_iou]
+    if low:
+        without = {
+            row["camera"]: row["others_iou_without_it"]
+            for row in report["cameras"]
+            if row["others_iou_without_it"] is not None
+        }
+        suspect = max(without, key=lambda name: without[name], default=None)
+        problems.append(
+            "the visual hull fills its silhouettes too little in "
+            + ", ".join(f"camera {name} (IoU {ious[name]:.2f})" for name in low)
+            + (
+                f". Without camera {suspect} the others agree best (IoU {without[suspect]:.2f}): look at its calibration and its "
+                "silhouettes first"
+                if suspect
+                else ""
+            )
+            + f"; at least {settings.min_hull_iou:g} is asked for (cameras.min_hull_iou)"
+        )
+    return problems
+
+
+def _plot(path: Path, capture: Capture, time_s: Array, residual_px: Array, hull_iou: Array) -> None:
+    """Residual and hull IoU of each camera in the course of the capture, medians of up to 200 bins."""
+    from matplotlib.figure import Figure
+
+    bins = min(len(time_s), 200)
+    number = np.arange(len(time_s)) * bins // len(time_s)
+
+    def medians(values: Array) -> Array:
+        parts = (values[number == b] for b in range(bins))
+        return np.array([np.median(p[np.isfinite(p)]) if np.isfinite(p).any() else np.nan for p in parts])
+
+    time = np.array([time_s[number == b].mean() for b in range(bins)])
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for v, name in enumerate(capture.cameras):
+        above.plot(time, medians(residual_px[:, v]), lw=1, label=name)
+        below.plot(time, medians(hull_iou[:, v]), lw=1)
+    above.set(
+        ylabel="silhouette's centre from\nreprojected centre, raw px", title=f"Agreement of the cameras: {capture.name}"
+    )
+    above.set_ylim(bottom=0)
+    above.legend(title="camera", loc="upper left", bbox_to_anchor=(1, 1))
+    below.set(xlabel="time, s", ylabel="IoU of hull and silhouette", ylim=(0, 1))
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def locate(rig: Rig, center_px: Array, rays: Array, use: NDArray[np.bool_], min_views: int) -> tuple[Array, Array]:

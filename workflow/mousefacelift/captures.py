@@ -7,13 +7,12 @@ from pathlib import Path
 
 from mousefacelift.errors import UserError
 from mousefacelift.files import natural_key
+from mousefacelift.rigs import FORMATS, MM_PER_UNIT
 
 COLUMNS = (
     "capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit", "sync", "calibration_names",
 )  # fmt: skip
 REQUIRED = ("capture", "videos", "calibration")
-FORMATS = ("dannce",)
-MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,17 @@ SUPPORT_DIRECTIONS = 32
 
 
 class Flag(IntFlag):
-    """What is wrong with one view of one frame. Without a frame (MISSING) the view counts as EMPTY too."""
+    """What is wrong with one view of one frame. Without a frame (MISSING) the view counts as EMPTY too.
+
+    LARGE, far larger than the mouse, is found by `cameras`, which sees the whole capture.
+    """
 
     EMPTY = 1
     CLIPPED = 2
     SEVERAL_BLOBS = 4
     UNSHARP = 8
     MISSING = 16
+    LARGE = 32
 
 
 @dataclass(frozen=True)
@@ -109,24 +113,24 @@ def chunk_ranges(frames: range, settings: Center) -> list[range]:
     return [chunk for chunk in chunks if chunk]
 
 
-def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Image]:
+def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Image, Image]:
     """Measure one view and cut out its crop.
 
-    mask: [H, W], above 127 is mouse. The crop is [h, w, 4] RGBA at full resolution; its RGB is 0 outside the silhouette,
-    where nothing downstream looks.
+    mask: [H, W], above 127 is mouse. The crop, at full resolution: RGB [h, w, 3], 0 outside the silhouette, where nothing
+    downstream looks, and the silhouette [h, w], 0 or 255.
     """
     height, width = mask.shape
-    silhouette = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
-    x, y, w, h = cv2.boundingRect(silhouette)
-    part = np.ascontiguousarray(silhouette[y : y + h, x : x + w])
+    binary = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
+    x, y, w, h = cv2.boundingRect(binary)
+    part = np.ascontiguousarray(binary[y : y + h, x : x + w])
     area = cv2.countNonZero(part)
     if area < settings.min_area_px:
         return _empty()
     flags = Flag(0)
-    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    # A paw before the tail cuts the silhouette in two; a second animal is no such sliver.
-    # A contour runs through the centres of its pixels: half of them lie outside of its polygon (Pick's theorem).
-    blobs = sorted(cv2.contourArea(contour) + len(contour) / 2 + 1 for contour in contours)
+    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # A paw before the tail cuts the silhouette in two; a second animal is no such sliver. A contour runs through the
+    # centres of its pixels: half a pixel all along it lies outside of its polygon.
+    blobs = sorted(cv2.contourArea(contour) + cv2.arcLength(contour, True) / 2 + 1 for contour in contours)
     if len(blobs) > 1 and blobs[-2] > settings.blob_fraction * blobs[-1]:
         flags |= Flag.SEVERAL_BLOBS
     if x == 0 or y == 0 or x + w == width or y + h == height:
@@ -135,13 +139,13 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     margin = settings.margin_px
     x0, y0, x1, y1 = max(x - margin, 0), max(y - margin, 0), min(x + w + margin, width), min(y + h + margin, height)
     window = (x0, y0, x1 - x0, y1 - y0)
-    alpha = np.ascontiguousarray(silhouette[y0:y1, x0:x1])
+    alpha = np.ascontiguousarray(binary[y0:y1, x0:x1])
     rgb = frame.rgb(window)
-    sharpness = _sharpness(rgb, alpha)
+    sharpness = _sharpness(rgb[y - y0 :, x - x0 :][:h, :w], part)
     if sharpness < settings.min_sharpness:
         flags |= Flag.UNSHARP
-    crop = cv2.copyTo(cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA), alpha, np.zeros((*alpha.shape, 4), np.uint8))
-    return Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window), crop
+    silhouette = Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window)
+    return silhouette, cv2.copyTo(rgb, alpha, np.zeros_like(rgb)), alpha
 
 
 def _center(part: Image) -> NDArray[np.float64]:
@@ -165,18 +169,27 @@ def _center(part: Image) -> NDArray[np.float64]:
     return index * step + step // 2 + 0.5
 
 
-def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image]:
+def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image, Image]:
     nowhere = np.full((SUPPORT_DIRECTIONS, 2), np.nan)
-    return Silhouette(nowhere[0], 0, nowhere, 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)), np.zeros((0, 0, 4), np.uint8)
+    return (
+        Silhouette(nowhere[0], 0, nowhere, 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)),
+        np.zeros((0, 0, 3), np.uint8),
+        np.zeros((0, 0), np.uint8),
+    )
 
 
-def _sharpness(rgb: Image, alpha: Image) -> float:
-    """Variance of the Laplacian of grey values well inside the silhouette (its edge would dominate)."""
-    inside = cv2.erode(alpha, np.ones((5, 5), np.uint8))
-    if not cv2.countNonZero(inside):
-        return 0.0
-    laplacian = cv2.Laplacian(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.CV_16S)
-    return float(cv2.meanStdDev(laplacian, mask=inside)[1][0, 0] ** 2)
+def _sharpness(rgb: Image, part: Image) -> float:
+    """Variance of the Laplacian of grey values well inside the silhouette (its edge would dominate), [h, w, 3] and [h, w].
+
+    In the middle of the mouse, which is enough; all over where it bends around its middle.
+    """
+    h, w = part.shape
+    for area in (np.s_[h // 4 : h - h // 4, w // 4 : w - w // 4], np.s_[:, :]):
+        inside = cv2.erode(part[area], np.ones((5, 5), np.uint8))
+        if cv2.countNonZero(inside):
+            laplacian = cv2.Laplacian(cv2.cvtColor(rgb[area], cv2.COLOR_RGB2GRAY), cv2.CV_16S)
+            return float(cv2.meanStdDev(laplacian, mask=inside)[1][0, 0] ** 2)
+    return 0.0
 
 
 def _support(contours: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
@@ -213,10 +226,10 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
                 dropped[frame.reason] += 1
-                silhouette, crop = _empty(Flag.MISSING)
+                silhouette, *crop = _empty(Flag.MISSING)
             else:
-                silhouette, crop = measure(frame, mask, settings)
-            rows.append((silhouette, encode_crop(crop)))
+                silhouette, *crop = measure(frame, mask, settings)
+            rows.append((silhouette, encode_crop(*crop)))
             done()
         return rows, dropped
 

@@ -100,17 +100,17 @@ def center(
 def cameras(
     chunks: Annotated[list[Path], typer.Argument(help="The capture's center/*.h5 files, in order.")],
     capture: CaptureOption,
-    rig: Annotated[Path, typer.Option(help="rig.json to write.")],
-    subject: Annotated[Path, typer.Option(help="subject.h5 to write.")],
+    output: Annotated[Path, typer.Option(help="Folder for rig.json, subject.h5, qc.json and qc.png.")],
     captures: TableOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
 ) -> None:
-    """Read the calibration; find the mouse's 3D centre in each frame."""
-    _limit_threads(1)
+    """Read the calibration; find the mouse in each frame; check that the cameras agree, in place and in time."""
+    threads = _limit_threads(threads)
     from mousefacelift.cameras import cameras as stage
 
-    stage(_capture(captures, capture, config), chunks, rig, subject, _section("cameras", settings, config))
+    stage(_capture(captures, capture, config), chunks, output, _section("cameras", settings, config), threads)
 
 
 @app.command()
@@ -211,6 +211,79 @@ def evaluate(
     from mousefacelift.evaluate import evaluate as stage
 
     stage(manifest, train, output, values, threads)
+
+
+rig_app = typer.Typer(no_args_is_help=True, help="Look at a calibration, or convert it.")
+app.add_typer(rig_app, name="rig")
+
+RigOption = Annotated[str, typer.Option("--format", help="The file's format; auto recognises its content.")]
+UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the file's lengths: mm, cm, m.")]
+OriginOption = Annotated[
+    str | None,
+    typer.Option(help="transforms.json alone: the first pixel's centre is (0.5, 0.5) (corner) or (0, 0) (center)."),
+]
+
+
+def _rig(source: list[Path], format: str, unit: str, pixel_origin: str | None) -> Any:
+    from mousefacelift.rigs import read_rig
+
+    options = {"pixel_origin": pixel_origin} if pixel_origin else {}
+    files: Any = source[0] if len(source) == 1 else {path.stem.removesuffix("_params"): path for path in source}
+    return read_rig(files, format, unit, **options)
+
+
+@rig_app.command("show")
+def rig_show(
+    source: Annotated[list[Path], typer.Argument(help="A calibration file or folder, or one file per camera.")],
+    format: RigOption = "auto",
+    unit: UnitOption = "mm",
+    pixel_origin: OriginOption = None,
+    page: Annotated[Path, typer.Option(help="HTML file to draw the rig in, for a browser.")] = Path("rig.html"),
+) -> None:
+    """Print a rig as a table and draw it as an interactive 3D page."""
+    from rich.console import Console
+
+    from mousefacelift.rigview import rig_tables, write_page
+
+    rig = _rig(source, format, unit, pixel_origin)
+    title = f"{source[0]}{f' and {len(source) - 1} more' if len(source) > 1 else ''}: {len(rig)} cameras"
+    # Wide enough for every number: in a file or a narrow terminal a table must not be cut.
+    console = Console(width=max(Console().width, 110))
+    for table in rig_tables(rig, title):
+        console.print(table)
+    write_page(rig, page, title)
+    print(f"3D page: {page}")
+
+
+@rig_app.command("convert")
+def rig_convert(
+    source: Annotated[Path, typer.Argument(help="A calibration file or folder.")],
+    target: Annotated[Path, typer.Argument(help="File to write; for colmap a folder.")],
+    to: Annotated[str, typer.Option(help="Format to write.")],
+    format: RigOption = "auto",
+    unit: UnitOption = "mm",
+    pixel_origin: OriginOption = None,
+) -> None:
+    """Write a rig in another format, in millimetres. What the format cannot hold is refused, not dropped."""
+    from mousefacelift.rigs import write_rig
+
+    rig = _rig([source], format, unit, pixel_origin)
+    write_rig(rig, target, to)
+    print(f"{target}: {len(rig)} cameras as {to}")
+
+
+@rig_app.command("formats")
+def rig_formats() -> None:
+    """List the formats that can be read and written."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mousefacelift.rigs import FORMATS
+
+    table = Table("format", "recognised by", "written")
+    for name, each in FORMATS.items():
+        table.add_row(name, each.description, "yes" if each.write else "")
+    Console().print(table)
 
 
 @app.command()

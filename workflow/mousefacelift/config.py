@@ -22,7 +22,44 @@ class Section(BaseModel):
 class Background(Section):
     """For masks: background, how the mouse is told from the empty arena."""
 
-    frames: int = Field(60, ge=5, description="frames, uniform over the capture, whose median is the empty arena")
+    frames: int = Field(60, ge=5, description="frames, uniform over the capture, in which the empty arena is found")
+    mouse: Literal["any", "dark", "bright"] = Field(
+        "any", description="the mouse is darker or brighter than the arena; any: find out, region by region"
+    )
+    width: int = Field(640, ge=160, description="frames are worked on at about this width, px")
+    min_noise: float = Field(
+        0.8, gt=0, description="least standard deviation of a pixel of the empty arena, grey levels of 255"
+    )
+    shadow: float = Field(
+        0.65, ge=0, lt=1, description="a shadow or a reflection takes at most this fraction of the arena's light"
+    )
+    shadow_weight: float = Field(
+        0.5, gt=0, description="larger: what may be shadow or reflection is sooner taken for it, and paws are lost"
+    )
+    contrast: float = Field(
+        15.0, ge=0, description="a quarter of a blob differs from the arena by more than this, grey levels of 255"
+    )
+    min_area: Fraction = Field(0.0003, description="a smaller blob, as a fraction of the image, is no animal")
+    min_blob: Fraction = Field(0.1, description="a smaller blob, as a fraction of the largest, is no animal")
+    max_hole: Fraction = Field(
+        0.1, description="a hole up to this fraction of the mouse is filled, unless the arena is seen in it"
+    )
+
+
+class Onnx(Section):
+    """For masks: onnx, a segmentation network of yours, run with onnxruntime."""
+
+    path: str | None = Field(
+        None, description="the network, an .onnx file: see docs of silhouettes.onnx for its inputs"
+    )
+    width: int | None = Field(
+        None, ge=16, description="width of its input, px; null: what the file says, or the frame's"
+    )
+    height: int | None = Field(None, ge=16, description="height of its input, px; null: as for width")
+    output: Literal["logits", "probability"] = Field("logits", description="what the network puts out")
+    channel: int = Field(1, ge=0, description="channel of the mouse, of a network with several classes")
+    threshold: float = Field(0.5, gt=0, lt=1, description="a pixel at least this probable is mouse")
+    threads: int = Field(1, ge=1, description="threads per operator and camera")
 
 
 class Center(Section):
@@ -56,6 +93,20 @@ class Cameras(Section):
         gt=0,
         description="a camera whose median distance between silhouette and reprojected centre is above this stops the run",
     )
+    min_hull_iou: Fraction = Field(
+        0.5,
+        description="a camera whose mean overlap (IoU) between silhouette and visual hull is below this stops the run",
+    )
+    max_shift_frames: float = Field(
+        1.0, ge=0, description="a camera that is this many frames late or early, beyond doubt, stops the run"
+    )
+    max_shift_search: float = Field(
+        15.0, gt=0, description="how many frames a camera's time is moved to find where it agrees"
+    )
+    max_area_ratio: float = Field(
+        2.5, gt=1, description="a silhouette larger than so many times the camera's median is flagged as `large`"
+    )
+    voxel_mm: float = Field(2.0, gt=0, description="edge of the visual hull's voxels")
     min_views: int = Field(3, ge=2, description="usable silhouettes a frame needs for its centre to be triangulated")
 
 

@@ -17,27 +17,28 @@ def encode_png(rgba: NDArray[np.uint8], level: int) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), options)[1].tobytes()
 
 
-def encode_crop(rgba: NDArray[np.uint8]) -> bytes:
-    """An image [h, w, 4] as zstandard-compressed pixels with a checksum; nothing for an image without pixels.
+def encode_crop(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> bytes:
+    """A crop, colours [h, w, 3] and silhouette [h, w] (0 or 255), zstandard-compressed with a checksum.
 
     Of the demo's crops PNG at level 1 takes three times the time to write, four times to read, and is 4 % larger.
     """
-    return (
-        zstandard.ZstdCompressor(level=1, write_checksum=True).compress(np.ascontiguousarray(rgba).data)
-        if rgba.size
-        else b""
-    )
+    compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj(size=rgb.size + -(-alpha.size // 8))
+    parts = (np.ascontiguousarray(rgb), np.packbits(alpha > 0))
+    return b"".join([*(compressor.compress(part.data) for part in parts), compressor.flush()]) if rgb.size else b""
 
 
 def decode_crop(data: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The image [height, width, 4] of `encode_crop`'s bytes [n]. Raises ValueError if they are not such an image."""
-    size = width * height * 4
-    if not size and not data.size:
+    """The crop [height, width, 4] RGBA of `encode_crop`'s bytes [n]. Raises ValueError if they are not such an image."""
+    count = width * height
+    if not count and not data.size:
         return np.zeros((height, width, 4), np.uint8)
     try:
-        if zstandard.frame_content_size(data.tobytes()) != size:
-            raise ValueError(f"not {width}x{height} RGBA pixels")
-        pixels = zstandard.ZstdDecompressor().decompress(data.tobytes())
+        if zstandard.frame_content_size(data.tobytes()) != 3 * count + -(-count // 8):
+            raise ValueError(f"not a crop of {width}x{height} px")
+        pixels = np.frombuffer(zstandard.ZstdDecompressor().decompress(data.tobytes()), np.uint8)
     except zstandard.ZstdError as error:
-        raise ValueError(f"not zstandard-compressed pixels: {error}") from None
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 4)
+        raise ValueError(f"not zstandard-compressed: {error}") from None
+    rgba = np.empty((height, width, 4), np.uint8)
+    rgba[..., :3] = pixels[: 3 * count].reshape(height, width, 3)
+    rgba[..., 3] = 255 * np.unpackbits(pixels[3 * count :], count=count).reshape(height, width)
+    return rgba

@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.calibration import rig_from_json
 from mousefacelift.center import Flag
 from mousefacelift.config import Normalize
 from mousefacelift.errors import UserError
@@ -22,6 +21,7 @@ from mousefacelift.geometry import (
     rigid,
     rotation_between,
 )
+from mousefacelift.rigs import rig_from_json
 
 
 def axis_vector(name: str) -> Array:

@@ -66,6 +66,7 @@ def reject_reason(
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
         ("no silhouette", (flags & Flag.EMPTY) > 0),
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
+        ("silhouette far larger than the mouse", (flags & Flag.LARGE) > 0),
         ("unsharp", (flags & Flag.UNSHARP) > 0),
     ]
     if not settings.allow_clipped:

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.calibration import rig_from_json
 from mousefacelift.config import SPLITS, Shard
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
 from mousefacelift.geometry import Array, Camera, field_radius, inverse_rigid, pixel_rays, view_map
 from mousefacelift.images import decode_crop, encode_png
 from mousefacelift.progress import track
+from mousefacelift.rigs import rig_from_json
 from mousefacelift.sample import read_samples
 
 Image = NDArray[np.uint8]
