@@ -19,6 +19,7 @@ include: "rules/evaluate.smk"
 localrules:
     all,
     center,
+    preview,
     cameras,
     normalize,
     sample,
@@ -29,3 +30,4 @@ rule all:
     default_target: True
     input:
         rules.evaluate.output,
+        rules.preview.input,

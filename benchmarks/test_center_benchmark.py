@@ -46,6 +46,8 @@ def test_center_takes_at_most_two_and_a_half_times_the_decoding(tmp_path, thread
     rate = {name: views / median(values) for name, values in seconds.items()}
     ratio = median(d / c for d, c in zip(seconds["decode"], seconds["center"], strict=True))
     size = (tmp_path / "0.h5").stat().st_size / views / 1e3
-    print(f"\n{threads} threads: decode {rate['decode']:.0f}, center {rate['center']:.0f} frame-views per CPU-s, ratio {ratio:.2f}, {size:.0f} kB each")
+    print(
+        f"\n{threads} threads: decode {rate['decode']:.0f}, center {rate['center']:.0f} frame-views per CPU-s, ratio {ratio:.2f}, {size:.0f} kB each"
+    )
     assert rate["center"] >= 100
     assert ratio >= 0.4

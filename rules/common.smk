@@ -19,6 +19,10 @@ try:
         name: [f"{k:04d}" for k in range(len(chunk_ranges(capture_frames(c, CONFIG.center), CONFIG.center)))]
         for name, c in CAPTURES.items()
     }
+    if CONFIG.center.masks == "onnx" and not Path(CONFIG.center.onnx.path or "").is_file():
+        raise UserError(
+            f"center.onnx.path: {CONFIG.center.onnx.path}: no such file; center.masks: onnx needs a network"
+        )
     if CONFIG.train.init and not Path(CONFIG.train.init).is_file():
         raise UserError(f"train.init: {CONFIG.train.init}: no such file")
 except UserError as error:
@@ -45,6 +49,19 @@ def settings(stage):
 def capture_row(wildcards):
     """The capture's row of the table, in params: a changed row re-runs what depends on it."""
     return json.dumps(asdict(CAPTURES[wildcards.capture]), default=str, sort_keys=True)
+
+
+def recording(wildcards):
+    """What silhouettes are made from: videos, and by center.masks the mask files, the empty arena, or the network."""
+    capture = CAPTURES[wildcards.capture]
+    files = {"videos": capture.videos}
+    if CONFIG.center.masks == "provided":
+        files["masks"] = capture.masks
+    elif CONFIG.center.masks == "background":
+        files["background"] = f"{RESULTS}/center/{wildcards.capture}/background.h5"
+    else:
+        files["network"] = CONFIG.center.onnx.path
+    return files
 
 
 def center_chunks(wildcards):

@@ -1,12 +1,14 @@
+import os
 import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mousefacelift.captures import captures_table, demo_table, read_captures
 from mousefacelift.errors import UserError
+from mutations import mutate, mutations
 
 HEADER = "capture\tanimal\tvideos\tmasks\tcalibration\tformat\tfps\tunit"
 ROW = "day1\tm01\tv/cam{camera}.mp4\tm/cam{camera}.mkv\tc/cam{camera}.mat\tdannce\t50\tcm"
@@ -224,3 +226,29 @@ def test_any_camera_names_can_be_ordered(names):
         table = Path(folder) / "captures.tsv"
         table.write_text("capture\tvideos\tmasks\tcalibration\nd" + "\tcam-{camera}.x" * 3)
         assert sorted(read_captures(table)["d"].cameras) == sorted(names)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_mutated_table_gives_captures_or_a_users_error_and_touches_nothing(tmp_path):
+    """MOUSEFACELIFT_FUZZ sets the number of tables."""
+    touch(tmp_path, *(f for c in ("2", "10") for f in (f"v/cam{c}.mp4", f"m/cam{c}.mkv", f"c/cam{c}.mat")))
+    path = tmp_path / "captures.tsv"
+    table = f"# comment\n{SYNC}\n{ROW}\t2=3\t10=left\n{ROW.replace('day1', 'day2')}\n".encode()
+    before = sorted(tmp_path.rglob("*"))
+
+    @settings(max_examples=int(os.environ.get("MOUSEFACELIFT_FUZZ", "400")) // 2)
+    @given(mutations)
+    def check(changes):
+        data = table
+        for change in changes:
+            data = mutate(data, *change)
+        path.write_bytes(data)
+        try:
+            found = read_captures(path)
+        except UserError as error:
+            assert str(path) in str(error)
+        else:
+            assert all(len(c.videos) == len(c.cameras) == len(c.sync) for c in found.values())
+        assert sorted(tmp_path.rglob("*")) in (before, sorted([*before, path]))
+
+    check()

@@ -131,6 +131,14 @@ def test_a_second_blob_is_flagged_when_it_is_large_and_kept_in_either_case():
     assert measured(mask, Center(blob_fraction=0.5)).flags == 0
 
 
+def test_a_piece_of_tail_is_no_second_animal():
+    mask = ellipse(angle=0)
+    cv2.line(mask, (400, 220), (600, 330), 255, 8)  # a sixth of the ellipse, and thin
+    assert measured(mask).flags == 0
+    cv2.circle(mask, (500, 100), 30, 255, -1)
+    assert measured(mask).flags == Flag.SEVERAL_BLOBS
+
+
 def test_sharpness_falls_with_blur_and_is_judged_inside_the_silhouette():
     mask, image = ellipse(), noise()
     blurred = cv2.GaussianBlur(image, (0, 0), 2)

@@ -28,7 +28,9 @@ def poses(frames, azimuths=AZIMUTHS, jitter=0.0, seed=0):
     return rigid(R, -(R @ centers[..., None])[..., 0])
 
 
-def run(folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), fps=20.0, settings=None, chunk_frames=30):
+def run(
+    folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), iou=None, fps=20.0, settings=None, chunk_frames=30
+):
     """sample() on a synthetic capture; gives the rows of samples.tsv and rejected.tsv. lost: frames without a centre."""
     index = np.arange(frames)
     known = np.setdiff1d(index, lost)
@@ -41,6 +43,7 @@ def run(folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), fps=20.
         file["w2c"] = poses(frames, AZIMUTHS[: len(names)], jitter=5)[known]
     with h5py.File(folder / "subject.h5", "w") as file:
         file["frame"], file["time_s"] = index, index / fps
+        file["hull_iou"] = np.full((frames, len(names)), 0.9) if iou is None else iou
     outputs = folder / "samples.tsv", folder / "rejected.tsv"
     sample(folder / "cameras.h5", folder / "subject.h5", *outputs, settings or Sample())
     with outputs[1].open(newline="") as file:
@@ -177,20 +180,32 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
         (Flag.UNSHARP, "unsharp: camera 2, 5"),
         (Flag.CLIPPED, "clipped by the video's edge: camera 2, 5"),
         (Flag.CLIPPED | Flag.EMPTY, "no silhouette: camera 2, 5"),
+        (Flag.MISSING | Flag.EMPTY, "no frame (missing, or cannot be decoded): camera 2, 5"),
+        (Flag.LARGE, "silhouette far larger than the mouse: camera 2, 5"),
     ],
 )
 def test_a_reason_names_the_cameras(flag, reason):
     flags, fits = np.zeros(6, np.uint8), np.ones(6, bool)
-    assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample()) is None
+    assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample()) is None
     flags[[1, 4]] = flag
-    assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample()) == reason
+    assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample()) == reason
     if flag == Flag.CLIPPED:
-        assert reject_reason(flags, fits, np.ones(6, bool), NAMES, Sample(allow_clipped=True)) is None
+        assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample(allow_clipped=True)) is None
+
+
+def test_a_view_that_shows_something_else_than_the_others_is_named(tmp_path):
+    iou = np.full((100, 6), 0.9)
+    iou[7, 3], iou[8, 3], iou[9] = 0.39, 0.41, np.nan  # NaN: not measured, for want of a hull
+    rows, rejected = run(tmp_path, iou=iou)
+    assert {r["frame"]: r["reason"] for r in rejected if int(r["frame"]) < 20} == {
+        "7": "silhouette contradicts the other views (hull IoU below 0.4): camera 4"
+    }
+    assert {"8", "9"} <= {r["frame"] for r in rows}
 
 
 def test_a_silhouette_larger_than_its_view_is_rejected():
     fits = np.array([True, True, False, True, True, True])
-    reason = reject_reason(np.zeros(6, np.uint8), fits, np.ones(6, bool), NAMES, Sample(allow_clipped=True))
+    reason = reject_reason(np.zeros(6, np.uint8), fits, np.ones(6, bool), np.ones(6), NAMES, Sample(allow_clipped=True))
     assert reason == "silhouette does not fit the normalised view: camera 3"
 
 
@@ -244,5 +259,5 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, cell):
 
 def test_a_view_that_does_not_locate_the_mouse_rejects_its_frame():
     located = np.array([True, True, False, True, True, True])
-    reason = reject_reason(np.zeros(6, np.uint8), np.ones(6, bool), located, NAMES, Sample())
+    reason = reject_reason(np.zeros(6, np.uint8), np.ones(6, bool), located, np.ones(6), NAMES, Sample())
     assert reason == f"mouse's centre behind the camera or beyond its calibrated field: camera {NAMES[2]}"

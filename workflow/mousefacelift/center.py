@@ -2,11 +2,12 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -17,14 +18,16 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.captures import Capture
 from mousefacelift.config import Center
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
+from mousefacelift.files import atomic, open_h5
 from mousefacelift.images import encode_crop
 from mousefacelift.progress import track
+from mousefacelift.silhouettes import METHODS, Tile, estimate_background, preview_sheet
 from mousefacelift.video import Frame, Missing, length, probe, read_frames
 
 Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
+PREVIEW_MOMENTS = 6
 
 
 class Flag(IntFlag):
@@ -128,10 +131,7 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
         return _empty()
     flags = Flag(0)
     contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    # A paw before the tail cuts the silhouette in two; a second animal is no such sliver. A contour runs through the
-    # centres of its pixels: half a pixel all along it lies outside of its polygon.
-    blobs = sorted(cv2.contourArea(contour) + cv2.arcLength(contour, True) / 2 + 1 for contour in contours)
-    if len(blobs) > 1 and blobs[-2] > settings.blob_fraction * blobs[-1]:
+    if len(contours) > 1 and _several(part, contours, settings.blob_fraction):
         flags |= Flag.SEVERAL_BLOBS
     if x == 0 or y == 0 or x + w == width or y + h == height:
         flags |= Flag.CLIPPED
@@ -146,6 +146,28 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
         flags |= Flag.UNSHARP
     silhouette = Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window)
     return silhouette, cv2.copyTo(rgb, alpha, np.zeros_like(rgb)), alpha
+
+
+def _several(part: Image, contours: Sequence[NDArray[np.int32]], fraction: float) -> bool:
+    """Whether a blob of a silhouette [h, w] other than the largest could be an animal.
+
+    Then its area is more than a fraction of the largest's, and it is more than half as thick: a paw before the tail, or a
+    bright reflection on it, cuts off a piece that is long but thin.
+    """
+    # A contour runs through the centres of its pixels: half a pixel all along it lies outside of its polygon.
+    areas = np.array([cv2.contourArea(c) + cv2.arcLength(c, True) / 2 + 1 for c in contours])
+    largest = int(areas.argmax())
+    others = [int(k) for k in np.flatnonzero(areas > fraction * areas[largest]) if k != largest]
+    if not others:
+        return False
+    distance = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+
+    def thickness(k: int) -> float:
+        x, y, w, h = cv2.boundingRect(contours[k])
+        inside = cv2.drawContours(np.zeros((h, w), np.uint8), contours, k, 255, cv2.FILLED, offset=(-x, -y))
+        return float(distance[y : y + h, x : x + w][inside > 0].max())
+
+    return any(thickness(k) > thickness(largest) / 2 for k in others)
 
 
 def _center(part: Image) -> NDArray[np.float64]:
@@ -185,7 +207,7 @@ def _sharpness(rgb: Image, part: Image) -> float:
     """
     h, w = part.shape
     for area in (np.s_[h // 4 : h - h // 4, w // 4 : w - w // 4], np.s_[:, :]):
-        inside = cv2.erode(part[area], np.ones((5, 5), np.uint8))
+        inside = cv2.erode(part[area], np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
         if cv2.countNonZero(inside):
             laplacian = cv2.Laplacian(cv2.cvtColor(rgb[area], cv2.COLOR_RGB2GRAY), cv2.CV_16S)
             return float(cv2.meanStdDev(laplacian, mask=inside)[1][0, 0] ** 2)
@@ -200,10 +222,12 @@ def _support(contours: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
     return corners[np.argmax(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
 
 
-def center(capture: Capture, chunk: int, output: Path, settings: Center, threads: int = 1) -> None:
+def center(
+    capture: Capture, chunk: int, output: Path, settings: Center, threads: int = 1, background: Path | None = None
+) -> None:
     """Write one chunk of a capture: `center/{capture}/{chunk}.h5`.
 
-    Raises UserError if cameras have different numbers of frames, a video and its masks differ in size or length, a
+    background: the file of that name, needed for masks: background. Raises UserError if cameras have different numbers of frames, a video and its masks differ in size or length, a
     frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies beyond the capture's end.
     """
     everything = capture_frames(capture, settings)
@@ -213,6 +237,7 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
     frames = ranges[chunk]
     fps = capture_fps(capture)
     views = len(capture.cameras)
+    models = _models(capture, settings, background)
 
     # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
     done = track(len(frames) * views, f"center {capture.name} chunk {chunk}")
@@ -221,7 +246,7 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
     def one_camera(view: int) -> tuple[list[tuple[Silhouette, bytes]], Counter[str]]:
         cv2.setNumThreads(1)
         rows, dropped = [], Counter[str]()
-        for frame, mask in silhouettes(capture, view, frames, fps, settings, max(1, threads // workers)):
+        for frame, mask in silhouettes(capture, view, frames, fps, settings, max(1, threads // workers), models[view]):
             if isinstance(frame, Missing):
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
@@ -265,21 +290,41 @@ def center(capture: Capture, chunk: int, output: Path, settings: Center, threads
             crops[n, v] = np.frombuffer(columns[v][n][1], np.uint8)
 
 
+def _models(capture: Capture, settings: Center, background: Path | None) -> list[dict[str, NDArray[Any]]]:
+    if settings.masks != "background":
+        return [{}] * len(capture.cameras)
+    if background is None:
+        raise UserError("center.masks: background needs --background, the file that `mousefacelift background` writes")
+    return read_background(background, capture.cameras)
+
+
 def silhouettes(
-    capture: Capture, view: int, frames: range, fps: float, settings: Center, threads: int = 1
+    capture: Capture,
+    view: int,
+    frames: range,
+    fps: float,
+    settings: Center,
+    threads: int = 1,
+    model: Mapping[str, NDArray[Any]] | None = None,
 ) -> Iterator[tuple[Frame | Missing, Image]]:
     """A camera's frames in order, with their silhouettes [H, W] (above 127 is mouse); or why there is no frame.
 
-    Raises UserError if the masks are of another size than the frame.
+    model: what `background` knows of the view. Raises UserError if the masks are of another size than the frame.
     """
     where = f"capture {capture.name}, camera {capture.cameras[view]}"
     late = capture.sync[view]
     local = range(frames.start + late, frames.stop + late, frames.step)
     images = read_frames(capture.videos[view], local, where, settings.timing, fps, threads)
+    nothing = np.zeros((0, 0), np.uint8)
+    if settings.masks != "provided":
+        segment = METHODS[settings.masks](model or {}, getattr(settings, settings.masks))
+        for _, frame in images:
+            yield frame, nothing if isinstance(frame, Missing) else segment(frame.rgb())
+        return
     masks = read_frames(capture.masks[view], local, where, settings.timing, fps, threads)
     for (index, frame), (_, mask) in zip(images, masks, strict=True):
         if isinstance(frame, Missing) or isinstance(mask, Missing):
-            yield frame if isinstance(frame, Missing) else mask, np.zeros((0, 0), np.uint8)
+            yield frame if isinstance(frame, Missing) else mask, nothing
             continue
         if (frame.width, frame.height) != (mask.width, mask.height):
             raise UserError(
@@ -287,3 +332,68 @@ def silhouettes(
                 f"({capture.masks[view]})"
             )
         yield frame, mask.gray()
+
+
+def background(capture: Capture, output: Path, settings: Center, threads: int = 1) -> None:
+    """Write `center/{capture}/background.h5`: a group per camera with what `masks: background` knows of the empty arena.
+
+    Raises UserError if too few frames can be read.
+    """
+    everything = capture_frames(capture, settings)
+    fps = capture_fps(capture)
+    step = max(1, len(everything) // settings.background.frames)
+    frames = everything[step // 2 :: step]
+    done = track(len(capture.cameras), f"background {capture.name}")
+
+    def one_camera(view: int) -> dict[str, NDArray[Any]]:
+        cv2.setNumThreads(1)
+        where = f"capture {capture.name}, camera {capture.cameras[view]}"
+        late = capture.sync[view]
+        local = range(frames.start + late, frames.stop + late, frames.step)
+        images = read_frames(capture.videos[view], local, where, settings.timing, fps)
+        try:
+            model = estimate_background(
+                (frame.rgb() for _, frame in images if not isinstance(frame, Missing)), settings.background
+            )
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        done()
+        return model
+
+    # One camera's frames are some hundreds of megabytes: no more cameras at a time than threads.
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        models = list(pool.map(one_camera, range(len(capture.cameras))))
+    with atomic(output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        file.attrs.update(stage="center", version=STAGE_VERSIONS["center"], capture=capture.name)
+        for name, model in zip(capture.cameras, models, strict=True):
+            group = file.create_group(name)
+            for key, value in model.items():
+                group.create_dataset(key, data=value, compression="gzip", compression_opts=1)
+
+
+def read_background(path: Path, cameras: tuple[str, ...]) -> list[dict[str, NDArray[Any]]]:
+    """Each camera's model from `background`'s file."""
+    with open_h5(path, "mousefacelift background") as file:
+        return [{key: value[()] for key, value in file[name].items()} for name in cameras]
+
+
+def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
+    """Write `center/{capture}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines."""
+    everything, fps = capture_frames(capture, settings), capture_fps(capture)
+    models = _models(capture, settings, background)
+    step = max(1, len(everything) // PREVIEW_MOMENTS)
+    frames = everything[step // 2 :: step][:PREVIEW_MOMENTS]
+
+    def one_camera(view: int) -> list[Tile]:
+        cv2.setNumThreads(1)
+        found = silhouettes(capture, view, frames, fps, settings, model=models[view])
+        return [
+            Tile(index, frame.rgb(), mask)
+            for index, (frame, mask) in zip(frames, found, strict=True)
+            if not isinstance(frame, Missing)
+        ]
+
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        rows = dict(zip(capture.cameras, pool.map(one_camera, range(len(capture.cameras))), strict=True))
+    arenas = {name: model["background"] for name, model in zip(capture.cameras, models, strict=True) if model}
+    preview_sheet(output, rows, arenas)

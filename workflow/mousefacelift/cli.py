@@ -24,6 +24,9 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads to use.")]
 TableOption = Annotated[Path | None, typer.Option("--captures", help="Captures table; else the configuration's.")]
 CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in the table.")]
+BackgroundOption = Annotated[
+    Path | None, typer.Option("--background", help="What `background` wrote, for center.masks: background.")
+]
 CONFIG = Path("config/config.yaml")
 
 
@@ -84,6 +87,7 @@ def center(
     capture: CaptureOption,
     chunk: Annotated[int, typer.Option(min=0, help="Which chunk of the capture.")],
     output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    background: BackgroundOption = None,
     captures: TableOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
@@ -93,7 +97,41 @@ def center(
     threads = _limit_threads(threads)
     from mousefacelift.center import center as stage
 
-    stage(_capture(captures, capture, config), chunk, output, _section("center", settings, config), threads)
+    values = _section("center", settings, config)
+    stage(_capture(captures, capture, config), chunk, output, values, threads, background)
+
+
+@app.command()
+def background(
+    capture: CaptureOption,
+    output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
+    captures: TableOption = None,
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Find the empty arena of every camera, for center.masks: background."""
+    threads = _limit_threads(threads)
+    from mousefacelift.center import background as stage
+
+    stage(_capture(captures, capture, config), output, _section("center", settings, config), threads)
+
+
+@app.command()
+def preview(
+    capture: CaptureOption,
+    output: Annotated[Path, typer.Option(help="PNG file to write.")],
+    background: BackgroundOption = None,
+    captures: TableOption = None,
+    settings: SettingsOption = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Draw a capture's silhouettes at a few moments, to be looked at before anything else is run."""
+    threads = _limit_threads(threads)
+    from mousefacelift.center import preview as stage
+
+    stage(_capture(captures, capture, config), output, _section("center", settings, config), threads, background)
 
 
 @app.command()

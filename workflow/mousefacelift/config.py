@@ -50,7 +50,7 @@ class Onnx(Section):
     """For masks: onnx, a segmentation network of yours, run with onnxruntime."""
 
     path: str | None = Field(
-        None, description="the network, an .onnx file: see docs of silhouettes.onnx for its inputs"
+        None, description="the network's .onnx file: float32 [1, 3, h, w] RGB in 0..1 to [1, 1 or classes, h, w]"
     )
     width: int | None = Field(
         None, ge=16, description="width of its input, px; null: what the file says, or the frame's"
@@ -65,7 +65,12 @@ class Onnx(Section):
 class Center(Section):
     """Silhouettes and full-resolution crops of the mouse, from the videos."""
 
-    masks: Literal["provided"] = Field("provided", description="where silhouettes come from: the table's mask files")
+    masks: Literal["provided", "background", "onnx"] = Field(
+        "provided",
+        description="where silhouettes come from: the table's mask files, the difference to the empty arena, or a network",
+    )
+    background: Background = Background()
+    onnx: Onnx = Onnx()
     stride: int = Field(1, ge=1, description="every n-th video frame is a candidate")
     chunk_frames: int = Field(300, ge=1, description="video frames per job")
     margin_px: int = Field(16, ge=4, description="pixels kept around the silhouette in a crop")
@@ -78,7 +83,8 @@ class Center(Section):
         "error", description="a frame that is missing or cannot be decoded stops the run, or is dropped with a reason"
     )
     blob_fraction: Fraction = Field(
-        0.1, description="a second blob larger than this fraction of the largest is flagged as `several blobs`"
+        0.1,
+        description="a second blob larger than this fraction of the largest, unless it is thin, is flagged as `several blobs`",
     )
     min_sharpness: float = Field(
         0.0, ge=0, description="variance of the Laplacian inside the silhouette below which a view is flagged `unsharp`"
@@ -167,6 +173,9 @@ class Sample(Section):
         description="times the blocks train, val, test follow each other: more spread val and test over the session",
     )
     gap_s: float = Field(0.25, ge=0, description="seconds dropped between two blocks, against leakage")
+    min_hull_iou: Fraction = Field(
+        0.4, description="a frame is rejected if a view's silhouette overlaps the visual hull less (IoU)"
+    )
     allow_clipped: bool = Field(False, description="keep frames in which a view's silhouette touches the frame's edge")
 
 

@@ -71,8 +71,8 @@ def open_h5(path: Path, made_by: str) -> Iterator[Any]:
             raise UserError(f"{path}: {error.args[0]}; delete it and run `{made_by}` again") from None
 
 
-def natural_key(name: str) -> list[tuple[bool, int | str]]:
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that puts cam2 before cam10."""
-    return [
-        (not part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", name) if part
-    ]
+    # Numbers compare by length, then as text: no conversion, so that a name of a million digits is just a name.
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(not p.isdecimal(), len(p.lstrip("0")) if p.isdecimal() else 0, p.lstrip("0") or p) for p in parts]

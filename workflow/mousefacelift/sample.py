@@ -55,12 +55,13 @@ def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1)
 
 
 def reject_reason(
-    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, cameras: list[str], settings: Sample
+    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cameras: list[str], settings: Sample
 ) -> str | None:
     """Why a frame cannot be a sample, naming the camera; None if it can.
 
     Of its views: flags [V]; fits [V], whether the silhouette lies inside the view; located [V], whether the mouse's 3D
-    centre lies in front of the camera and within its calibrated field.
+    centre lies in front of the camera and within its calibrated field; iou [V], the overlap of silhouette and visual hull,
+    NaN where it was not measured.
     """
     checks: list[tuple[str, np.ndarray]] = [
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
@@ -72,6 +73,12 @@ def reject_reason(
     if not settings.allow_clipped:
         checks.append(("clipped by the video's edge", (flags & Flag.CLIPPED) > 0))
     checks.append(("mouse's centre behind the camera or beyond its calibrated field", ~located))
+    checks.append(
+        (
+            f"silhouette contradicts the other views (hull IoU below {settings.min_hull_iou:g})",
+            iou < settings.min_hull_iou,
+        )
+    )
     checks.append(("silhouette does not fit the normalised view", ~fits))
     for reason, failed in checks:
         if failed.any():
@@ -92,18 +99,18 @@ def sample(
         flags, fits, w2c = file["flags"][()], file["fits"][()], file["w2c"][()]
         located = np.isfinite(file["residual_px"][()])
     with open_h5(subject_file, "mousefacelift cameras") as file:
-        candidates, candidate_time = file["frame"][()], file["time_s"][()]
+        candidates, candidate_time, iou = file["frame"][()], file["time_s"][()], file["hull_iou"][()]
     if len(cameras) != settings.views:
         raise UserError(f"capture {capture}: has {len(cameras)} cameras; sample.views asks for {settings.views}")
 
     centred = {int(f): n for n, f in enumerate(frame)}
     reasons: dict[int, str] = {}
-    for f in candidates:
+    for f, overlap in zip(candidates, iou, strict=True):
         n = centred.get(int(f))
         reason = (
             "mouse found in too few views"
             if n is None
-            else reject_reason(flags[n], fits[n], located[n], cameras, settings)
+            else reject_reason(flags[n], fits[n], located[n], overlap, cameras, settings)
         )
         if reason:
             reasons[int(f)] = reason

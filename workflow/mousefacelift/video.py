@@ -25,6 +25,8 @@ Timing = Literal["rate", "index", "timestamp"]
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+# Frames this far apart are sought one by one: about the longest distance between key frames that encoders use.
+SEEK_STEP = 250
 # One byte per sample, one plane per channel: a window can be cut out before the conversion to RGB.
 _PLANAR = {"gray", "yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 
@@ -193,7 +195,7 @@ def read_frames(
 ) -> Iterator[tuple[int, Frame | Missing]]:
     """Yield each of `frames` (an increasing range of indices), in order: the frame, or why there is none.
 
-    Decoding is sequential from the last key frame before the range. timing says which instant an index means:
+    Decoding is sequential from the last key frame before the range (before each frame, if they are far apart). timing says which instant an index means:
     "rate": frames stand at a constant rate by their timestamps, which are checked (a dropped frame is found missing);
     "index": the n-th frame is instant n, as hardware triggers make it, whatever its timestamp;
     "timestamp": index n is the instant n / fps after the first frame; the nearest frame is taken, and none is if that is
@@ -227,6 +229,10 @@ def _read_video(
     path: Path, frames: range, where: str, timing: Timing, fps: float | None, threads: int
 ) -> Iterator[tuple[int, Frame | Missing]]:
     clock = _clock(path, timing, fps, where)
+    if frames.step > SEEK_STEP and len(frames) > 1 and not isinstance(clock, _Counter):
+        for single in frames:
+            yield from _read_video(path, range(single, single + 1), where, timing, fps, threads)
+        return
     wanted = iter(frames)
     index: int | None = next(wanted)
     dropped = "no frame has its time: frames were dropped, or the rate varies"

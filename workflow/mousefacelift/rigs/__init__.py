@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mousefacelift.errors import UserError
+from mousefacelift.files import natural_key
 from mousefacelift.geometry import Camera, Rig
 from mousefacelift.rigs import (
     anipose,
@@ -41,7 +42,7 @@ from mousefacelift.rigs.checks import (
     warn,
 )
 from mousefacelift.rigs.documents import Document, open_document
-from mousefacelift.rigs.names import match_cameras, natural
+from mousefacelift.rigs.names import match_cameras
 from mousefacelift.rigs.opencv_json import rig_from_json, rig_to_json
 
 __all__ = ["FORMATS", "MM_PER_UNIT", "Format", "match_cameras", "read_rig", "rig_from_json", "rig_to_json", "write_rig"]
@@ -215,7 +216,7 @@ def _read_folder(folder: Document, format: str, where: str, options: Mapping[str
         if path.suffix in {document.path.suffix for document in documents}:
             raise problem
     cameras = []
-    for document in sorted(documents, key=lambda document: natural(document.path.name)):
+    for document in sorted(documents, key=lambda document: natural_key(document.path.name)):
         stem = document.path.stem.removesuffix("_params")
         cameras += _call(name, document, stem, _at(where, document.path), options)
     return cameras, name

@@ -13,11 +13,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
+from mousefacelift.files import atomic, natural_key
 from mousefacelift.geometry import Camera, Rig
 from mousefacelift.rigs.checks import checked_camera, image_size, numbers, warn
 from mousefacelift.rigs.documents import Document
-from mousefacelift.rigs.names import natural
 
 KINDS = ("TOML",)
 LOOKS_FOR = "TOML file with sections that hold matrix, rotation and translation"
@@ -31,7 +30,7 @@ def recognises(document: Document) -> bool:
 
 def read(document: Document, name: str, where: str) -> list[Camera]:
     """The file's cameras by their `name`, or section, in natural order of the sections: cam_2 before cam_10."""
-    sections = sorted(document.content.items(), key=lambda item: natural(item[0]))
+    sections = sorted(document.content.items(), key=lambda item: natural_key(item[0]))
     return [_camera(section, f"{where}, section [{key}]", key) for key, section in sections if _is_camera(section)]
 
 

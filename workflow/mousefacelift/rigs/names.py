@@ -1,6 +1,5 @@
 """Names of cameras: their order, what files tell of them, and which camera of a rig belongs to which video."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -11,13 +10,6 @@ from numpy.typing import ArrayLike
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera, Rig
 from mousefacelift.rigs.checks import warn
-
-
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key that puts cam_2 before cam_10."""
-    # Numbers compare by length, then as text: no conversion, so that a name of a million digits is just a name.
-    parts = [part for part in re.split(r"(\d+)", name) if part]
-    return [(not p.isdecimal(), len(p.lstrip("0")) if p.isdecimal() else 0, p.lstrip("0") or p) for p in parts]
 
 
 def names_from_files(paths: Sequence[str]) -> list[str]:
