@@ -11,7 +11,7 @@ from mousefacelift.cli import app, main
 from rodent import record, write_table
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["center", "cameras", "normalize", "sample", "shard", "manifest", "train", "evaluate", "schema"]
+COMMANDS = ["center", "background", "preview", "cameras", "normalize", "sample", "shard", "manifest", "train", "evaluate", "schema"]
 FRAMES = range(100, 104)  # whole in every view
 
 
@@ -41,7 +41,7 @@ def test_every_command_explains_itself(command):
     assert len(result.output.splitlines()) > 5
 
 
-def test_the_commands_are_the_stages_and_two_more():
+def test_the_commands_are_the_stages_and_a_few_more():
     result = CliRunner().invoke(app, ["--help"])
     assert [c.callback.__name__ for c in app.registered_commands] == COMMANDS
     assert all(name in result.output for name in COMMANDS)
