@@ -305,3 +305,14 @@ def test_a_rig_in_one_file_is_matched_by_the_cameras_names(demo_run, tmp_path):
     other = replace(capture, calibration_names={"3": "cam_9"})
     with pytest.raises(UserError, match="camera '3' is not in the calibration: the capture has 1, 2, 3, 4, 5, 6; the"):
         cameras(other, chunks(demo_run), tmp_path / "out", Cameras())
+
+
+def test_a_damaged_crop_is_named_with_file_frame_and_camera(demo_run, tmp_path):
+    def damage(file):
+        file["crop_zstd"][4, 1] = np.arange(50, dtype=np.uint8)
+
+    with pytest.raises(
+        UserError, match=r"changed\.h5, frame 32, camera 2: damaged crop \(.*\); delete the file and run"
+    ):
+        edited(demo_run, tmp_path, damage)
+    assert not (tmp_path / "subject.h5").exists()

@@ -11,7 +11,19 @@ from mousefacelift.cli import app, main
 from rodent import record, write_table
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["center", "background", "preview", "cameras", "normalize", "sample", "shard", "manifest", "train", "evaluate", "schema"]
+COMMANDS = [
+    "center",
+    "background",
+    "preview",
+    "cameras",
+    "normalize",
+    "sample",
+    "shard",
+    "manifest",
+    "train",
+    "evaluate",
+    "schema",
+]
 FRAMES = range(100, 104)  # whole in every view
 
 

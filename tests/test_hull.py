@@ -241,7 +241,9 @@ def demo(demo_run):
     for path in sorted((demo_run.folder / "center" / demo_run.capture.name).glob("*.h5")):
         with h5py.File(path) as file:
             for crops, windows in zip(file["crop_zstd"][()], file["window"][()], strict=True):
-                silhouettes.append([(decode_crop(c, *w[2:])[..., 3], w) for c, w in zip(crops, windows, strict=True)])
+                silhouettes.append(
+                    [(decode_crop(c, *w[2:], "")[..., 3], w) for c, w in zip(crops, windows, strict=True)]
+                )
     with h5py.File(demo_run.folder / "subject.h5") as file:
         center, frame, rays = (file[name][()] for name in ("center_mm", "frame", "outline_rays"))
     return rig, silhouettes, center, outline_radius(rig, center, rays), ground_truth()["center"][frame]

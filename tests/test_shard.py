@@ -245,6 +245,6 @@ def test_a_damaged_crop_is_named(dotted, tmp_path):
     with h5py.File(chunk, "r+") as file:
         file["crop_zstd"][1, 2] = np.arange(50, dtype=np.uint8)
     out = {s: (tmp_path / f"{s}.tar", tmp_path / f"{s}.h5") for s in ("train", "val", "test")}
-    with pytest.raises(UserError, match=r"0000\.h5: damaged crop of camera 3, frame 1"):
+    with pytest.raises(UserError, match=r"0000\.h5, frame 1, camera 3: damaged crop"):
         shard(run.folder / "samples.tsv", chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())
     assert not list(tmp_path.glob("*.tar"))

@@ -161,6 +161,7 @@ def test_a_frame_lost_in_the_middle_is_a_drift_of_minus_one(view):
     np.testing.assert_allclose(over_time.drift_frames, late(view, -1), atol=0.35)
 
 
+@pytest.mark.slow
 def test_without_a_drift_none_is_named():
     for seed in range(20):
         assert not residual_over_time(*tracks(walk(seed, 1500), np.arange(1500), late(2, 3), seed=seed)).drifts.any()

@@ -1,11 +1,14 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from itertools import combinations, starmap
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -135,39 +138,56 @@ def _hulls(
     threads: int,
 ) -> dict[str, Array]:
     """volume_mm3 [N], lengths_mm [N, 3], axis [N, 3], hull_iou [N, V]; of some frames iou_others, iou_without [N, V]."""
-    count, views = outline_rays.shape[:2]
     radius = outline_radius(rig, center_mm, outline_rays)
+    known = np.flatnonzero(np.isfinite(radius))
+    leave_one_out = np.zeros(len(radius), bool)
+    leave_one_out[known[np.linspace(0, len(known) - 1, min(len(known), LEAVE_ONE_OUT_FRAMES)).astype(int)]] = True
+    jobs, begin = [], 0
+    for path in chunks:
+        with open_h5(path, "mousefacelift center") as file:
+            rows = slice(begin, begin := begin + len(file["frame"]))
+        jobs.append((path, rig, center_mm[rows], radius[rows], found[rows], leave_one_out[rows], settings.voxel_mm))
+    done = track(len(jobs), "cameras: hulls of chunks")
+    parts = []
+    # Processes, because threads wait for each other here: two took as long as one.
+    workers = min(threads, len(jobs))
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        for part in pool.map(_hulls_of_chunk, *zip(*jobs, strict=True)) if pool else starmap(_hulls_of_chunk, jobs):
+            parts.append(part)
+            done()
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _hulls_of_chunk(
+    path: Path,
+    rig: Rig,
+    center_mm: Array,
+    radius: Array,
+    found: NDArray[np.bool_],
+    leave_one_out: NDArray[np.bool_],
+    voxel_mm: float,
+) -> dict[str, Array]:
+    cv2.setNumThreads(1)
+    count, views = found.shape
     result = {"volume_mm3": np.zeros(count)}
     result |= {name: np.full((count, 3), np.nan) for name in ("lengths_mm", "axis")}
     result |= {name: np.full((count, views), np.nan) for name in ("hull_iou", "iou_others", "iou_without")}
-    known = np.flatnonzero(np.isfinite(radius))
-    chosen = set(known[np.linspace(0, len(known) - 1, min(len(known), LEAVE_ONE_OUT_FRAMES)).astype(int)].tolist())
-    done = track(count, "cameras: hulls")
-    begin = 0
-    for path in chunks:
-        with open_h5(path, "mousefacelift center") as file:
-            window, stored = file["window"][()], file["crop_zstd"]
-
-            def one(n: int, data: NDArray[np.object_], windows: NDArray[np.int32]) -> None:
-                done()
-                if not np.isfinite(radius[n]):
-                    return
-                silhouettes = [
-                    (decode_crop(crop, *w[2:])[..., 3], w) if there else None
-                    for crop, w, there in zip(data, windows, found[n], strict=True)
-                ]
-                hull = visual_hull(
-                    silhouettes, rig, center_mm[n], float(radius[n]), settings.voxel_mm, leave_one_out=n in chosen
-                )
-                result["volume_mm3"][n], result["lengths_mm"][n] = hull.volume_mm3, hull.lengths_mm
-                result["axis"][n], result["hull_iou"][n] = hull.axes[0], hull.iou
-                if hull.iou_others is not None and hull.iou_without is not None:
-                    result["iou_others"][n], result["iou_without"][n] = hull.iou_others, hull.iou_without
-
-            with ThreadPoolExecutor(max_workers=threads) as pool:
-                frames = range(len(window))
-                list(pool.map(one, (begin + n for n in frames), (stored[n] for n in frames), window))
-            begin += len(window)
+    with open_h5(path, "mousefacelift center") as file:
+        frame, window, stored = file["frame"][()], file["window"][()], file["crop_zstd"]
+        for n in np.flatnonzero(np.isfinite(radius)):
+            silhouettes = [
+                (decode_crop(crop, *w[2:], f"{path}, frame {frame[n]}, camera {camera.name}")[..., 3], w)
+                if there
+                else None
+                for crop, w, there, camera in zip(stored[n], window[n], found[n], rig, strict=True)
+            ]
+            hull = visual_hull(
+                silhouettes, rig, center_mm[n], float(radius[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
+            )
+            result["volume_mm3"][n], result["lengths_mm"][n] = hull.volume_mm3, hull.lengths_mm
+            result["axis"][n], result["hull_iou"][n] = hull.axes[0], hull.iou
+            if hull.iou_others is not None and hull.iou_without is not None:
+                result["iou_others"][n], result["iou_without"][n] = hull.iou_others, hull.iou_without
     return result
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from mousefacelift.errors import UserError
+
 
 def encode_png(rgba: NDArray[np.uint8], level: int) -> bytes:
     """PNG file of an image [h, w, 4] at a zlib level; nothing for an image without pixels.
@@ -27,17 +29,22 @@ def encode_crop(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> bytes:
     return b"".join([*(compressor.compress(part.data) for part in parts), compressor.flush()]) if rgb.size else b""
 
 
-def decode_crop(data: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The crop [height, width, 4] RGBA of `encode_crop`'s bytes [n]. Raises ValueError if they are not such an image."""
+def decode_crop(data: NDArray[np.uint8], width: int, height: int, where: str) -> NDArray[np.uint8]:
+    """The crop [height, width, 4] RGBA of `encode_crop`'s bytes [n].
+
+    Raises UserError beginning with `where` (file, frame, camera) if they are not such an image.
+    """
     count = width * height
     if not count and not data.size:
         return np.zeros((height, width, 4), np.uint8)
     try:
         if zstandard.frame_content_size(data.tobytes()) != 3 * count + -(-count // 8):
-            raise ValueError(f"not a crop of {width}x{height} px")
+            raise zstandard.ZstdError(f"not {width}x{height} px")
         pixels = np.frombuffer(zstandard.ZstdDecompressor().decompress(data.tobytes()), np.uint8)
     except zstandard.ZstdError as error:
-        raise ValueError(f"not zstandard-compressed: {error}") from None
+        raise UserError(
+            f"{where}: damaged crop ({error}); delete the file and run `mousefacelift center` again"
+        ) from None
     rgba = np.empty((height, width, 4), np.uint8)
     rgba[..., :3] = pixels[: 3 * count].reshape(height, width, 3)
     rgba[..., 3] = 255 * np.unpackbits(pixels[3 * count :], count=count).reshape(height, width)

@@ -158,13 +158,8 @@ def shard(
         def one_view(data: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
             cv2.setNumThreads(1)
             view = View(fields["R_view"][p, v], fields["fxfycxcy"][p, v], size)
-            try:
-                crop = decode_crop(data, *window[n, v, 2:])
-            except ValueError as error:
-                raise UserError(
-                    f"{center_file}: damaged crop of camera {names[v]}, frame {center['frame'][n]} ({error}); delete the "
-                    "file and rerun"
-                ) from None
+            where = f"{center_file}, frame {center['frame'][n]}, camera {names[v]}"
+            crop = decode_crop(data, *window[n, v, 2:], where)
             image = render_view(crop, window[n, v], rig[names[v]], view)
             return image, encode_png(image, settings.png_level)
 
