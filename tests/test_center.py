@@ -189,7 +189,7 @@ def test_a_chunks_file_holds_what_measure_says_of_each_frame_and_view(short, tmp
             for name in ("center_px", "area_px", "support_px", "sharpness", "flags", "window"):
                 np.testing.assert_array_equal(file[name][0, v], getattr(truth, name))
             np.testing.assert_array_equal(
-                decode_crop(file["crop_zstd"][0, v], *truth.window[2:], ""), np.dstack([rgb, alpha])
+                decode_crop(file["crop_zstd"][0, v], truth.window[2:], ""), np.dstack([rgb, alpha])
             )
 
 

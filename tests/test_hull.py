@@ -242,7 +242,7 @@ def demo(demo_run):
         with h5py.File(path) as file:
             for crops, windows in zip(file["crop_zstd"][()], file["window"][()], strict=True):
                 silhouettes.append(
-                    [(decode_crop(c, *w[2:], "")[..., 3], w) for c, w in zip(crops, windows, strict=True)]
+                    [(decode_crop(c, w[2:], "")[..., 3], w) for c, w in zip(crops, windows, strict=True)]
                 )
     with h5py.File(demo_run.folder / "subject.h5") as file:
         center, frame, rays = (file[name][()] for name in ("center_mm", "frame", "outline_rays"))

@@ -176,7 +176,7 @@ def _hulls_of_chunk(
         frame, window, stored = file["frame"][()], file["window"][()], file["crop_zstd"]
         for n in np.flatnonzero(np.isfinite(radius)):
             silhouettes = [
-                (decode_crop(crop, *w[2:], where=f"{path}, frame {frame[n]}, camera {camera.name}")[..., 3], w)
+                (decode_crop(crop, w[2:], f"{path}, frame {frame[n]}, camera {camera.name}")[..., 3], w)
                 if there
                 else None
                 for crop, w, there, camera in zip(stored[n], window[n], found[n], rig, strict=True)

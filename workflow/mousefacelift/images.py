@@ -29,11 +29,12 @@ def encode_crop(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> bytes:
     return b"".join([*(compressor.compress(part.data) for part in parts), compressor.flush()]) if rgb.size else b""
 
 
-def decode_crop(data: NDArray[np.uint8], width: int, height: int, where: str) -> NDArray[np.uint8]:
-    """The crop [height, width, 4] RGBA of `encode_crop`'s bytes [n].
+def decode_crop(data: NDArray[np.uint8], size: NDArray[np.int32], where: str) -> NDArray[np.uint8]:
+    """The crop [h, w, 4] RGBA of `encode_crop`'s bytes [n]; size: its width and height.
 
     Raises UserError beginning with `where` (file, frame, camera) if they are not such an image.
     """
+    width, height = (int(n) for n in size)
     count = width * height
     if not count and not data.size:
         return np.zeros((height, width, 4), np.uint8)

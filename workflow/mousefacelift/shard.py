@@ -159,7 +159,7 @@ def shard(
             cv2.setNumThreads(1)
             view = View(fields["R_view"][p, v], fields["fxfycxcy"][p, v], size)
             where = f"{center_file}, frame {center['frame'][n]}, camera {names[v]}"
-            crop = decode_crop(data, *window[n, v, 2:], where=where)
+            crop = decode_crop(data, window[n, v, 2:], where)
             image = render_view(crop, window[n, v], rig[names[v]], view)
             return image, encode_png(image, settings.png_level)
 
