@@ -30,7 +30,7 @@ rule center_background:
     params:
         table=TABLE,
         row=capture_row,
-        settings=settings("center"),
+        settings=background_settings(),
         version=STAGE_VERSIONS["center"],
     shell:
         "mousefacelift background --captures {params.table:q} --capture {wildcards.capture:q}"

@@ -6,8 +6,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
+from mousefacelift.cameras import read_capture_rig
 from mousefacelift.captures import captures_table, read_captures
-from mousefacelift.center import capture_frames, chunk_ranges
+from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
 
@@ -44,6 +45,12 @@ wildcard_constraints:
 def settings(stage):
     """A stage's section as JSON: in the rule's params, so that a changed setting re-runs this stage and what follows."""
     return section_json(getattr(CONFIG, stage))
+
+
+def background_settings():
+    """What of center's section the empty arena depends on: a changed stride does not make it anew."""
+    keys = {"masks", "background", "timing", "on_bad_frame"}
+    return json.dumps(CONFIG.center.model_dump(mode="json", include=keys), sort_keys=True)
 
 
 def capture_row(wildcards):

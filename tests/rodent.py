@@ -10,9 +10,10 @@ import numpy as np
 
 from mousefacelift.cameras import cameras
 from mousefacelift.captures import Capture, captures_table, read_captures
-from mousefacelift.center import capture_frames, center, chunk_ranges
+from mousefacelift.center import center
 from mousefacelift.config import Config
 from mousefacelift.normalize import normalize
+from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.sample import SPLITS, sample
 from mousefacelift.shard import manifest, shard
 from mousefacelift.video import read_frames

@@ -252,13 +252,19 @@ def test_a_video_that_is_three_frames_late_is_named_with_its_delay(whole, tmp_pa
     with pytest.raises(UserError, match="is late by") as caught:
         cameras(demo_capture(), [path], tmp_path / "out", Cameras(), threads=2)
     (found,) = re.findall(
-        r"camera (\d) is late by ([\d.]+) ± [\d.]+ frames.*write \d=(\d) in the table's column 'sync'",
+        r"camera (\d) is late by ([\d.]+) ± [\d.]+ frames.*let the table's column 'sync' say \d=(\d):",
         str(caught.value),
     )
     assert found[0] == str(view + 1)
     assert abs(float(found[1]) - 3) < 1 and found[2] == "3"
-    assert not (tmp_path / "out").exists()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["qc-failed.json", "qc-failed.png"]
+    wrong_way = replace(demo_capture(), sync=tuple(-2 * (v == view) for v in range(6)))
+    with pytest.raises(
+        UserError, match=f"'sync' say {view + 1}=1 instead of {view + 1}=-2: frame k .* is then frame k\\+1 of"
+    ):
+        cameras(wrong_way, [path], tmp_path / "out", Cameras(), threads=2)
     cameras(demo_capture(), [path], tmp_path / "out", Cameras(max_shift_frames=5), threads=2)
+    assert not list((tmp_path / "out").glob("qc-failed*"))
     late = {name: row["late_frames"] for name, row in report(tmp_path / "out").items() if row["late"]}
     assert list(late) == [str(view + 1)]
 
@@ -282,6 +288,14 @@ def test_hulls_that_do_not_fill_their_silhouettes_stop_the_run_and_name_the_susp
     ):
         cameras(wrong, chunks(demo_run), tmp_path, settings)
     assert not (tmp_path / "subject.h5").exists()
+
+
+@pytest.mark.parametrize(("unit", "size"), [("cm", r"\d\d\d"), ("m", r"\d\d\d\d+|[\d.]+e\+0\d")])
+def test_an_animal_of_impossible_size_means_a_wrong_unit(demo_run, tmp_path, unit, size):
+    with pytest.raises(
+        UserError, match=rf"(would reach ({size}) mm from its centre: is the calibration in {unit}|unit off by)"
+    ):
+        cameras(replace(demo_run.capture, unit=unit), chunks(demo_run), tmp_path, Cameras())
 
 
 def test_a_silhouette_far_larger_than_the_mouse_is_flagged(demo_run, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, capture_frames, center, chunk_ranges, measure
+from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, _spread, center, measure
 from mousefacelift.config import Center
 from mousefacelift.errors import UserError
 from mousefacelift.images import decode_crop
+from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.video import Frame, read_frames
 from rodent import demo_capture, record, write_video
 
@@ -220,7 +221,7 @@ def blank(path, count, size=(1024, 1152)):
         (lambda c, p: replace(c, videos=(c.videos[0], blank(p / "v.mkv", 3))), 0,
          r"capture short: the cameras' videos differ in their number of frames \(camera 1: 4, camera 2: 3\)"),
         (lambda c, p: replace(c, masks=(c.masks[0], blank(p / "m.mkv", 4, (512, 576)))), 0,
-         r"capture short, camera 2, frame 0: the video is 1152x1024 px, its masks 576x512 \(.*m\.mkv\)"),
+         r"capture short, camera 2: the video is 1152x1024 px, its masks 576x512 \(.*m\.mkv\)"),
         (lambda c, p: replace(c, masks=(c.masks[0], blank(p / "m.mkv", 3))), 0,
          r"capture short, camera 2: the video has 4 frames, its masks 3 \(.*m\.mkv\)"),
         (lambda c, p: replace(c, masks=(blank(p / "m.mkv", 5), c.masks[1])), 0,
@@ -278,31 +279,25 @@ def test_a_frame_without_a_mask_is_missing_too(short, tmp_path):
         center(capture, 0, tmp_path / "0.h5", SETTINGS)
 
 
-def test_a_late_video_is_brought_into_step_by_the_tables_column_sync(short, tmp_path):
-    truth, late = tmp_path / "truth.h5", tmp_path / "late.h5"
-    center(short, 0, truth, SETTINGS)
-    files = []
-    for kind, pixels in (("videos", "bgr0"), ("masks", "gray")):
-        frames = [f for _, f in read_frames(getattr(short, kind)[1], range(4), "")]
-        images = [f.rgb() if kind == "videos" else f.gray() for f in frames]
-        files.append(write_video(tmp_path / f"{kind}.mkv", [images[0], images[0], *images[:3]], pixels))
-    capture = replace(short, videos=(short.videos[0], files[0]), masks=(short.masks[0], files[1]), sync=(0, 2))
-    assert capture_frames(capture, SETTINGS) == range(3)
-    center(capture, 0, late, SETTINGS)
-    with h5py.File(truth) as one, h5py.File(late) as two:
-        np.testing.assert_array_equal(one["center_px"][:3], two["center_px"])
-        assert two["frame"][()].tolist() == [0, 1, 2]
-    early = replace(capture, sync=(-2, 0))  # the other one is early: the same instants, two frames on
-    assert capture_frames(early, SETTINGS) == range(2, 5)
-    center(early, 0, late, Center(chunk_frames=50))
-    with h5py.File(truth) as one, h5py.File(late) as two:
-        np.testing.assert_array_equal(one["center_px"][:3], two["center_px"])
-        assert two["frame"][()].tolist() == [2, 3, 4]
+def test_labels_are_no_masks(short, tmp_path):
+    masks = [(frame.gray() > 127).astype(np.uint8) for _, frame in read_frames(short.masks[1], range(4), "")]
+    capture = replace(short, masks=(short.masks[0], write_video(tmp_path / "labels.mkv", masks, "gray")))
+    with pytest.raises(
+        UserError, match=r"camera 2, frame 0: the mask's brightest value is 1, but mouse is what is above 127"
+    ):
+        center(capture, 0, tmp_path / "0.h5", SETTINGS)
 
 
 def test_a_capture_without_masks_says_what_to_do(short, tmp_path):
     with pytest.raises(UserError, match=r"capture short: .*column 'masks' is empty.*center\.masks: background"):
         center(replace(short, masks=()), 0, tmp_path / "0.h5", SETTINGS)
+
+
+def test_the_background_is_made_of_no_more_frames_than_asked_for():
+    for total in (7, 60, 61, 119, 120, 121, 2758):
+        frames = _spread(range(total), 60)
+        assert min(total, 30) <= len(frames) <= 60
+        assert frames[0] < frames.step and total - 1 - frames[-1] < frames.step
 
 
 def test_images_need_a_frame_rate(short, tmp_path):

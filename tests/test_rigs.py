@@ -774,7 +774,7 @@ def test_cameras_have_readable_names(name):
 
 def test_a_rig_must_fit_into_a_room():
     check_lengths(PLAIN, "x")
-    for factor, hint in ((1e-3, r"a smaller \(m, not mm\) unit fits"), (1e3, r"a larger \(mm, not m\) unit fits")):
+    for factor, hint in ((1e-3, r"larger \(m, not mm\) fits"), (1e3, r"smaller \(mm, not m\) fits")):
         with pytest.raises(UserError, match=f"^x: translation: .*unit off by 1000.*{hint}"):
             check_lengths(tuple(replace(c, t=c.t * factor) for c in PLAIN), "x")
 

@@ -87,7 +87,7 @@ def test_damaged_numbers(tmp_path, name, kind):
 def test_a_unit_off_by_1000(tmp_path, name, factor):
     fixture = FIXTURES[name]
     source = fixture.write(tmp_path, [replace(truth, t=truth.t * factor) for truth in fixture.truths()])
-    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}.*is the unit off by 1000.*unit fits"):
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}.*is the unit off by 1000.*; a unit .* fits"):
         read_rig(source, fixture.format)
 
 

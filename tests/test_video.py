@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mousefacelift.errors import UserError
-from mousefacelift.video import Missing, Probe, _parts, length, probe, read_frames
+from mousefacelift.video import Missing, Probe, _parts, first_image, length, probe, read_frames
 from rodent import demo_capture, write_video
 
 BITS, BLOCK = 7, 16
@@ -324,12 +324,12 @@ def test_a_folder_of_images_is_a_recording(tmp_path, suffix):
     for k in range(12):
         cv2.imwrite(str(tmp_path / f"frame_{k + 5}.{suffix}"), picture(k))
     assert probe(tmp_path) == Probe(None, BITS * BLOCK, 2 * BLOCK)
-    assert length(tmp_path, "rate", None) == 12
-    assert indices(tmp_path, range(1, 12, 3)) == [1, 4, 7, 10]
+    assert (first_image(tmp_path), length(tmp_path, "rate", None)) == (5, 17)
+    assert indices(tmp_path, range(6, 17, 3)) == [1, 4, 7, 10]
     (tmp_path / f"frame_9.{suffix}").unlink()
     (tmp_path / f"frame_12.{suffix}").write_bytes(b"damaged")
     _parts.cache_clear()
-    assert indices(tmp_path, range(3, 9)) == [3, None, 5, 6, None, 8]
+    assert indices(tmp_path, range(8, 14)) == [3, None, 5, 6, None, 8]
 
 
 def test_colour_images_keep_their_colours(tmp_path):

@@ -1,5 +1,6 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -26,9 +27,12 @@ from mousefacelift.progress import track
 from mousefacelift.rigs import match_cameras, read_rig, rig_to_json
 from mousefacelift.rigs.checks import check_lengths
 from mousefacelift.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
+from mousefacelift.video import probe
 
 # The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
 STRETCHES, STRETCH_FRAMES = 10, 400
+# From a mouse pup to a large rat with its tail.
+SMALLEST_MM, LARGEST_MM = 10.0, 600.0
 # The hull of the other cameras is made for so many frames.
 LEAVE_ONE_OUT_FRAMES = 100
 
@@ -44,17 +48,7 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     Raises UserError if a calibration is damaged, a camera contradicts the others in place, or in time.
     """
     data = _read_chunks(chunks)
-    where = f"capture {capture.name}"
-    source: Path | Mapping[str, Path] = (
-        capture.calibration
-        if isinstance(capture.calibration, Path)
-        else dict(zip(capture.cameras, capture.calibration, strict=True))
-    )
-    with open_h5(chunks[0], "mousefacelift center") as file:
-        sizes = file.attrs["size"]
-    calibrated = read_rig(source, capture.format, capture.unit, where)
-    check_lengths(calibrated, where)  # also of a format whose unit read_rig leaves open
-    rig = match_cameras(calibrated, capture.cameras, sizes, where, capture.calibration_names)
+    rig = read_capture_rig(capture)
 
     found = (data["flags"] & Flag.EMPTY) == 0
     rays = np.stack([pixel_rays(data["center_px"][:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
@@ -69,6 +63,7 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
         oversized(rig, center_mm, data["area_px"], settings.max_area_ratio), Flag.LARGE, 0
     ).astype(data["flags"].dtype)
     outline_rays = np.stack([pixel_rays(data["support_px"][:, v], camera) for v, camera in enumerate(rig)], axis=1)
+    _check_unit(capture, outline_radius(rig, center_mm, outline_rays))
     hulls = _hulls(chunks, rig, center_mm, outline_rays, found, settings, threads)
     stretches = _stretches(len(data["frame"]))
     tracks = data["center_px"][stretches], data["frame"][stretches], rig, use[stretches]
@@ -76,8 +71,15 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     course = residual_over_time(*tracks, max_shift_frames=settings.max_shift_search)
     report = _report(capture, data, residual_px, hulls, shifts, course)
     _print(report)
-    if problems := _problems(report, settings):
-        raise UserError(f"{where}: " + "\n  ".join(problems))
+    problems = _problems(capture, report, settings)
+    # Of a failed job Snakemake deletes the outputs; what shows the reason must stay.
+    failed = output / "qc-failed.json", output / "qc-failed.png"
+    for path in failed:
+        path.unlink(missing_ok=True)
+    if problems:
+        write_json(failed[0], report)
+        _plot(failed[1], capture, data["time_s"], residual_px, hulls["hull_iou"])
+        raise UserError(f"capture {capture.name}: " + "\n  ".join([*problems, f"see {failed[1]} and {failed[0].name}"]))
 
     write_json(output / "rig.json", rig_to_json(rig))
     with atomic(output / "subject.h5") as temporary, h5py.File(temporary, "w", libver="latest") as file:
@@ -93,6 +95,29 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
             file[name] = hulls[name]
     write_json(output / "qc.json", report)
     _plot(output / "qc.png", capture, data["time_s"], residual_px, hulls["hull_iou"])
+
+
+def read_capture_rig(capture: Capture) -> Rig:
+    """The capture's cameras, calibrated, in millimetres. Raises UserError if the calibration does not fit the videos."""
+    where = f"capture {capture.name}"
+    source: Path | Mapping[str, Path] = (
+        capture.calibration
+        if isinstance(capture.calibration, Path)
+        else dict(zip(capture.cameras, capture.calibration, strict=True))
+    )
+    calibrated = read_rig(source, capture.format, capture.unit, where)
+    check_lengths(calibrated, where)  # also of a format whose unit read_rig leaves open
+    sizes = [(video.width, video.height) for video in map(probe, capture.videos)]
+    return match_cameras(calibrated, capture.cameras, sizes, where, capture.calibration_names)
+
+
+def _check_unit(capture: Capture, radius_mm: Array) -> None:
+    known = radius_mm[np.isfinite(radius_mm)]
+    if len(known) and not SMALLEST_MM <= (typical := float(np.median(known))) <= LARGEST_MM:
+        raise UserError(
+            f"capture {capture.name}: the animal would reach {typical:.3g} mm from its centre: is the calibration in "
+            f"{capture.unit} (the table's column 'unit')? {SMALLEST_MM:g} to {LARGEST_MM:g} mm are plausible"
+        )
 
 
 def _read_chunks(chunks: list[Path]) -> dict[str, np.ndarray]:
@@ -224,7 +249,10 @@ def _report(
                 "late_frames": number(shift.shift_frames),
                 "late_uncertainty_frames": number(shift.uncertainty_frames),
                 "late": shift.significant,
+                "residual_px_against_others": number(shift.residual_px),
+                "residual_px_with_its_time_corrected": number(shift.residual_px_shifted),
                 "drift_frames": number(course.drift_frames[v]),
+                "drift_uncertainty_frames": number(course.uncertainty_frames[v]),
                 "drifts": bool(course.drifts[v]),
                 "residual_px_over_time": [number(value) for value in course.residual_px[:, v]],
             }
@@ -260,19 +288,26 @@ def _print(report: dict[str, Any]) -> None:
             late + " (!)" * row["late"], text(row["drift_frames"]) + " (!)" * row["drifts"],
         )  # fmt: skip
     Console(stderr=True, width=140).print(table)
+    if unchecked := [row["camera"] for row in report["cameras"] if row["late_frames"] is None]:
+        print(
+            f"whether they are synchronous could not be told of camera {', '.join(unchecked)}: the mouse moves too much "
+            "between two candidate frames (center.stride), or too little",
+            file=sys.stderr,
+        )
 
 
-def _problems(report: dict[str, Any], settings: Cameras) -> list[str]:
+def _problems(capture: Capture, report: dict[str, Any], settings: Cameras) -> list[str]:
     """What must stop the run: cameras out of step, and hulls that do not fill their silhouettes."""
     problems = []
-    for row in report["cameras"]:
+    for row, sync in zip(report["cameras"], capture.sync, strict=True):
         late, name = row["late_frames"], row["camera"]
         if row["late"] and abs(late) >= settings.max_shift_frames:
+            total = sync + round(late)
             problems.append(
                 f"camera {name} is {'late' if late > 0 else 'early'} by {abs(late):.1f} ± "
-                f"{row['late_uncertainty_frames']:.1f} frames against the others: check the recording, or write "
-                f"{name}={round(late)} in the table's column 'sync' (frame k of the capture is then frame k{round(late):+d} of "
-                f"this video); at most {settings.max_shift_frames:g} are allowed (cameras.max_shift_frames)"
+                f"{row['late_uncertainty_frames']:.1f} frames against the others: check the recording, or let the table's column "
+                f"'sync' say {name}={total}{f' instead of {name}={sync}' if sync else ''}: frame k of the capture is then frame "
+                f"k{total:+d} of this video. At most {settings.max_shift_frames:g} are allowed (cameras.max_shift_frames)"
             )
         if row["drifts"] and abs(row["drift_frames"]) >= settings.max_shift_frames:
             problems.append(
@@ -289,6 +324,7 @@ def _problems(report: dict[str, Any], settings: Cameras) -> list[str]:
             if row["others_iou_without_it"] is not None
         }
         suspect = max(without, key=lambda name: without[name], default=None)
+        suspect = suspect if suspect and without[suspect] >= settings.min_hull_iou else None
         problems.append(
             "the visual hull fills its silhouettes too little in "
             + ", ".join(f"camera {name} (IoU {ious[name]:.2f})" for name in low)
@@ -296,7 +332,8 @@ def _problems(report: dict[str, Any], settings: Cameras) -> list[str]:
                 f". Without camera {suspect} the others agree best (IoU {without[suspect]:.2f}): look at its calibration and its "
                 "silhouettes first"
                 if suspect
-                else ""
+                else ". No camera alone is to blame: look at the silhouettes (preview.png), the unit of the calibration, "
+                "and cameras.voxel_mm"
             )
             + f"; at least {settings.min_hull_iou:g} is asked for (cameras.min_hull_iou)"
         )

@@ -21,13 +21,15 @@ from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5
 from mousefacelift.images import encode_crop
 from mousefacelift.progress import track
+from mousefacelift.recording import capture_fps, capture_frames, chunk_ranges, read_camera
 from mousefacelift.silhouettes import METHODS, Tile, estimate_background, preview_sheet
-from mousefacelift.video import Frame, Missing, length, probe, read_frames
+from mousefacelift.video import Frame, Missing, probe
 
 Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
 PREVIEW_MOMENTS = 6
+LABELS_CHECKED = 20  # masks at a chunk's beginning that are looked at whether they are black and white
 
 
 class Flag(IntFlag):
@@ -59,61 +61,6 @@ class Silhouette:
     sharpness: float
     flags: Flag
     window: tuple[int, int, int, int]
-
-
-def capture_frames(capture: Capture, settings: Center) -> range:
-    """The indices of a capture's frames: those that every camera has, `sync` considered.
-
-    Raises UserError, from the videos' headers alone, if the cameras' recordings differ in length though `sync` says
-    nothing; with on_bad_frame: skip, what a shorter one lacks is dropped frame by frame instead.
-    """
-    fps = capture_fps(capture)
-    ends = [length(path, settings.timing, fps) - late for path, late in zip(capture.videos, capture.sync, strict=True)]
-    if len(set(ends)) > 1 and settings.on_bad_frame == "error" and not any(capture.sync):
-        listed = ", ".join(f"camera {name}: {count}" for name, count in zip(capture.cameras, ends, strict=True))
-        raise UserError(
-            f"capture {capture.name}: the cameras' videos differ in their number of frames ({listed}). If frame k is the same "
-            "instant in all of them, center.on_bad_frame: skip goes on without what is missing; if they started at different "
-            "times, say so in the table's column 'sync'"
-        )
-    if settings.masks == "provided":
-        _check_masks(capture, settings, fps)
-    first = max(0, -min(capture.sync))
-    if any(capture.sync):
-        return range(first, max(first, min(ends)))
-    return range(max(ends))
-
-
-def _check_masks(capture: Capture, settings: Center, fps: float) -> None:
-    if not capture.masks:
-        raise UserError(
-            f"capture {capture.name}: the table's column 'masks' is empty: name the silhouettes' files there, or set "
-            "center.masks: background"
-        )
-    for name, *pair in zip(capture.cameras, capture.videos, capture.masks, strict=True):
-        frames, masks = (length(path, settings.timing, fps) for path in pair)
-        if frames != masks and settings.on_bad_frame == "error":
-            raise UserError(
-                f"capture {capture.name}, camera {name}: the video has {frames} frames, its masks {masks} ({pair[1]})"
-            )
-
-
-def capture_fps(capture: Capture) -> float:
-    """The capture's frame rate in Hz: the table's, or the first camera's. Raises UserError for images without a rate."""
-    fps = capture.fps or probe(capture.videos[0]).fps
-    if fps is None:
-        raise UserError(f"capture {capture.name}: images state no frame rate: give it in the table's column 'fps'")
-    return fps
-
-
-def chunk_ranges(frames: range, settings: Center) -> list[range]:
-    """The candidate frames of each chunk of a capture with these frames; none is empty."""
-    stride, size = settings.stride, settings.chunk_frames
-    chunks = (
-        range(-(-start // stride) * stride, min(start + size, frames.stop), stride)
-        for start in range(frames.start, frames.stop, size)
-    )
-    return [chunk for chunk in chunks if chunk]
 
 
 def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Image, Image]:
@@ -227,11 +174,11 @@ def center(
 ) -> None:
     """Write one chunk of a capture: `center/{capture}/{chunk}.h5`.
 
-    background: the file of that name, needed for masks: background. Raises UserError if cameras have different numbers of frames, a video and its masks differ in size or length, a
-    frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies beyond the capture's end.
+    background: the file of that name, needed for masks: background. Raises UserError if the recordings do not fit
+    together (`capture_frames`), a frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies
+    beyond the capture's end.
     """
-    everything = capture_frames(capture, settings)
-    ranges = chunk_ranges(everything, settings)
+    ranges = chunk_ranges(capture_frames(capture, settings), settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
     frames = ranges[chunk]
@@ -246,7 +193,7 @@ def center(
     def one_camera(view: int) -> tuple[list[tuple[Silhouette, bytes]], Counter[str]]:
         cv2.setNumThreads(1)
         rows, dropped = [], Counter[str]()
-        for frame, mask in silhouettes(capture, view, frames, fps, settings, max(1, threads // workers), models[view]):
+        for frame, mask in silhouettes(capture, view, frames, settings, max(1, threads // workers), models[view]):
             if isinstance(frame, Missing):
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
@@ -262,12 +209,8 @@ def center(
         columns, dropped = zip(*pool.map(one_camera, range(views)), strict=True)
     for name, reasons in zip(capture.cameras, dropped, strict=True):
         if reasons:
-            print(
-                f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:",
-                *reasons,
-                sep="\n  ",
-                file=sys.stderr,
-            )
+            count = f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:"
+            print(count, *reasons, sep="\n  ", file=sys.stderr)
 
     with atomic(output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         sizes = [(probed.width, probed.height) for probed in map(probe, capture.videos)]
@@ -302,36 +245,46 @@ def silhouettes(
     capture: Capture,
     view: int,
     frames: range,
-    fps: float,
     settings: Center,
     threads: int = 1,
     model: Mapping[str, NDArray[Any]] | None = None,
 ) -> Iterator[tuple[Frame | Missing, Image]]:
     """A camera's frames in order, with their silhouettes [H, W] (above 127 is mouse); or why there is no frame.
 
-    model: what `background` knows of the view. Raises UserError if the masks are of another size than the frame.
+    model: what `background` knows of the view. Raises UserError if a mask has another size than its frame, or masks are
+    labels instead of black and white.
     """
-    where = f"capture {capture.name}, camera {capture.cameras[view]}"
-    late = capture.sync[view]
-    local = range(frames.start + late, frames.stop + late, frames.step)
-    images = read_frames(capture.videos[view], local, where, settings.timing, fps, threads)
     nothing = np.zeros((0, 0), np.uint8)
+    images = read_camera(capture, capture.videos, view, frames, settings, threads)
     if settings.masks != "provided":
         segment = METHODS[settings.masks](model or {}, getattr(settings, settings.masks))
-        for _, frame in images:
+        for frame in images:
             yield frame, nothing if isinstance(frame, Missing) else segment(frame.rgb())
         return
-    masks = read_frames(capture.masks[view], local, where, settings.timing, fps, threads)
-    for (index, frame), (_, mask) in zip(images, masks, strict=True):
+    masks = read_camera(capture, capture.masks, view, frames, settings, threads)
+    for number, (index, frame, mask) in enumerate(zip(frames, images, masks, strict=True)):
         if isinstance(frame, Missing) or isinstance(mask, Missing):
             yield frame if isinstance(frame, Missing) else mask, nothing
             continue
+        where = f"capture {capture.name}, camera {capture.cameras[view]}, frame {index}"
         if (frame.width, frame.height) != (mask.width, mask.height):
             raise UserError(
-                f"{where}, frame {index}: the video is {frame.width}x{frame.height} px, its masks {mask.width}x{mask.height} "
+                f"{where}: the video is {frame.width}x{frame.height} px, its masks {mask.width}x{mask.height} "
                 f"({capture.masks[view]})"
             )
-        yield frame, mask.gray()
+        grey = mask.gray()
+        if number < LABELS_CHECKED and 0 < (brightest := int(grey.max())) <= 127:
+            raise UserError(
+                f"{where}: the mask's brightest value is {brightest}, but mouse is what is above 127: write the masks as 0 and "
+                f"255 ({capture.masks[view]})"
+            )
+        yield frame, grey
+
+
+def _spread(frames: range, count: int) -> range:
+    """At most `count` of the frames, uniform over all."""
+    step = -(-len(frames) // count)
+    return frames[(len(frames) - 1) % step // 2 :: step]
 
 
 def background(capture: Capture, output: Path, settings: Center, threads: int = 1) -> None:
@@ -339,24 +292,18 @@ def background(capture: Capture, output: Path, settings: Center, threads: int = 
 
     Raises UserError if too few frames can be read.
     """
-    everything = capture_frames(capture, settings)
-    fps = capture_fps(capture)
-    step = max(1, len(everything) // settings.background.frames)
-    frames = everything[step // 2 :: step]
+    frames = _spread(capture_frames(capture, settings), settings.background.frames)
     done = track(len(capture.cameras), f"background {capture.name}")
 
     def one_camera(view: int) -> dict[str, NDArray[Any]]:
         cv2.setNumThreads(1)
-        where = f"capture {capture.name}, camera {capture.cameras[view]}"
-        late = capture.sync[view]
-        local = range(frames.start + late, frames.stop + late, frames.step)
-        images = read_frames(capture.videos[view], local, where, settings.timing, fps)
+        images = read_camera(capture, capture.videos, view, frames, settings)
         try:
             model = estimate_background(
-                (frame.rgb() for _, frame in images if not isinstance(frame, Missing)), settings.background
+                (frame.rgb() for frame in images if not isinstance(frame, Missing)), settings.background
             )
         except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+            raise UserError(f"capture {capture.name}, camera {capture.cameras[view]}: {error}") from None
         done()
         return model
 
@@ -379,14 +326,12 @@ def read_background(path: Path, cameras: tuple[str, ...]) -> list[dict[str, NDAr
 
 def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
     """Write `center/{capture}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines."""
-    everything, fps = capture_frames(capture, settings), capture_fps(capture)
     models = _models(capture, settings, background)
-    step = max(1, len(everything) // PREVIEW_MOMENTS)
-    frames = everything[step // 2 :: step][:PREVIEW_MOMENTS]
+    frames = _spread(capture_frames(capture, settings), PREVIEW_MOMENTS)
 
     def one_camera(view: int) -> list[Tile]:
         cv2.setNumThreads(1)
-        found = silhouettes(capture, view, frames, fps, settings, model=models[view])
+        found = silhouettes(capture, view, frames, settings, model=models[view])
         return [
             Tile(index, frame.rgb(), mask)
             for index, (frame, mask) in zip(frames, found, strict=True)
@@ -395,5 +340,8 @@ def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, 
 
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         rows = dict(zip(capture.cameras, pool.map(one_camera, range(len(capture.cameras))), strict=True))
+    for name, tiles in rows.items():
+        if not any((tile.mask > 127).any() for tile in tiles):
+            print(f"camera {name}: no mouse found at any of the moments drawn", file=sys.stderr)
     arenas = {name: model["background"] for name, model in zip(capture.cameras, models, strict=True) if model}
     preview_sheet(output, rows, arenas)

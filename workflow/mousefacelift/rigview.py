@@ -40,7 +40,16 @@ def rig_tables(rig: Rig, title: str) -> list["Table"]:
         )
     lenses = table("lens coefficients", *(names[k] for k in used))
     target = axes_meeting_point(rig)
-    poses = table("poses", "centre x mm", "y mm", "z mm", "azimuth", "elevation", "target mm", caption=_caption(target))
+    poses = table(
+        "poses",
+        "centre x mm",
+        "y mm",
+        "z mm",
+        "azimuth",
+        "elevation",
+        "target mm",
+        caption=_caption(target, len(rig) > 1),
+    )
     for camera in rig:
         K = camera.K
         size = f"{camera.width}x{camera.height}" if camera.width else "?"
@@ -52,15 +61,15 @@ def rig_tables(rig: Rig, title: str) -> list["Table"]:
         azimuth, elevation = azimuth_elevation(camera.R[2])
         poses.add_row(
             camera.name, *(f"{value:.1f}" for value in camera.center), f"{azimuth:.1f}°", f"{elevation:.1f}°",
-            f"{float(camera.R[2] @ target + camera.t[2]):.1f}",
+            f"{float(camera.R[2] @ target + camera.t[2]):.1f}" if np.isfinite(target).all() else "",
         )  # fmt: skip
     return [intrinsics, *([lenses] if used else []), poses]
 
 
-def _caption(target: Array) -> str:
+def _caption(target: Array, several: bool) -> str:
     angles = "azimuth and elevation: of the optical axis, about +Z of the calibration's world"
     if not np.isfinite(target).all():
-        return f"{angles}; the optical axes are parallel: no target"
+        return f"{angles}; no target: {'the optical axes are parallel' if several else 'a single camera'}"
     point = ", ".join(f"{value:.1f}" for value in target)
     return f"{angles}; target: depth of the point nearest to all optical axes, ({point}) mm"
 

@@ -113,9 +113,15 @@ def _probe_video(path: Path) -> Probe:
         return Probe(float(_rate(stream, path)), stream.codec_context.width, stream.codec_context.height)
 
 
+def first_image(path: Path) -> int | None:
+    """The number of the first image of a folder of images; None for a video."""
+    part = _parts(path)[0]
+    return part.start if part.path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
 @lru_cache(maxsize=1024)
 def length(path: Path, timing: Timing, fps: float | None) -> int:
-    """Number of indices of a recording, the missing frames among them, as `read_frames` numbers them."""
+    """The index after a recording's last, as `read_frames` numbers them; missing frames count."""
     part = _parts(path)[-1]
     if part.path.suffix.lower() in IMAGE_SUFFIXES:
         return part.start + 1
@@ -175,8 +181,7 @@ def _parts(path: Path) -> tuple[_Part, ...]:
         indices = [int(m[1]) for m in numbers if m]
         if len(set(indices)) < len(indices):
             raise UserError(f"{path}: two images have the same number; keep one recording to a folder")
-        ordered = sorted(zip(indices, images, strict=True))
-        return tuple(_Part(f, k - ordered[0][0]) for k, f in ordered)
+        return tuple(_Part(f, k) for k, f in sorted(zip(indices, images, strict=True)))
     numbered = all(f.stem.isdecimal() for f in videos) and int(videos[0].stem) == 0
     parts, end = [], 0
     for f in videos:
@@ -195,6 +200,8 @@ def read_frames(
 ) -> Iterator[tuple[int, Frame | Missing]]:
     """Yield each of `frames` (an increasing range of indices), in order: the frame, or why there is none.
 
+    An image's index is the last number in its name (without numbers, its place in natural order).
+
     Decoding is sequential from the last key frame before the range (before each frame, if they are far apart). timing says which instant an index means:
     "rate": frames stand at a constant rate by their timestamps, which are checked (a dropped frame is found missing);
     "index": the n-th frame is instant n, as hardware triggers make it, whatever its timestamp;
@@ -207,9 +214,10 @@ def read_frames(
     parts = _parts(path)
     if parts[0].path.suffix.lower() in IMAGE_SUFFIXES:
         by_index = {part.start: part.path for part in parts}
+        size = probe(path)
         for index in frames:
             if index in by_index:
-                yield index, _image_frame(by_index[index], where)
+                yield index, _image_frame(by_index[index], (size.width, size.height), where)
             else:
                 yield index, Missing(f"{where}: {path}: no image {index}")
         return
@@ -408,14 +416,19 @@ def _open(path: Path) -> "av.container.InputContainer":
 
 
 def _read_image(path: Path) -> Image:
-    image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)
+    image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
+    if image.dtype != np.uint8:
+        raise UserError(f"{path}: has {8 * image.itemsize} bits per value; convert the images to 8 bits")
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _image_frame(path: Path, where: str) -> Frame | Missing:
+def _image_frame(path: Path, size: tuple[int, int], where: str) -> Frame | Missing:
     try:
-        return Frame(_read_image(path))
+        frame = Frame(_read_image(path))
     except UserError as error:
         return Missing(f"{where}: {error}")
+    if (frame.width, frame.height) != size:
+        return Missing(f"{where}: {path}: is {frame.width}x{frame.height} px, the first one {size[0]}x{size[1]}")
+    return frame

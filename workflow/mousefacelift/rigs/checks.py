@@ -215,8 +215,8 @@ def check_lengths(rig: Rig, where: str, smallest: float = MIN_RIG_MM) -> None:
         return
     largest = float(pairwise_distances(rig).max())
     if not smallest <= largest <= MAX_RIG_MM:
-        factors = {"larger (mm, not m)": 1e-3, "smaller (m, not mm)": 1e3}
-        fits = [f"; a {text} unit fits" for text, factor in factors.items() if 100 <= largest * factor <= 10_000]
+        factors = {"a thousand times smaller (mm, not m)": 1e-3, "a thousand times larger (m, not mm)": 1e3}
+        fits = [f"; a unit {text} fits" for text, factor in factors.items() if 100 <= largest * factor <= 10_000]
         raise UserError(
             f"{where}: translation: the cameras lie at most {largest:.4g} mm apart, expected {smallest:g} to "
             f"{MAX_RIG_MM:g} mm: is the unit off by 1000{''.join(fits)}? State the calibration's unit ("
