@@ -8,9 +8,9 @@ from snakemake.exceptions import WorkflowError
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.cameras import read_capture_rig
 from mousefacelift.captures import captures_table, read_captures
-from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
+from mousefacelift.recording import capture_frames, chunk_ranges
 
 try:
     CONFIG = validate(Config, config, "configuration")
@@ -20,9 +20,11 @@ try:
         name: [f"{k:04d}" for k in range(len(chunk_ranges(capture_frames(c, CONFIG.center), CONFIG.center)))]
         for name, c in CAPTURES.items()
     }
+    for capture in CAPTURES.values():
+        read_capture_rig(capture)
     if CONFIG.center.masks == "onnx" and not Path(CONFIG.center.onnx.path or "").is_file():
         raise UserError(
-            f"center.onnx.path: {CONFIG.center.onnx.path}: no such file; center.masks: onnx needs a network"
+            f"center.onnx.path: {CONFIG.center.onnx.path or 'is not set'}: center.masks: onnx needs a network's file"
         )
     if CONFIG.train.init and not Path(CONFIG.train.init).is_file():
         raise UserError(f"train.init: {CONFIG.train.init}: no such file")

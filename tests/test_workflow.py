@@ -185,6 +185,43 @@ def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(tm
 
 
 @pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            {"format": "anipose"},
+            r"hires_cam1_params\.mat: the file looks like MATLAB; expected TOML for the stated format",
+        ),
+        ({"unit": "m"}, r"is the unit off by 1000.*State the calibration's unit"),
+        ({"sync": "2=5000"}, "the cameras have no frame in common; look at the table's column 'sync'"),
+        ({"calibration_names": "1=left"}, "camera '1' is not in the calibration"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_stops_everything_before_the_first_job(tmp_path, table, cells, message):
+    header, row = table.read_text().splitlines()[-2:]
+    other = tmp_path / "captures.tsv"
+    other.write_text("\t".join([header, *cells]) + "\n" + "\t".join([row, *cells.values()]) + "\n")
+    run = snakemake(make_project(tmp_path / "project", other), "--dry-run", "center")
+    assert run.returncode == 1
+    assert re.search(message, run.stdout), run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_silhouettes_without_masks_go_through_the_same_rules(tmp_path, table):
+    project = make_project(tmp_path / "project", table)
+    run = snakemake(project, "center", "--config", "center={masks: background, background: {frames: 6}}")
+    assert run.returncode == 0, run.stdout
+    folder = project / "results" / "center" / "short"
+    assert sorted(p.name for p in folder.iterdir()) == ["0000.h5", "0001.h5", "background.h5", "preview.png"]
+    again = snakemake(
+        project, "--dry-run", "center", "--config", "center={masks: background, background: {frames: 6}, margin_px: 20}"
+    )
+    assert planned(again.stdout) == {"center", "center_chunk", "center_preview"}, "the arena is the same"
+    missing = snakemake(project, "--dry-run", "center", "--config", "center={masks: onnx}")
+    assert missing.returncode == 1
+    assert "center.onnx.path: is not set" in missing.stdout
+
+
+@pytest.mark.parametrize(
     ("target", "message"),
     [
         ("sample", r"capture \S+ has 6 cameras \(1, 2, 3, 4, 5, 6\); sample\.views is 5"),

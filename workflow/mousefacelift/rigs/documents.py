@@ -55,9 +55,8 @@ def open_document(path: Path, where: str, kinds: Collection[str] | None = None) 
     if not usable:
         wanted = ", ".join(sorted(kinds or ()))
         seen = f"looks like {' or '.join(found)}" if found else "is neither text nor any known container"
-        raise UserError(
-            f"{where}: the file {seen}; expected {wanted or 'JSON, TOML, YAML, XML, MATLAB, HDF5 or pickle'}"
-        )
+        expected = f"{wanted} for the stated format (format auto recognises the content)" if wanted else "a calibration"
+        raise UserError(f"{where}: the file {seen}; expected {expected}")
     problems = []
     for kind in usable:
         try:
