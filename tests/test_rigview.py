@@ -96,6 +96,17 @@ def test_a_rig_is_converted_and_what_a_format_cannot_hold_is_refused(tmp_path, f
     assert not (tmp_path / "c").exists()
 
 
+def test_an_unknown_image_size_can_be_given(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    plain = tuple(replace(c, K=c.K * [[1, 0, 1], [1, 1, 1], [1, 1, 1]], width=0, height=0) for c in RIG)
+    write_rig(plain, source, "opencv-json")
+    words = ["rig", "convert", str(source), str(target), "--to", "anipose"]
+    assert "--size" in str(CliRunner().invoke(app, words).exception)
+    assert CliRunner().invoke(app, [*words, "--size", "640"]).exit_code == 1
+    assert CliRunner().invoke(app, [*words, "--size", "640x480"]).exit_code == 0
+    assert {(c.width, c.height) for c in read_rig(target)} == {(640, 480)}
+
+
 def test_the_formats_are_listed():
     run = CliRunner().invoke(app, ["rig", "formats"])
     assert run.exit_code == 0

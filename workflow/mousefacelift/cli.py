@@ -301,11 +301,22 @@ def rig_convert(
     format: RigOption = "auto",
     unit: UnitOption = "mm",
     pixel_origin: OriginOption = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width x height in px, 1152x1024, of cameras whose size the file does not state.")
+    ] = None,
 ) -> None:
     """Write a rig in another format, in millimetres. What the format cannot hold is refused, not dropped."""
+    import re
+    from dataclasses import replace
+
     from mousefacelift.rigs import write_rig
 
     rig = _rig([source], format, unit, pixel_origin)
+    if size is not None:
+        if not re.fullmatch(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", size):
+            raise UserError(f"--size: {size!r} is not width x height in px, such as 1152x1024")
+        width, height = map(int, size.split("x"))
+        rig = tuple(camera if camera.width else replace(camera, width=width, height=height) for camera in rig)
     write_rig(rig, target, to)
     print(f"{target}: {len(rig)} cameras as {to}")
 
