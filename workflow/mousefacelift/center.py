@@ -148,7 +148,7 @@ def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image, Image]:
 
 
 def _sharpness(rgb: Image, part: Image) -> float:
-    """Variance of the Laplacian of grey values well inside the silhouette (its edge would dominate), [h, w, 3] and [h, w].
+    """Variance of the Laplacian of grey values [h, w, 3] well inside the silhouette [h, w] (its edge would dominate).
 
     In the middle of the mouse, which is enough; all over where it bends around its middle.
     """
@@ -273,12 +273,19 @@ def silhouettes(
                 f"({capture.masks[view]})"
             )
         grey = mask.gray()
-        if number < LABELS_CHECKED and 0 < (brightest := int(grey.max())) <= 127:
+        if number < LABELS_CHECKED and (label := _label(grey, settings)):
             raise UserError(
-                f"{where}: the mask's brightest value is {brightest}, but mouse is what is above 127: write the masks as 0 and "
-                f"255 ({capture.masks[view]})"
+                f"{where}: the mask holds 0 and {label}, but mouse is what is above 127: write the masks as 0 and 255 "
+                f"({capture.masks[view]})"
             )
         yield frame, grey
+
+
+def _label(mask: Image, settings: Center) -> int:
+    """The value of a mask that is a label, such as 1, instead of white; 0 for any other mask (a lossy one has noise)."""
+    label = int(mask.max())
+    marked = cv2.countNonZero(mask)
+    return label if 0 < label <= 127 and settings.min_area_px <= marked == np.count_nonzero(mask == label) else 0
 
 
 def _spread(frames: range, count: int) -> range:

@@ -188,7 +188,7 @@ class _View:
         return np.maximum(signed, -edge), edge
 
     def iou(self, pixels: Floats) -> float:
-        """Intersection over union of the silhouette and a voxel's discs around raw pixels [2, n], in the frame's samples."""
+        """Intersection over union of the silhouette and voxels' discs around raw pixels [2, n], in the frame's samples."""
         if pixels.shape[1] == 0:
             return 0.0
         h, w = self.signed.shape

@@ -201,14 +201,14 @@ def background(model: Model, settings: Background) -> Segment:
     A frame's brightness is matched to the arena's (flicker, slow drift). At the working scale each pixel is explained
     by the likeliest of three: the arena with its noise, the arena under a shadow or a reflection, the mouse. A shadow
     takes a part of the light and leaves the hue; it may take away colour but not add red, which ears, paws and tail do;
-    it is not narrow. A reflection of a bright mouse likewise adds a part of it. The evidence is smoothed (mean field of a Potts model), gaps that are not clearly arena are closed.
+    it is not narrow. A reflection of a bright mouse likewise adds a part of it. The evidence is smoothed (mean field of
+    a Potts model), gaps that are not clearly arena are closed.
 
     Kept is every blob that may be an animal (or a hand): not below `min_area` of the image nor `min_blob` of the
     largest, and in a quarter of its pixels at least `contrast` from the arena. Smaller ones, reflections cut off from
-    the mouse for example, are dropped. Where there are more blobs than
-    in the previous frame, those are dropped as flashes that are neither next to the largest nor, with about their size,
-    within their own length in the previous frame: a second animal appears one frame late. The state is that frame, so
-    that in a chunk only the first frame may differ.
+    the mouse for example, are dropped. Where there are more blobs than in the previous frame, those are dropped as
+    flashes that are neither next to the largest nor, with about their size, within their own length in the previous
+    frame: a second animal appears one frame late. The state is that frame, so that in a chunk only the first may differ.
     """
     view = _View(model, settings)
     temporal = _Temporal()
