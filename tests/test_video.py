@@ -97,6 +97,37 @@ def test_every_frame_is_the_one_asked_for_in_compressed_video_from_any_start(com
     assert indices(compressed, range(LENGTH)) == list(range(LENGTH))
 
 
+def test_a_file_that_is_sought_behind_the_frame_asked_for_is_read_from_its_start(compressed, monkeypatch):
+    seek = av.container.InputContainer.seek
+
+    class Sought:
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._container.close()
+
+        def seek(self, target, **options):
+            seek(self._container, 2 * target, **options)
+
+    monkeypatch.setattr("mousefacelift.video._open", lambda path: Sought(av.open(str(path))))
+    assert indices(compressed, range(20, 26)) == list(range(20, 26))
+
+
+@pytest.mark.parametrize("suffix", ["avi", "ts", "mov"])
+def test_other_containers_are_read_frame_for_frame(tmp_path, suffix):
+    path = record(tmp_path / f"a.{suffix}", **H264)
+    assert length(path, "rate", None) == LENGTH
+    for start in (0, 13, 29, 52):
+        assert indices(path, range(start, LENGTH, 7)) == list(range(start, LENGTH, 7))
+
+
 def test_a_rate_that_timestamps_cannot_hold_exactly_is_followed(tmp_path):
     path = record(tmp_path / "a.mkv", **FFV1, rate=30)  # Matroska rounds to milliseconds
     for start in (0, 1, 29, 58):

@@ -5,6 +5,7 @@ A recording is a video, a folder with one video in parts (`0.mp4`, `3000.mp4`, â
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -125,30 +126,41 @@ def length(path: Path, timing: Timing, fps: float | None) -> int:
     part = _parts(path)[-1]
     if part.path.suffix.lower() in IMAGE_SUFFIXES:
         return part.start + 1
-    if timing == "index" or not _has_timestamps(part.path):
+    start = _start(part.path)
+    if timing == "index" or start is None:
         return part.start + _count(part.path)
     with _open(part.path) as container:
         stream = container.streams.video[0]
         if timing == "timestamp":
             return len(_instants(_timestamps(part.path), stream.time_base, fps or float(_rate(stream, part.path))))
-        clock = _Rate(stream.start_time or 0, _rate(stream, part.path), stream.time_base, str(part.path))
+        clock = _Rate(start, _rate(stream, part.path), stream.time_base, str(part.path))
         return part.start + 1 + clock.position(_last_timestamp(container, stream))
 
 
 def _last_timestamp(container: "av.container.InputContainer", stream: "av.VideoStream") -> int:
-    """Of a file's packets behind its last key frame, or of all where the file does not say how long it is."""
-    if stream.duration is not None:
-        container.seek((stream.start_time or 0) + stream.duration, stream=stream, backward=True)
-    elif container.duration is not None:
-        container.seek((container.start_time or 0) + container.duration, backward=True)
-    return max((packet.pts for packet in container.demux(stream) if packet.pts is not None), default=0)
+    """Of a file's last packets, or of all where they cannot be sought."""
+    # A second before the end: where there are no key frames to go to, packets around the place sought may be out of order.
+    with suppress(av.error.FFmpegError):
+        if stream.duration is not None:
+            end = (stream.start_time or 0) + stream.duration
+            container.seek(max(end - int(1 / stream.time_base), 0), stream=stream, backward=True)
+        elif container.duration is not None:
+            end = (container.start_time or 0) + container.duration
+            container.seek(max(end - av.time_base, 0), backward=True)
+    return max((packet.pts for packet in _packets(container) if packet.pts is not None), default=0)
+
+
+def _packets(container: "av.container.InputContainer") -> Iterator["av.Packet"]:
+    """The packets of a container's first video stream, as far as they can be read."""
+    with suppress(av.error.FFmpegError):
+        yield from container.demux(container.streams.video[0])
 
 
 def _count(path: Path) -> int:
     """Number of frames by the file's header, or else by its packets."""
     with _open(path) as container:
         stream = container.streams.video[0]
-        return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        return stream.frames or sum(1 for packet in _packets(container) if packet.size)
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,8 @@ def read_frames(
 
     An image's index is the last number in its name (without numbers, its place in natural order).
 
-    Decoding is sequential from the last key frame before the range (before each frame, if they are far apart). timing says which instant an index means:
+    Decoding is sequential from the last key frame before the range (before each frame, if they are far apart). timing
+    says which instant an index means:
     "rate": frames stand at a constant rate by their timestamps, which are checked (a dropped frame is found missing);
     "index": the n-th frame is instant n, as hardware triggers make it, whatever its timestamp;
     "timestamp": index n is the instant n / fps after the first frame; the nearest frame is taken, and none is if that is
@@ -234,7 +247,7 @@ def read_frames(
 
 
 def _read_video(
-    path: Path, frames: range, where: str, timing: Timing, fps: float | None, threads: int
+    path: Path, frames: range, where: str, timing: Timing, fps: float | None, threads: int, seek: bool = True
 ) -> Iterator[tuple[int, Frame | Missing]]:
     clock = _clock(path, timing, fps, where)
     if frames.step > SEEK_STEP and len(frames) > 1 and not isinstance(clock, _Counter):
@@ -249,16 +262,21 @@ def _read_video(
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
+        sought = False
         if not isinstance(clock, _Counter):
             # An error instead of an invented picture; where frames are counted, one less would shift all that follow.
             stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
-            if (target := clock.seek_to(frames.start)) is not None:
+            if seek and (target := clock.seek_to(frames.start)) is not None:
                 container.seek(target, stream=stream, backward=True)
+                sought = True
         for frame, damage in _decode(container, stream):
             if frame is None:
                 reason = f"cannot be decoded ({damage})"
                 continue
             last = clock.index(frame, last)
+            if sought and (damage or not frame.key_frame or last > frames.start):
+                break  # not a key frame before the place asked for: some formats cannot be sought
+            sought = False
             while index is not None and index < last:
                 yield index, Missing(f"{where}: frame {index}: {reason}")
                 index = next(wanted, None)
@@ -269,6 +287,9 @@ def _read_video(
                 return
             if not damage:
                 reason = dropped
+    if sought:
+        yield from _read_video(path, frames, where, timing, fps, threads, seek=False)
+        return
     while index is not None:
         ends = f"the video ends after frame {last}" if reason == dropped else reason
         yield index, Missing(f"{where}: frame {index}: {ends}")
@@ -356,11 +377,13 @@ class _Table:
 def _clock(path: Path, timing: Timing, fps: float | None, where: str) -> "_Counter | _Rate | _Table":
     with _open(path) as container:
         stream = container.streams.video[0]
-        rate, base, start = _rate(stream, path), stream.time_base, stream.start_time or 0
-    timed = _has_timestamps(path)
-    if timing == "rate" or (timing == "index" and not timed):
-        return _Rate(start, rate, base, where) if timed else _Counter()
-    if not timed:
+        rate, base = _rate(stream, path), stream.time_base
+    start = _start(path)
+    if start is None and timing != "timestamp":
+        return _Counter()
+    if start is not None and timing == "rate":
+        return _Rate(start, rate, base, where)
+    if start is None:
         raise UserError(f"{where}: the file has no timestamps, which center.timing: timestamp needs; use rate or index")
     stamps = _timestamps(path)
     return _Table(list(stamps) if timing == "index" else _instants(stamps, base, fps or float(rate)))
@@ -380,7 +403,7 @@ def _instants(stamps: tuple[int, ...], base: Fraction, fps: float) -> list[int |
 def _rate(stream: "av.VideoStream", path: Path) -> Fraction:
     """The stream's nominal rate: the container's guess if it agrees with the average, which a dropped frame shifts."""
     guess, average = stream.guessed_rate, stream.average_rate
-    if guess and (not average or abs(guess / average - 1) < 0.02 or not _has_timestamps(path)):
+    if guess and (not average or abs(guess / average - 1) < 0.02 or _start(path) is None):
         return guess
     if not average:
         raise UserError(f"{path}: the video states no frame rate")
@@ -388,19 +411,25 @@ def _rate(stream: "av.VideoStream", path: Path) -> Fraction:
 
 
 @lru_cache(maxsize=1024)
-def _has_timestamps(path: Path) -> bool:
-    """Whether a video's first packets carry distinct timestamps."""
+def _start(path: Path) -> int | None:
+    """The timestamp of a video's first frame, in units of its time base; None for a file without usable timestamps.
+
+    Not the container's start time, which in some formats is when decoding starts.
+    """
     with _open(path) as container:
-        packets = islice(container.demux(container.streams.video[0]), 16)
-        stamps = [packet.pts for packet in packets if packet.size]
-    return None not in stamps and len(set(stamps)) == len(stamps)
+        # AVI stores the order of decoding alone.
+        if container.format.name == "avi" and container.streams.video[0].codec_context.has_b_frames:
+            return None
+        packets = [packet for packet in islice(_packets(container), 16) if packet.size and not packet.is_discard]
+        stamps = [packet.pts for packet in packets if packet.pts is not None]
+    return min(stamps) if stamps and len(set(stamps)) == len(packets) else None
 
 
 @lru_cache(maxsize=64)
 def _timestamps(path: Path) -> tuple[int, ...]:
     """All timestamps of a video in order, in units of its time base; read from the packets, without decoding."""
     with _open(path) as container:
-        stamps = [packet.pts for packet in container.demux(container.streams.video[0]) if packet.size]
+        stamps = [packet.pts for packet in _packets(container) if packet.size]
     return tuple(sorted({stamp for stamp in stamps if stamp is not None}))
 
 
