@@ -70,9 +70,14 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     downstream looks, and the silhouette [h, w], 0 or 255.
     """
     height, width = mask.shape
-    binary = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
+    # Within the mask's own bounds first: of most masks they are the silhouette's, and the rest of the frame is nothing.
+    left, top, w, h = cv2.boundingRect(mask)
+    if not w:
+        return _empty()
+    binary = cv2.threshold(mask[top : top + h, left : left + w], 127, 255, cv2.THRESH_BINARY)[1]
     x, y, w, h = cv2.boundingRect(binary)
     part = np.ascontiguousarray(binary[y : y + h, x : x + w])
+    x, y = x + left, y + top
     area = cv2.countNonZero(part)
     if area < settings.min_area_px:
         return _empty()
@@ -86,7 +91,8 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     margin = settings.margin_px
     x0, y0, x1, y1 = max(x - margin, 0), max(y - margin, 0), min(x + w + margin, width), min(y + h + margin, height)
     window = (x0, y0, x1 - x0, y1 - y0)
-    alpha = np.ascontiguousarray(binary[y0:y1, x0:x1])
+    alpha = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    alpha[y - y0 : y - y0 + h, x - x0 : x - x0 + w] = part
     rgb = frame.rgb(window)
     sharpness = _sharpness(rgb[y - y0 :, x - x0 :][:h, :w], part)
     if sharpness < settings.min_sharpness:
@@ -228,9 +234,10 @@ def center(
         ):  # fmt: skip
             values = [[getattr(s, name) for s in row] for row in grid]
             file[name] = np.asarray(values, dtype).reshape(*shape, *tail)
-        crops = file.create_dataset("crop_zstd", shape, h5py.vlen_dtype(np.uint8))
+        crops = np.empty(shape, object)
         for n, v in np.ndindex(shape):
             crops[n, v] = np.frombuffer(columns[v][n][1], np.uint8)
+        file.create_dataset("crop_zstd", data=crops, dtype=h5py.vlen_dtype(np.uint8))
 
 
 def _models(capture: Capture, settings: Center, background: Path | None) -> list[dict[str, NDArray[Any]]]:
