@@ -63,8 +63,9 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
         oversized(rig, center_mm, data["area_px"], settings.max_area_ratio), Flag.LARGE, 0
     ).astype(data["flags"].dtype)
     outline_rays = np.stack([pixel_rays(data["support_px"][:, v], camera) for v, camera in enumerate(rig)], axis=1)
-    _check_unit(capture, outline_radius(rig, center_mm, outline_rays))
-    hulls = _hulls(chunks, rig, center_mm, outline_rays, found, settings, threads)
+    radius_mm = outline_radius(rig, center_mm, outline_rays)
+    _check_unit(capture, radius_mm)
+    hulls = _hulls(chunks, rig, center_mm, radius_mm, found, settings, threads)
     stretches = _stretches(len(data["frame"]))
     tracks = data["center_px"][stretches], data["frame"][stretches], rig, use[stretches]
     shifts = estimate_shifts(*tracks, settings.max_shift_search)
@@ -157,21 +158,20 @@ def _hulls(
     chunks: list[Path],
     rig: Rig,
     center_mm: Array,
-    outline_rays: Array,
+    radius_mm: Array,
     found: NDArray[np.bool_],
     settings: Cameras,
     threads: int,
 ) -> dict[str, Array]:
     """volume_mm3 [N], lengths_mm [N, 3], axis [N, 3], hull_iou [N, V]; of some frames iou_others, iou_without [N, V]."""
-    radius = outline_radius(rig, center_mm, outline_rays)
-    known = np.flatnonzero(np.isfinite(radius))
-    leave_one_out = np.zeros(len(radius), bool)
+    known = np.flatnonzero(np.isfinite(radius_mm))
+    leave_one_out = np.zeros(len(radius_mm), bool)
     leave_one_out[known[np.linspace(0, len(known) - 1, min(len(known), LEAVE_ONE_OUT_FRAMES)).astype(int)]] = True
     jobs, begin = [], 0
     for path in chunks:
         with open_h5(path, "mousefacelift center") as file:
             rows = slice(begin, begin := begin + len(file["frame"]))
-        jobs.append((path, rig, center_mm[rows], radius[rows], found[rows], leave_one_out[rows], settings.voxel_mm))
+        jobs.append((path, rig, center_mm[rows], radius_mm[rows], found[rows], leave_one_out[rows], settings.voxel_mm))
     done = track(len(jobs), "cameras: hulls of chunks")
     parts = []
     # Processes, because threads wait for each other here: two took as long as one.
@@ -187,7 +187,7 @@ def _hulls_of_chunk(
     path: Path,
     rig: Rig,
     center_mm: Array,
-    radius: Array,
+    radius_mm: Array,
     found: NDArray[np.bool_],
     leave_one_out: NDArray[np.bool_],
     voxel_mm: float,
@@ -199,7 +199,7 @@ def _hulls_of_chunk(
     result |= {name: np.full((count, views), np.nan) for name in ("hull_iou", "iou_others", "iou_without")}
     with open_h5(path, "mousefacelift center") as file:
         frame, window, stored = file["frame"][()], file["window"][()], file["crop_zstd"]
-        for n in np.flatnonzero(np.isfinite(radius)):
+        for n in np.flatnonzero(np.isfinite(radius_mm)):
             silhouettes = [
                 (decode_crop(crop, w[2:], f"{path}, frame {frame[n]}, camera {camera.name}")[..., 3], w)
                 if there
@@ -207,7 +207,7 @@ def _hulls_of_chunk(
                 for crop, w, there, camera in zip(stored[n], window[n], found[n], rig, strict=True)
             ]
             hull = visual_hull(
-                silhouettes, rig, center_mm[n], float(radius[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
+                silhouettes, rig, center_mm[n], float(radius_mm[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
             )
             result["volume_mm3"][n], result["lengths_mm"][n] = hull.volume_mm3, hull.lengths_mm
             result["axis"][n], result["hull_iou"][n] = hull.axes[0], hull.iou
