@@ -8,12 +8,13 @@ import cv2
 import h5py
 import numpy as np
 
-from mousefacelift.cameras import cameras
+from mousefacelift.cameras import cameras, read_capture_rig
 from mousefacelift.captures import Capture, captures_table, read_captures
 from mousefacelift.center import center
 from mousefacelift.config import Config
 from mousefacelift.normalize import normalize
 from mousefacelift.recording import capture_frames, chunk_ranges
+from mousefacelift.rigs import write_rig
 from mousefacelift.sample import SPLITS, sample
 from mousefacelift.shard import manifest, shard
 from mousefacelift.video import read_frames
@@ -82,6 +83,14 @@ def record(folder: Path, frames: range, draw=None, views=range(6), name="short")
         demo, name=name, videos=tuple(videos), masks=tuple(masks), fps=None,
         cameras=tuple(demo.cameras[v] for v in views), calibration=tuple(demo.calibration[v] for v in views), sync=(0,) * len(views),
     )  # fmt: skip
+
+
+def turned_capture(folder: Path, turn) -> Capture:
+    """The demo capture with a calibration whose world is turned: x_new = turn @ x."""
+    rig = tuple(camera.moved(turn) for camera in read_capture_rig(demo_capture()))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rig(rig, folder / "calibration.json", "opencv-json")
+    return replace(demo_capture(), calibration=folder / "calibration.json", format="auto", calibration_names={})
 
 
 def write_table(capture: Capture, path: Path) -> Path:

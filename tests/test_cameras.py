@@ -8,15 +8,19 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mousefacelift.cameras import cameras
+from mousefacelift.cameras import cameras, surrounding_polygon
 from mousefacelift.center import Flag, center
 from mousefacelift.config import Cameras, Center
 from mousefacelift.errors import UserError
+from mousefacelift.images import decode_crop
 from mousefacelift.rigs import rig_from_json, write_rig
 from rodent import demo_capture, ground_truth, project_raw
 
-FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "residual_px", "outline_rays")
+FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "triangulated_mm", "residual_px",
+          "center_rays", "outline_px", "outline_rays", "cut", "surface_mm", "thin_mm")  # fmt: skip
 
 
 def chunks(run):
@@ -62,6 +66,58 @@ def test_the_mouses_centre_is_found_within_the_limits_of_six_silhouettes(demo_ru
     assert np.quantile(error, 0.95) <= 3
 
 
+@pytest.mark.parametrize("view", range(6))
+def test_the_centre_is_found_without_any_one_cameras_masks(demo_run, tmp_path, view):
+    paths = []
+    for path in chunks(demo_run):
+        paths.append(shutil.copy(path, tmp_path / path.name))
+        with h5py.File(paths[-1], "r+") as file:
+            mark(file, slice(None), view, Flag.EMPTY)
+    cameras(demo_run.capture, paths, tmp_path, Cameras())
+    data, truth = read(tmp_path / "subject.h5"), ground_truth()["center"]
+    error = np.linalg.norm(data["center_mm"] - truth[data["frame"]], axis=1)
+    print(f"without camera {view + 1}: median {np.median(error):.2f} mm, 95 % below {np.quantile(error, 0.95):.2f} mm")
+    assert np.median(error) <= 2.5
+    assert np.isnan(data["cut"][:, view]).all()
+
+
+def test_a_tail_that_leaves_the_frame_is_a_small_share_of_the_mouse(demo_run):
+    data, truth = read(demo_run.folder / "subject.h5"), ground_truth()
+    outside = np.zeros(data["cut"].shape)
+    for n, v in np.ndindex(outside.shape):
+        x, y = project_raw(truth["vertices"][data["frame"][n]], v).T + 0.5
+        outside[n, v] = ((x < 0) | (y < 0) | (x > 1152) | (y > 1024)).mean()
+    assert (outside > 0.02).any(), "no tail leaves the frame"
+    assert data["cut"][outside == 0].max() < 0.006  # a hull is a little larger than its mouse
+    assert data["cut"].max() < 0.02
+
+
+@given(st.integers(0, 10_000), st.integers(3, 40))
+def test_the_polygon_around_a_silhouette_holds_all_of_it_and_touches_its_outermost_points(seed, count):
+    points = np.random.default_rng(seed).uniform(100, 900, (count, 2))
+    angle = np.arange(32) * 2 * np.pi / 32
+    direction = np.stack([np.cos(angle), np.sin(angle)])
+    support = points[np.argmax(points @ direction, axis=0)]
+    polygon = surrounding_polygon(support)
+    edge = np.roll(polygon, -1, axis=0) - polygon
+    beside = points[:, None] - polygon
+    assert (edge[:, 0] * beside[..., 1] - edge[:, 1] * beside[..., 0] >= -1e-6 * 900**2).all()
+    np.testing.assert_allclose((polygon @ direction).max(axis=0), (points @ direction).max(axis=0), atol=1e-9)
+
+
+def test_not_a_pixel_of_a_silhouette_lies_outside_its_polygon(demo_run):
+    with h5py.File(chunks(demo_run)[0]) as file:
+        polygon = surrounding_polygon(file["support_px"][()])
+        for n, v in np.ndindex(polygon.shape[:2]):
+            x, y, w, h = file["window"][n, v]
+            alpha = decode_crop(file["crop_zstd"][n, v], (w, h), "crop")[..., 3]
+            corners = cv2.findNonZero(alpha).reshape(-1, 2).astype(float) + [x, y]
+            corners = np.concatenate([corners + [i, j] for i in (0, 1) for j in (0, 1)])
+            edge = np.roll(polygon[n, v], -1, axis=0) - polygon[n, v]
+            inward = np.stack([-edge[:, 1], edge[:, 0]])
+            assert (corners @ inward >= (polygon[n, v] * inward.T).sum(axis=1) - 1e-6).all()
+
+
 def test_every_candidate_is_there_in_order_with_the_chunk_it_came_from(demo_run):
     data = read(demo_run.folder / "subject.h5")
     assert data["frame"].tolist() == list(range(0, 200, 8))
@@ -77,20 +133,22 @@ def test_a_residual_is_the_distance_between_the_silhouettes_centre_and_the_repro
             centers.append(file["center_px"][()])
     centers = np.concatenate(centers)
     for v in range(6):
-        pixels = project_raw(data["center_mm"], v) + 0.5
+        pixels = project_raw(data["triangulated_mm"], v) + 0.5
         np.testing.assert_allclose(data["residual_px"][:, v], np.linalg.norm(pixels - centers[:, v], axis=1), atol=1e-6)
 
 
-def test_outline_rays_go_through_the_silhouettes_outermost_points(demo_run):
+def test_rays_go_through_the_silhouettes_centres_and_the_polygons_around_them(demo_run):
     data, truth = read(demo_run.folder / "subject.h5"), ground_truth()
     with h5py.File(chunks(demo_run)[0]) as file:
-        support = file["support_px"][()]
-    np.testing.assert_allclose(np.linalg.norm(data["outline_rays"], axis=-1), 1)
-    for v in range(6):
-        rays = data["outline_rays"][: len(support), v].reshape(-1, 3)
-        still = np.zeros(3)
-        pixels = cv2.projectPoints(rays, still, still, truth["K"][v], truth["dist"][v])[0][:, 0] + 0.5
-        np.testing.assert_allclose(pixels, support[:, v].reshape(-1, 2), atol=1e-6)
+        centers, polygon = file["center_px"][()], surrounding_polygon(file["support_px"][()])
+    np.testing.assert_array_equal(data["outline_px"][: len(polygon)], polygon)
+    for rays, expected in ((data["outline_rays"], polygon), (data["center_rays"], centers)):
+        np.testing.assert_allclose(np.linalg.norm(rays, axis=-1), 1)
+        for v in range(6):
+            still = np.zeros(3)
+            ahead = np.ascontiguousarray(rays[: len(expected), v]).reshape(-1, 1, 3)
+            pixels = cv2.projectPoints(ahead, still, still, truth["K"][v], truth["dist"][v])[0][:, 0] + 0.5
+            np.testing.assert_allclose(pixels, expected[:, v].reshape(-1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize("view", range(6))
@@ -165,9 +223,9 @@ def test_a_clipped_view_is_left_out_when_enough_others_are_whole(demo_run, tmp_p
 
     changes = (clip, clip_and_shift, shift_alone, remove)
     clipped, shifted, whole, absent = (edited(demo_run, tmp_path / c.__name__, c) for c in changes)
-    np.testing.assert_array_equal(shifted["center_mm"], clipped["center_mm"])
-    np.testing.assert_allclose(shifted["center_mm"], absent["center_mm"], atol=1e-9)
-    assert np.linalg.norm(whole["center_mm"][2] - clipped["center_mm"][2]) > 1
+    np.testing.assert_array_equal(shifted["triangulated_mm"], clipped["triangulated_mm"])
+    np.testing.assert_allclose(shifted["triangulated_mm"], absent["triangulated_mm"], atol=1e-9)
+    assert np.linalg.norm(whole["triangulated_mm"][2] - clipped["triangulated_mm"][2]) > 1
     assert abs(shifted["residual_px"][2, 1] - clipped["residual_px"][2, 1]) > 50, "its residual is still measured"
 
 

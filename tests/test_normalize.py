@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from mousefacelift.cameras import surrounding_polygon
 from mousefacelift.center import Flag
 from mousefacelift.config import Normalize
 from mousefacelift.errors import UserError
 from mousefacelift.files import write_json
 from mousefacelift.geometry import Camera, look_at
-from mousefacelift.normalize import axis_vector, fit_zoom, floor_normal, normalize
-from mousefacelift.rigs import rig_to_json
+from mousefacelift.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
+from mousefacelift.rigs import rig_from_json, rig_to_json
+from mousefacelift.up import AXES, axis_vector
 from rodent import ground_truth
 
-AXES = ["+x", "-x", "+y", "-y", "+z", "-z"]
 FOCAL = 548.9937744
 
 
@@ -62,8 +63,9 @@ def test_the_mean_camera_distance_is_2_7(demo, world):
 
 def test_one_scale_is_kept_for_the_whole_capture(demo, world):
     scales = np.cbrt(np.linalg.det(demo["world_from_mm"][:, :3, :3]))
-    np.testing.assert_allclose(scales, world["world_units_per_mm"], rtol=1e-12)
-    assert demo["scale"] == world["world_units_per_mm"]
+    np.testing.assert_allclose(scales, scales[0], rtol=1e-12)
+    np.testing.assert_allclose(demo["world_units_per_mm"], scales, rtol=1e-12)
+    assert world["world_units_per_mm"]["median"] == pytest.approx(scales[0])
 
 
 def test_up_is_exactly_z_and_no_view_rolls(demo, world):
@@ -88,7 +90,7 @@ def test_every_view_looks_at_the_mouse_at_the_origin(demo, demo_run):
 def test_the_intrinsics_are_facelifts_times_the_zoom_with_the_centre_in_the_middle(demo, world):
     focal = FOCAL * world["zoom"]
     np.testing.assert_allclose(demo["fxfycxcy"] - [focal, focal, 256, 256], 0, atol=1e-5)
-    assert world["focal_px"] == pytest.approx(focal)
+    assert world["focal_px"]["min"] == world["focal_px"]["max"] == pytest.approx(focal)
 
 
 def test_a_zoom_of_one_is_facelifts_intrinsics_exactly(demo_run, tmp_path):
@@ -110,7 +112,7 @@ def test_raw_and_virtual_cameras_share_their_optical_centres(demo):
 
 
 def test_the_views_rotation_from_the_calibrations_world_is_that_of_its_matrices(demo):
-    turn = demo["world_from_mm"][:, None, :3, :3] / demo["scale"]
+    turn = demo["world_from_mm"][:, None, :3, :3] / demo["world_units_per_mm"][0]
     np.testing.assert_allclose(demo["R_view"], demo["w2c"][..., :3, :3] @ turn, atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(demo["R_view"]), 1)
 
@@ -129,12 +131,12 @@ def test_the_silhouettes_centre_is_near_the_middle_of_every_view(demo_run):
 
 
 def outlines(run, data):
-    """Support points of every silhouette in its view, px: raw pixels -> OpenCV's undistortion -> truth's rotation."""
+    """Polygons around all silhouettes in their views, px: raw pixels -> OpenCV's undistortion -> truth's rotation."""
     truth, found = ground_truth(), []
     for path in sorted((run.folder / "center" / run.capture.name).glob("*.h5")):
         with h5py.File(path) as file:
             found.append(file["support_px"][()])
-    support = np.concatenate(found)
+    support = surrounding_polygon(np.concatenate(found))
     pixels = np.empty_like(support)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-12)
     for n, v in np.ndindex(support.shape[:2]):
@@ -221,7 +223,7 @@ def test_a_turned_calibration_gives_the_same_cameras_up_to_a_turn_about_z(demo_r
     )
     write_json(tmp_path / "rig.json", rig_to_json(rig))
     subject = changed(demo_run, tmp_path, lambda f: f["center_mm"].write_direct(f["center_mm"][()] @ turn.T))
-    data, world = redo(demo_run, tmp_path, tmp_path / "rig.json", subject, up_axis=axis, zoom="fit")
+    data, world = redo(demo_run, tmp_path, tmp_path / "rig.json", subject, up="calibration", up_axis=axis, zoom="fit")
     about_z = np.linalg.inv(data["w2c"]) @ demo["w2c"]
     np.testing.assert_allclose(about_z - about_z[0, 0], 0, atol=1e-9)
     np.testing.assert_allclose(about_z[0, 0, 2], [0, 0, 1, 0], atol=1e-9)
@@ -236,63 +238,6 @@ def test_a_turned_calibration_gives_the_same_cameras_up_to_a_turn_about_z(demo_r
     np.testing.assert_allclose(moved, turned, atol=1e-9)
 
 
-def test_the_axes_are_named_by_sign_and_letter():
-    assert [axis_vector(a).tolist() for a in AXES] == [
-        [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1],
-    ]  # fmt: skip
-
-
-def test_the_demos_floor_is_found_within_a_few_degrees_where_the_mouse_walks(demo_run, tmp_path):
-    def only_walking(file):  # frames 40 to 160; before and after them the mouse rears
-        center = file["center_mm"][()]
-        center[:5], center[21:] = np.nan, np.nan
-        file["center_mm"][...] = center
-
-    walk = changed(demo_run, tmp_path, only_walking)
-    _, world = redo(demo_run, tmp_path, subject=walk, up="floor", up_axis="+z")
-    angle = np.degrees(np.arccos(world["up_in_calibration"][2]))
-    print(f"up from the floor: {angle:.2f} degrees from the truth")
-    assert angle < 4
-    np.testing.assert_allclose(world["up_after_rotation"], [0, 0, 1], atol=1e-12)
-    assert world["up_method"] == "floor"
-    _, below = redo(demo_run, tmp_path, subject=walk, up="floor", up_axis="-z", cameras_below=True)
-    np.testing.assert_allclose(below["up_in_calibration"], -np.array(world["up_in_calibration"]))
-
-
-def test_the_demos_rearing_hides_its_floor_and_is_refused(demo_run, tmp_path):
-    with pytest.raises(UserError, match="do not span a plane"):
-        redo(demo_run, tmp_path, up="floor")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_normal_of_a_flat_walk_is_found_exactly(seed):
-    random = np.random.default_rng(seed)
-    turn = Rotation.random(random_state=seed).as_matrix()
-    flat = np.c_[random.uniform(-100, 100, (50, 2)), np.zeros(50)] @ turn.T + random.normal(size=3) * 300
-    up = turn[:, 2]
-    side = up + 0.5 * turn[:, 0]
-    np.testing.assert_allclose(floor_normal(flat, side), up, atol=1e-9)
-    np.testing.assert_allclose(floor_normal(flat, -side), -up, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    "extent",
-    [(3, 3, 0.1), (100, 3, 0.1), (100, 100, 80)],
-    ids=["hardly moved", "along a line", "no plane"],
-)
-def test_a_walk_that_spans_no_plane_is_refused(extent):
-    positions = np.random.default_rng(0).uniform(-1, 1, (200, 3)) * extent
-    with pytest.raises(UserError, match=r"normalize\.up: floor: .* do not span a plane .* use up: calibration"):
-        floor_normal(positions, np.array([0, 0, 1]))
-
-
-def test_too_few_positions_span_no_plane():
-    flat = np.c_[np.random.default_rng(0).uniform(-100, 100, (9, 2)), np.zeros(9)]
-    with pytest.raises(UserError, match="do not span a plane"):
-        floor_normal(flat, np.array([0, 0, 1]))
-
-
 def test_a_camera_straight_above_the_mouse_asks_whether_up_is_right(demo_run, tmp_path):
     subject = read(demo_run.folder / "subject.h5")["center_mm"][0]
     above, beside = subject + [0, 0, 300], subject + [300, 0, 100]
@@ -301,8 +246,8 @@ def test_a_camera_straight_above_the_mouse_asks_whether_up_is_right(demo_run, tm
     rig = [Camera("1", 1152, 1024, K, np.zeros(8), R_above, -R_above @ above)]
     rig += [Camera(str(v), 1152, 1024, K, np.zeros(8), R_beside, -R_beside @ beside) for v in range(2, 7)]
     write_json(tmp_path / "rig.json", rig_to_json(tuple(rig)))
-    with pytest.raises(UserError, match=r"capture rodent-a: .* is normalize\.up_axis \(\+z\) the world's up\?"):
-        redo(demo_run, tmp_path, tmp_path / "rig.json")
+    with pytest.raises(UserError, match=r"capture rodent-a: .* is up \(normalize\.up: calibration, .* right\?"):
+        redo(demo_run, tmp_path, tmp_path / "rig.json", up="calibration")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rig.json"]
 
 
@@ -315,7 +260,7 @@ def test_elevations_are_those_of_the_cameras_above_the_mouse(demo, world):
 
 def test_an_up_axis_that_puts_all_cameras_below_the_mouse_is_refused(demo_run, tmp_path):
     with pytest.raises(UserError, match=r"all cameras stand below the mouse.*up_axis.*cameras_below"):
-        redo(demo_run, tmp_path, up_axis="-z")
+        redo(demo_run, tmp_path, up="calibration", up_axis="-z")
     assert list(tmp_path.iterdir()) == []
-    _, world = redo(demo_run, tmp_path, up_axis="-z", cameras_below=True)
+    _, world = redo(demo_run, tmp_path, up="calibration", up_axis="-z", cameras_below=True)
     assert max(world["elevation_deg"].values()) < 0

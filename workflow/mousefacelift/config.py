@@ -119,16 +119,30 @@ class Cameras(Section):
 class Normalize(Section):
     """Z-up world, mouse at the origin, mean camera distance 2.7, virtual cameras that look at the mouse."""
 
-    up: Literal["calibration", "floor"] = Field("calibration", description="where world up comes from")
+    up: Literal["auto", "calibration", "floor", "cameras"] = Field(
+        "auto",
+        description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
+    )
     up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] = Field(
-        "+z",
-        description="for up: calibration, the axis of the calibration's world that points up; for up: floor, its side",
+        "+z", description="for up: calibration, the axis of the calibration's world that points up"
     )
     cameras_below: bool = Field(
         False,
         description="the mouse is filmed from below; otherwise cameras that all stand below it mean a wrong up axis",
     )
-    distance: Literal["exact"] = Field("exact", description="distance policy: cameras stay where they are")
+    smooth_s: float = Field(
+        0.0, ge=0, description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s"
+    )
+    distance: Literal["exact", "focal", "canonical"] = Field(
+        "exact",
+        description="distance policy: cameras stay where they are; focal lengths make the mouse equally large; cameras are moved to 2.7",
+    )
+    scale: Literal["capture", "sample"] = Field(
+        "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
+    )
+    canonical_extent: float = Field(
+        1.0, gt=0, description="for distance: canonical, the length of the mouse's body in world units"
+    )
     zoom: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
         1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
     )
@@ -139,6 +153,14 @@ class Normalize(Section):
         0.99, description="zoom: fit holds this fraction of the views"
     )
     image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
+
+    @model_validator(mode="after")
+    def _canonical_keeps_the_focal_length(self) -> "Normalize":
+        if self.distance == "canonical" and self.zoom != 1.0:
+            raise ValueError(
+                f"distance: canonical keeps FaceLift's focal length and frames the mouse by canonical_extent: set zoom: 1.0 (found {self.zoom})"
+            )
+        return self
 
 
 class Split(Section):

@@ -5,6 +5,7 @@ Conventions: camera frame OpenCV (+x right, +y down, +z forward), x_cam = R @ x_
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,11 @@ class Camera:
     def center(self) -> Array:
         """Optical centre in the world, [3]."""
         return -self.R.T @ self.t
+
+    @cached_property
+    def field_radius(self) -> float:
+        """Largest normalised radius of the calibrated field; see the function of this name."""
+        return field_radius(self.dist, self.fisheye)
 
     def moved(self, R_world: Array) -> "Camera":
         """The same camera after the world was rotated: x_new = R_world @ x_world."""
@@ -193,7 +199,7 @@ def project(points: ArrayLike, camera: Camera) -> tuple[Array, Array]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         xy = x_cam[..., :2] / depth[..., None]
         pixels = normalized_to_pixels(distort(xy, camera.dist, camera.fisheye), camera.K)
-    visible = (depth > 0) & (np.linalg.norm(xy, axis=-1) <= field_radius(camera.dist, camera.fisheye))
+    visible = (depth > 0) & (np.linalg.norm(xy, axis=-1) <= camera.field_radius)
     return np.where(visible[..., None], pixels, np.nan), depth
 
 

@@ -13,6 +13,7 @@ from itertools import product
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 from mousefacelift.geometry import Array, Camera, Rig, project
 
@@ -23,6 +24,7 @@ Floats = NDArray[np.float32]
 LEVELS = 3  # a coarsest voxel is 2**LEVELS finest ones wide
 PIXELS_PER_VOXEL = 4  # silhouettes are looked at in about this resolution
 UNSEEN = -1e6  # pixel coordinate of what lies behind a camera or beyond its calibrated field: far outside its frame
+SURFACE_POINTS, THIN_POINTS = 48, 64  # kept of a hull
 CORNERS: Floats = np.array(list(product((-1, 1), repeat=3)), np.float32)
 
 
@@ -35,6 +37,11 @@ class Hull:
     lengths_mm: [3], the full axes of the ellipsoid with the hull's second moments, which a tail hardly changes.
     iou: [V] intersection over union of the hull's projection and the silhouette; NaN for a view without one. Perfect
     agreement reads as some 1 - 1.5 voxels / the mouse's width, because the hull's projection is made of voxels.
+    cut: [V] share of the hull's volume that lies beyond the view's frame; NaN for a view without a silhouette.
+    surface_mm: [at most SURFACE_POINTS, 3] voxels that the hull's surface runs through and all views have in their frames,
+    as far apart from each other as can be: the animal's extremes first, then all parts alike.
+    thin_mm: [at most THIN_POINTS, 4] such voxels of thin parts, tail and paws, evenly chosen: x, y, z, and their depth
+    inside the hull, so that the hull reaches this much farther in every direction.
 
     Asked for with leave_one_out, from the hull of the other views alone, else None: iou_others: [V], the view's own IoU
     with it; iou_without: [V], the other views' mean IoU with it. The camera that contradicts the rest has the lowest
@@ -46,6 +53,9 @@ class Hull:
     axes: Array
     lengths_mm: Array
     iou: Array
+    cut: Array
+    surface_mm: Array
+    thin_mm: Array
     voxel_mm: float
     iou_others: Array | None = None
     iou_without: Array | None = None
@@ -73,14 +83,12 @@ def visual_hull(
     center_mm: ArrayLike,
     radius_mm: float,
     voxel_mm: float = 2.0,
-    max_misses: int = 0,
     leave_one_out: bool = False,
 ) -> Hull:
     """The visual hull (Laurentini, PAMI 1994) of one frame's silhouettes [V], None for a view without one.
 
     Looked for in the cube around a ball, center_mm [3] and radius_mm, see `outline_radius`. A voxel belongs to the hull
-    if at most `max_misses` of the views that see it see it outside of their silhouettes, and at least half of all views
-    (two or more) see it inside. Beyond its frame a view sees nothing: a silhouette that the frame's edge cuts off
+    if no view sees it outside of its silhouette, and at least half of all views (two or more) see it inside. Beyond its frame a view sees nothing: a silhouette that the frame's edge cuts off
     carves nothing beyond. A part thinner than a voxel may be lost. Deterministic.
     """
     cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
@@ -88,21 +96,22 @@ def visual_hull(
     center = np.asarray(center_mm, np.float64)
     iou = np.full(len(rig), np.nan)
     iou_others, iou_without = (iou.copy(), iou.copy()) if leave_one_out else (None, None)
-    unknown = np.full((3, 3), np.nan)
-    nothing = Hull(unknown[0], 0.0, unknown, unknown[0], iou, voxel_mm, iou_others, iou_without)
+    cut = iou.copy()
+    unknown, none = np.full((3, 3), np.nan), np.zeros((0, 3))
+    nothing = Hull(
+        unknown[0], 0.0, unknown, unknown[0], iou, cut, none, np.zeros((0, 4)), voxel_mm, iou_others, iou_without
+    )
     if len(present) < 2 or not np.isfinite([*center, radius_mm]).all():
         return nothing
     cameras = [rig[v] for v in present]
     views = [_View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()]
-    points, pixels, inside = _carve(views, cameras, center, radius_mm, voxel_mm, max_misses + leave_one_out)
-    ranked = _smallest(inside, max_misses + 2)
-    depth = ranked[max_misses]  # in the hull
+    points, pixels, inside = _carve(views, cameras, center, radius_mm, voxel_mm, int(leave_one_out))
+    depth, second = _smallest(inside, 2)  # depth in the hull; without the view that limits it, the second smallest
 
     iou[present] = [view.iou(pixel.compress(depth > 0, axis=1)) for view, pixel in zip(views, pixels, strict=True)]
     if iou_others is not None and iou_without is not None and len(present) > 2:
         for k, v in enumerate(present):
-            # Without view k, the others' ranks move up where k is among the smallest.
-            others = np.where(inside[k] <= depth, ranked[max_misses + 1], depth) > 0
+            others = np.where(inside[k] <= depth, second, depth) > 0
             each = np.array(
                 [view.iou(pixel.compress(others, axis=1)) for view, pixel in zip(views, pixels, strict=True)]
             )
@@ -114,6 +123,10 @@ def visual_hull(
         return nothing
     full = np.clip(0.5 + depth.astype(np.float64) / voxel_mm, 0, 1)
     volume = full.sum()
+    in_frame = np.stack([view.in_frame(pixel) for view, pixel in zip(views, pixels, strict=True)])
+    cut[present] = (~in_frame @ full) / volume
+    # Where some view sees nothing, the others' cones may meet beside the mouse.
+    surface = np.flatnonzero((np.abs(depth) <= voxel_mm / 2) & in_frame.all(axis=0))
     offsets = points - (full @ points) / volume
     # A cube's own second moment, so that a hull of one voxel has a size.
     moments, axes = np.linalg.eigh((offsets * full[:, None]).T @ offsets / volume + np.eye(3) * voxel_mm**2 / 12)
@@ -123,6 +136,9 @@ def visual_hull(
         axes=axes.T[::-1],
         lengths_mm=2 * np.sqrt(5 * moments[::-1]),
         iou=iou,
+        cut=cut,
+        surface_mm=_far_apart(points[surface], SURFACE_POINTS),
+        thin_mm=_thin(points, depth, surface),
         voxel_mm=voxel_mm,
         iou_others=iou_others,
         iou_without=iou_without,
@@ -187,6 +203,12 @@ class _View:
         signed = np.where(beyond > 0, -np.sqrt(beyond + signed * signed), signed)
         return np.maximum(signed, -edge), edge
 
+    def in_frame(self, pixels: Floats) -> NDArray[np.bool_]:
+        """Whether raw pixels [2, n] lie inside the frame."""
+        u, v = pixels
+        inside: NDArray[np.bool_] = (u >= 0) & (v >= 0) & (u <= self.width) & (v <= self.height)
+        return inside
+
     def iou(self, pixels: Floats) -> float:
         """Intersection over union of the silhouette and voxels' discs around raw pixels [2, n], in the frame's samples."""
         if pixels.shape[1] == 0:
@@ -212,6 +234,38 @@ class _View:
         return float(np.count_nonzero(hull & mouse) / np.count_nonzero(hull | mouse))
 
 
+def _evenly(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """At most `count` of the indices, evenly spread: voxels stand in the order of space, coarsest cell by cell."""
+    return indices if len(indices) <= count else indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+
+
+def _far_apart(points: Floats, count: int) -> Array:
+    """At most `count` of points [n, 3], chosen by farthest-point sampling from the one farthest from their mean."""
+    x, y, z = np.ascontiguousarray(points.T)
+    chosen = np.zeros(min(count, len(points)), np.intp)
+    distance = np.full(len(points), np.inf, np.float32)
+    if len(points):
+        chosen[0] = ((points - points.mean(axis=0)) ** 2).sum(axis=1).argmax()
+    for before, k in enumerate(range(1, len(chosen))):
+        last = points[chosen[before]]
+        distance = np.minimum(distance, (x - last[0]) ** 2 + (y - last[1]) ** 2 + (z - last[2]) ** 2)
+        chosen[k] = distance.argmax()
+    return points[chosen].astype(np.float64)
+
+
+def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
+    """Voxels [n, 4] of the `surface` on thin parts, with their depth; see Hull.thin_mm.
+
+    Thin is what lies farther from the thick part, a third as deep as the deepest voxel and deeper, than this is deep.
+    """
+    deepest = float(depth.max())
+    surface = _evenly(surface, 32 * THIN_POINTS)
+    thick = points[_evenly(np.flatnonzero(depth >= deepest / 3), 500)]
+    distance, _ = cKDTree(thick).query(points[surface], distance_upper_bound=deepest)
+    thin = _evenly(surface[np.isinf(distance)], THIN_POINTS)
+    return np.column_stack([points[thin], depth[thin]]).astype(np.float64)
+
+
 def _smallest(values: Floats, count: int) -> list[Floats]:
     """The `count` smallest values over the first axis, in order: np.partition, several times as fast for a few."""
     ranked = [np.full(values.shape[1:], np.inf, np.float32) for _ in range(count)]
@@ -223,7 +277,7 @@ def _smallest(values: Floats, count: int) -> list[Floats]:
 
 def _carve(
     views: list[_View], rig: Sequence[Camera], center: Array, radius: float, voxel_mm: float, max_misses: int
-) -> tuple[Array, Floats, Floats]:
+) -> tuple[Floats, Floats, Floats]:
     """The finest voxels that may be in the hull: centres [n, 3], their pixels [V, 2, n], signed distances [V, n] in mm.
 
     Cameras project the coarsest lattice alone. Within its cells pixels are interpolated, trilinearly on the next level

@@ -1,9 +1,14 @@
 """Stage 3, normalize: Z-up world with the mouse at the origin, and virtual cameras that look at it, level."""
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.center import Flag
@@ -22,37 +27,133 @@ from mousefacelift.geometry import (
     rotation_between,
 )
 from mousefacelift.rigs import rig_from_json
+from mousefacelift.up import Choice, angle_deg, choose_up
 
 
-def axis_vector(name: str) -> Array:
-    """Unit vector [3] of "+x" ... "-z"."""
-    return np.eye(3)["xyz".index(name[1])] * (1 if name[0] == "+" else -1)
+def smoothed(positions: Array, time_s: Array, sigma_s: float) -> Array:
+    """Positions [N, 3] averaged over time_s [N], increasing, with a Gaussian of standard deviation sigma_s; 0: as they are."""
+    if sigma_s == 0:
+        return positions
+    begin, end = np.searchsorted(time_s, [time_s - 4 * sigma_s, time_s + 4 * sigma_s])
+    result = np.empty_like(positions)
+    for n in range(len(positions)):
+        near = slice(begin[n], end[n])
+        weight = np.exp(-0.5 * ((time_s[near] - time_s[n]) / sigma_s) ** 2)
+        result[n] = weight @ positions[near] / weight.sum()
+    return result
 
 
-def floor_normal(positions: Array, side: Array) -> Array:
-    """Unit normal [3] of the plane that fits the mouse's positions [N, 3] best, pointing to the side of `side` [3].
-
-    A mouse walks on its floor: the direction in which its centre varies least is up. Raises UserError when the
-    positions do not span a plane (the mouse hardly moved, or moved along a line).
-    """
-    _, spread, axes = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=False)
-    spread = spread / np.sqrt(len(positions))
-    if len(positions) < 10 or spread[1] < 2 * spread[2] or spread[1] < 5:
-        raise UserError(
-            "normalize.up: floor: the mouse's positions do not span a plane (spread along its principal axes "
-            f"{', '.join(f'{s:.1f}' for s in spread)} mm): use up: calibration with up_axis"
-        )
-    return axes[2] * (1 if axes[2] @ side >= 0 else -1)
-
-
-def fit_zoom(outline: Array, size: int, focal: float, margin: float, quantile: float) -> float:
+def fit_zoom(outline: Array, size: int, focal: Array | float, margin: float, quantile: float) -> float:
     """The largest common zoom at which a fraction `quantile` of views holds the whole silhouette with a margin.
 
-    outline: [M, S, 2] silhouette points of each view as (x/z, y/z) in its virtual camera. A view fits when its farthest
-    point from the image centre, along x or y, stays below (1/2 - margin) of the image.
+    outline: [M, S, 2] polygon around the silhouette of each view as (x/z, y/z) in its virtual camera, whose focal length
+    is focal [M] px before the zoom. A view fits when its farthest point from the image centre, along x or y, stays
+    below (1/2 - margin) of the image.
     """
-    farthest = np.abs(outline).max(axis=(1, 2))
-    return float((0.5 - margin) * size / (focal * np.quantile(farthest, quantile, method="higher")))
+    farthest = np.abs(outline).max(axis=(1, 2)) * focal
+    return float((0.5 - margin) * size / np.quantile(farthest, quantile, method="higher"))
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """The virtual cameras of N frames and V views under a distance policy.
+
+    world_units_per_mm: [N]. position: [N, V, 3] in world units. image_focal: [N, V] px, of the images as they are made,
+    and focal: [N, V] px, of the cameras as they are written: equal unless the policy is `canonical`.
+    """
+
+    world_units_per_mm: Array
+    position: Array
+    image_focal: Array
+    focal: Array
+
+
+def place_cameras(offsets_mm: Array, lengths_mm: Array, focal: float, settings: Normalize) -> Cameras:
+    """Distance policies, before any zoom.
+
+    offsets_mm: [N, V, 3] from the subject to each camera, in a Z-up world. lengths_mm: [N] of the animal, NaN where
+    unknown. focal: px, FaceLift's at this image size. `exact`: the world is scaled to a mean distance of 2.7, nothing
+    else. `focal`: each view's focal length is also multiplied by its distance over 2.7, so that the subject appears
+    equally large in all. Both are exact. `canonical`: the world is scaled so that the animal is canonical_extent long, and
+    every camera is moved along its axis to 2.7; images are made with the focal length at which what lies at the subject's
+    depth appears as the moved camera sees it. Before and behind it does not, quite: see `reprojection_error`.
+    """
+    distance_mm = np.linalg.norm(offsets_mm, axis=-1)
+    if settings.distance == "canonical":
+        typical = np.nanmedian(lengths_mm)
+        length = np.full_like(lengths_mm, typical)
+        if settings.scale == "sample":
+            length = np.where(np.isfinite(lengths_mm), lengths_mm, typical)
+        scale = settings.canonical_extent / length
+    else:
+        mean = distance_mm.mean(axis=1) if settings.scale == "sample" else np.full(len(distance_mm), distance_mm.mean())
+        scale = MEAN_CAMERA_DISTANCE / mean
+    # What a camera at 2.7 shows as large as this one does.
+    equal_size = focal * distance_mm * scale[:, None] / MEAN_CAMERA_DISTANCE
+    same = np.full_like(distance_mm, focal)
+    if settings.distance == "canonical":
+        return Cameras(scale, offsets_mm * (MEAN_CAMERA_DISTANCE / distance_mm)[..., None], equal_size, same)
+    image_focal = equal_size if settings.distance == "focal" else same
+    return Cameras(scale, offsets_mm * scale[:, None, None], image_focal, image_focal)
+
+
+def reprojection_error(
+    points_mm: Array,
+    world_from_mm: Array,
+    w2c: Array,
+    focal: Array,
+    camera_mm: Array,
+    R_view: Array,
+    image_focal: Array,
+) -> Array:
+    """How far, in px, points appear in the images from where the written cameras project them: [V, K].
+
+    One frame's points_mm [K, 3] in the calibration's world. As written: world_from_mm [4, 4], w2c [V, 4, 4], focal [V].
+    As imaged: camera_mm [V, 3] optical centres, R_view [V, 3, 3] calibration's world to view, image_focal [V].
+    """
+    world = points_mm @ world_from_mm[:3, :3].T + world_from_mm[:3, 3]
+    written = np.einsum("vij,kj->vki", w2c[:, :3, :3], world) + w2c[:, None, :3, 3]
+    imaged = np.einsum("vij,vkj->vki", R_view, points_mm - camera_mm[:, None])
+    difference = focal[:, None, None] * written[..., :2] / written[..., 2:] - (
+        image_focal[:, None, None] * imaged[..., :2] / imaged[..., 2:]
+    )
+    return np.linalg.norm(difference, axis=-1)
+
+
+def _area(polygon: Array) -> Array:
+    """Areas [...] of polygons [..., S, 2]."""
+    x, y = polygon[..., 0], polygon[..., 1]
+    return np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1)) / 2
+
+
+def measure_fit(
+    outline_px: Array, raw_outline_px: Array, area_px: NDArray[np.int64], center_px: Array, size: int
+) -> dict[str, Array]:
+    """How each view [N, V] holds its silhouette: fits, fill, clipped_px and offset_px.
+
+    outline_px, raw_outline_px: [N, V, S, 2] polygon around the silhouette in the final view and in the raw frame;
+    area_px: [N, V] of the silhouette in the raw frame; center_px: [N, V, 2] its centre of mass in the final view. A view
+    that fits holds the whole polygon, so that not a pixel is lost. fill: the silhouette's share of the image, its area
+    scaled as the polygon's. clipped_px: its pixels beyond the image, as large a part of it as of the polygon. offset_px:
+    distance of its centre of mass from the image's centre. NaN without a silhouette, or with one beyond the calibrated field.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fits = ((outline_px >= 0) & (outline_px <= size)).all(axis=(2, 3))
+        polygon = _area(outline_px)
+        shown = area_px * polygon / _area(raw_outline_px)
+    clipped = np.where(fits, 0.0, np.nan)
+    frame = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
+    for n, v in np.argwhere(~fits & np.isfinite(polygon)):
+        # The convex hull takes corners out that coincide, for which OpenCV finds no intersection.
+        corners = cv2.convexHull(outline_px[n, v].astype(np.float32))
+        inside, _ = cv2.intersectConvexConvex(corners, frame)
+        clipped[n, v] = shown[n, v] * max(0.0, 1 - inside / polygon[n, v])
+    return {
+        "fits": fits,
+        "fill": (shown - np.nan_to_num(clipped)) / size**2,
+        "clipped_px": clipped,
+        "offset_px": np.linalg.norm(center_px - size / 2, axis=-1),
+    }
 
 
 def normalize(
@@ -62,62 +163,69 @@ def normalize(
 
     cameras.h5, for the frames N whose centre is known: frame, time_s, chunk; w2c [N, V, 4, 4] of the virtual cameras in
     world units; fxfycxcy [N, V, 4] in px; R_view [N, V, 3, 3] calibration world to virtual camera (same optical centre
-    as the raw camera); world_from_mm [N, 4, 4] similarity; distance [N, V]; fits [N, V] whether the silhouette lies
-    inside the image; and what `sample` judges a frame by (flags, residual_px).
+    as the raw camera) and image_fxfycxcy [N, V, 4], with which the images are made; world_from_mm [N, 4, 4] similarity
+    and its scale world_units_per_mm [N]; distance [N, V]; fits, fill, clipped_px, offset_px [N, V], see `measure_fit`;
+    reprojection_px [N, 3] median, 95th percentile and maximum of `reprojection_error` over the hull's surface and the
+    views (NaN without a hull); and what `sample` judges a frame by (flags, residual_px).
+
+    Raises UserError if up cannot be told as asked, all cameras stand below the mouse, or none shows it whole.
     """
     rig = rig_from_json(rig_file)
     with open_h5(subject_file, "mousefacelift cameras") as file:
         capture = str(file.attrs["capture"])
-        data = {
-            name: file[name][()]
-            for name in ("frame", "time_s", "chunk", "center_mm", "outline_rays", "flags", "residual_px")
-        }
+        names = ("frame", "time_s", "chunk", "center_mm", "center_rays", "outline_rays", "outline_px", "area_px", "flags",
+                 "residual_px", "lengths_mm", "surface_mm", "thin_mm")  # fmt: skip
+        data = {name: file[name][()] for name in names}
     known = np.isfinite(data["center_mm"]).all(axis=1)
     data = {name: values[known] for name, values in data.items()}
-    subject = data["center_mm"]
+    subject = smoothed(data["center_mm"], data["time_s"], settings.smooth_s)
 
-    axis = axis_vector(settings.up_axis)
-    up = axis if settings.up == "calibration" else floor_normal(subject, axis)
-    R_world = rotation_between(up, [0, 0, 1])
+    try:
+        choice = choose_up(settings.up, settings.up_axis, rig, data["thin_mm"])
+    except UserError as error:
+        raise UserError(f"capture {capture}: {error}") from None
+    R_world = rotation_between(choice.up, [0, 0, 1])
     centers = np.stack([c.center for c in rig])
     offsets = (centers - subject[:, None]) @ R_world.T
-    distance_mm = np.linalg.norm(offsets, axis=-1)
-    scale = MEAN_CAMERA_DISTANCE / distance_mm.mean()
-
     try:
         R_level = look_at(offsets, np.zeros(3))
     except ValueError as error:
         raise UserError(
-            f"capture {capture}: {error}; is normalize.up_axis ({settings.up_axis}) the world's up?"
+            f"capture {capture}: {error}; is up (normalize.up: {settings.up}, {_direction(choice.up)}) right?"
         ) from None
-    position = offsets * scale
-    w2c = rigid(R_level, -(R_level @ position[..., None])[..., 0])
+    size = settings.image_size
+    placed = place_cameras(offsets, data["lengths_mm"][:, 0], FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE, settings)
+    w2c = rigid(R_level, -(R_level @ placed.position[..., None])[..., 0])
     R_view = R_level @ R_world
 
-    # Outline of each silhouette in its virtual camera: raw camera ray -> world -> virtual camera.
+    # Each silhouette in its virtual camera: raw camera ray -> world -> virtual camera.
     raw_to_view = R_view @ np.stack([c.R.T for c in rig])
     rays = np.einsum("nvij,nvsj->nvsi", raw_to_view, data["outline_rays"])
     outline = rays[..., :2] / rays[..., 2:]
-    size = settings.image_size
-    base_focal = FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE
-    if settings.zoom == "fit":
-        whole = ((data["flags"] & (Flag.EMPTY | Flag.CLIPPED)) == 0) & np.isfinite(outline).all(axis=(2, 3))
-        if not whole.any():
-            raise UserError(
-                f"capture {capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit"
-            )
-        zoom = fit_zoom(outline[whole], size, base_focal, settings.fit_margin, settings.fit_quantile)
-    else:
-        zoom = settings.zoom
-    focal = base_focal * zoom
-    fxfycxcy = np.broadcast_to([focal, focal, size / 2, size / 2], (*distance_mm.shape, 4))
-    with np.errstate(invalid="ignore"):
-        fits = (np.abs(outline) * focal <= size / 2).all(axis=(2, 3))
+    middle = np.einsum("nvij,nvj->nvi", raw_to_view, data["center_rays"])
+    zoom = _zoom(capture, outline, placed.image_focal, data["flags"], settings)
+    image_focal, focal = placed.image_focal * zoom, placed.focal * zoom
+    fit = measure_fit(
+        outline * image_focal[..., None, None] + size / 2,
+        data["outline_px"],
+        data["area_px"],
+        middle[..., :2] / middle[..., 2:] * image_focal[..., None] + size / 2,
+        size,
+    )
 
+    scale = placed.world_units_per_mm
     world_from_mm = np.zeros((len(subject), 4, 4))
-    world_from_mm[:, :3, :3] = scale * R_world
-    world_from_mm[:, :3, 3] = -scale * subject @ R_world.T
+    world_from_mm[:, :3, :3] = scale[:, None, None] * R_world
+    world_from_mm[:, :3, 3] = -scale[:, None] * (subject @ R_world.T)
     world_from_mm[:, 3, 3] = 1
+    reprojection = np.full((len(subject), 3), np.nan)
+    for n, points in enumerate(data["surface_mm"].astype(np.float64)):
+        points = points[np.isfinite(points[:, 0])]
+        if len(points):
+            distances_px = reprojection_error(
+                points, world_from_mm[n], w2c[n], focal[n], centers, R_view[n], image_focal[n]
+            )
+            reprojection[n] = *np.quantile(distances_px, [0.5, 0.95]), distances_px.max()
 
     # Measured from the matrices to be written, not restated from the settings.
     right, down = w2c[..., 0, :3], w2c[..., 1, :3]
@@ -127,35 +235,41 @@ def normalize(
     distances = np.linalg.norm(view_centers, axis=-1)
     if (elevation.mean(axis=0) < 0).all() and not settings.cameras_below:
         raise UserError(
-            f"capture {capture}: with up = {settings.up} {settings.up_axis} all cameras stand below the mouse (mean elevations "
-            f"{', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis of the "
-            "calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
+            f"capture {capture}: with up = {_direction(choice.up)} (normalize.up: {settings.up}) all cameras stand below the mouse "
+            f"(mean elevations {', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis "
+            "of the calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
         )
+    for warning in choice.warnings():
+        print(f"warning: capture {capture}: {warning}", file=sys.stderr)
 
     with atomic(cameras_output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
         file.attrs.update(
             stage="normalize", version=STAGE_VERSIONS["normalize"], capture=capture, cameras=[c.name for c in rig],
-            image_size=size, distance=settings.distance, scale=scale,
+            image_size=size, distance=settings.distance,
         )  # fmt: skip
         for name in ("frame", "time_s", "chunk", "flags", "residual_px"):
             file[name] = data[name]
         file["w2c"] = w2c
-        file["fxfycxcy"] = fxfycxcy
+        file["fxfycxcy"] = _intrinsics(focal, size)
+        file["image_fxfycxcy"] = _intrinsics(image_focal, size)
         file["R_view"] = R_view
         file["world_from_mm"] = world_from_mm
-        file["distance"] = distance_mm * scale
-        file["fits"] = fits
+        file["world_units_per_mm"] = scale
+        file["distance"] = distances
+        file["reprojection_px"] = reprojection
+        for name, values in fit.items():
+            file[name] = values
     write_json(
         world_output,
         {
             "capture": capture,
-            "up_in_calibration": up.tolist(),
-            "up_method": settings.up,
-            "up_after_rotation": (R_world @ up).tolist(),
-            "rotation": R_world.tolist(),
-            "world_units_per_mm": scale,
+            **_up_report(choice, R_world),
+            "distance_policy": settings.distance,
+            "scale": settings.scale,
+            "world_units_per_mm": _summary(scale),
             "zoom": zoom,
-            "focal_px": focal,
+            "focal_px": _summary(focal),
+            "image_focal_px": _summary(image_focal),
             "image_size": size,
             "camera_distance": {
                 "mean": distances.mean(),
@@ -165,6 +279,58 @@ def normalize(
             "elevation_deg": {c.name: e for c, e in zip(rig, elevation.mean(axis=0).tolist(), strict=True)},
             "max_abs_roll_deg": np.abs(roll).max(),
             "frames": len(subject),
-            "views_that_fit": fits.mean(),
+            "views_that_fit": fit["fits"].mean(),
+            "fill": _summary(fit["fill"]),
+            "clipped_px": _summary(fit["clipped_px"]),
+            "offset_px": _summary(fit["offset_px"]),
+            "reprojection_px": {
+                name: _summary(values) for name, values in zip(("median", "p95", "max"), reprojection.T, strict=True)
+            },
         },
     )
+
+
+def _zoom(capture: str, outline: Array, focal: Array, flags: NDArray[np.uint8], settings: Normalize) -> float:
+    if settings.zoom != "fit":
+        return settings.zoom
+    whole = ((flags & (Flag.EMPTY | Flag.CLIPPED)) == 0) & np.isfinite(outline).all(axis=(2, 3))
+    if not whole.any():
+        raise UserError(f"capture {capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit")
+    return fit_zoom(outline[whole], settings.image_size, focal[whole], settings.fit_margin, settings.fit_quantile)
+
+
+def _intrinsics(focal: Array, size: int) -> Array:
+    """Intrinsics [..., 4], fx fy cx cy, of square pixels with the principal point in the middle."""
+    middle = np.full_like(focal, size / 2)
+    return np.stack([focal, focal, middle, middle], axis=-1)
+
+
+def _summary(values: Array) -> dict[str, float] | None:
+    """Median, least and largest of the values that are known; None without any."""
+    known = values[np.isfinite(values)]
+    return {"median": float(np.median(known)), "min": known.min(), "max": known.max()} if known.size else None
+
+
+def _direction(up: Array) -> str:
+    return f"({', '.join(f'{x:.3f}' for x in up)}) in the calibration's world"
+
+
+def _up_report(choice: Choice, R_world: Array) -> dict[str, Any]:
+    return {
+        "up_in_calibration": choice.up.tolist(),
+        "up_method": choice.method,
+        "up_after_rotation": (R_world @ choice.up).tolist(),
+        "rotation": R_world.tolist(),
+        "up_candidates": [
+            {
+                "method": c.method,
+                "up_in_calibration": c.up.tolist(),
+                "angle_to_chosen_deg": angle_deg(c.up, choice.up),
+                "uncertainty_deg": c.uncertainty_deg,
+                "confidence": choice.confidence(c),
+            }
+            for c in choice.candidates
+        ],
+        "up_unknown_by": choice.missing,
+        "warnings": choice.warnings(),
+    }

@@ -21,7 +21,7 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.config import SPLITS, Shard
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
-from mousefacelift.geometry import Array, Camera, field_radius, inverse_rigid, pixel_rays, view_map
+from mousefacelift.geometry import Array, Camera, inverse_rigid, pixel_rays, view_map
 from mousefacelift.images import decode_crop, encode_png
 from mousefacelift.progress import track
 from mousefacelift.rigs import rig_from_json
@@ -98,7 +98,7 @@ def _dense_map(
     nodes = np.dstack([raw, radius]).astype(np.float32)
     dense = cv2.resize(nodes, (len(x) * block, len(y) * block), interpolation=cv2.INTER_LINEAR)
     dense = dense[block : block + rows, block : block + columns]
-    limits = (camera.width, camera.height, field_radius(camera.dist, camera.fisheye))
+    limits = (camera.width, camera.height, camera.field_radius)
     inside = cv2.inRange(dense, (0.0, 0.0, 0.0), tuple(min(limit, 1e9) for limit in limits))
     return np.ascontiguousarray(dense[..., :2]), inside > 0
 
@@ -139,12 +139,11 @@ def shard(
         size = int(cameras.attrs["image_size"])
         poses = {int(f): n for n, f in enumerate(cameras["frame"][()])}
         fields = {
-            name: cameras[name][()] for name in ("w2c", "fxfycxcy", "R_view", "world_from_mm", "time_s", "residual_px")
-        }
-        common = {
-            "distance_policy": str(cameras.attrs["distance"]),
-            "world_units_per_mm": float(cameras.attrs["scale"]),
-        }
+            name: cameras[name][()]
+            for name in ("w2c", "fxfycxcy", "image_fxfycxcy", "R_view", "world_from_mm", "world_units_per_mm", "time_s",
+                         "residual_px", "fill", "offset_px", "reprojection_px")
+        }  # fmt: skip
+        policy = str(cameras.attrs["distance"])
     with open_h5(center_file, "mousefacelift center") as center:
         crops = {int(f): n for n, f in enumerate(center["frame"][()])}
         window, stored = center["window"][()], center["crop_zstd"]
@@ -157,7 +156,7 @@ def shard(
 
         def one_view(data: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
             cv2.setNumThreads(1)
-            view = View(fields["R_view"][p, v], fields["fxfycxcy"][p, v], size)
+            view = View(fields["R_view"][p, v], fields["image_fxfycxcy"][p, v], size)
             where = f"{center_file}, frame {center['frame'][n]}, camera {names[v]}"
             crop = decode_crop(data, window[n, v, 2:], where)
             image = render_view(crop, window[n, v], rig[names[v]], view)
@@ -198,13 +197,25 @@ def shard(
                 w2c, fxfycxcy = fields["w2c"][p, order], fields["fxfycxcy"][p, order]
                 meta = {
                     "id": row["key"], "capture": row["capture"], "frame": int(row["frame"]), "time_s": float(fields["time_s"][p]),
-                    "split": row["split"], "views": views, **common,
-                    "qc": {"residual_px": dict(zip(views, fields["residual_px"][p, order].tolist(), strict=True))},
+                    "split": row["split"], "views": views, "distance_policy": policy,
+                    "world_units_per_mm": float(fields["world_units_per_mm"][p]), "qc": _quality(fields, p, order, views),
                     "world_from_mm": fields["world_from_mm"][p].tolist(),
                     "frames": opencv_cameras(w2c, fxfycxcy, size, [f"{row['key']}.cam{i}.png" for i in range(len(order))]),
                 }  # fmt: skip
                 writers[row["split"]].add(meta, rendered, inverse_rigid(w2c), fxfycxcy, fields["world_from_mm"][p])
                 done()
+
+
+def _quality(fields: dict[str, Array], pose: int, order: list[int], views: list[str]) -> dict[str, Any]:
+    """What `cameras` and `normalize` measured of a sample: per view, and the distance policy's error; null if unknown."""
+
+    def numbers(values: Array) -> list[float | None]:
+        return [float(value) if np.isfinite(value) else None for value in values]
+
+    measures = ("residual_px", "fill", "offset_px")
+    return {name: dict(zip(views, numbers(fields[name][pose, order]), strict=True)) for name in measures} | {
+        "reprojection_px": dict(zip(("median", "p95", "max"), numbers(fields["reprojection_px"][pose]), strict=True))
+    }
 
 
 class _Writer:

@@ -1,0 +1,192 @@
+"""World up from synthetic floors and rigs, and from the demo capture in worlds turned at random."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from mousefacelift.errors import UserError
+from mousefacelift.geometry import Camera, look_at
+from mousefacelift.rigs import rig_from_json
+from mousefacelift.up import AXES, angle_deg, axis_vector, choose_up, up_from_cameras, up_from_floor
+
+Z = np.array([0.0, 0, 1])
+
+
+def rig(turn=np.eye(3), roll_deg=0.0, count=6, seed=0, elevation_deg=(5, 45)):
+    """Cameras around the origin that look at it, each rolled by a normally distributed angle, in a world turned by `turn`."""
+    random = np.random.default_rng(seed)
+    cameras = []
+    for k in range(count):
+        azimuth, elevation = 2 * np.pi * k / count, np.radians(random.uniform(*elevation_deg))
+        center = 300 * np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])  # fmt: skip
+        roll = Rotation.from_rotvec([0, 0, np.radians(roll_deg) * random.normal()]).as_matrix()
+        R = roll @ look_at(center, np.zeros(3)) @ turn.T
+        cameras.append(Camera(str(k), 640, 480, np.eye(3), np.zeros(14), R, -R @ turn @ center))
+    return tuple(cameras)
+
+
+def walk(turn=np.eye(3), frames=80, noise=0.2, below=0.02, extent=120.0, lifted=0.5, seed=0):
+    """thin_mm of an animal that walks on the plane z = 0 of a world turned by `turn`: points of its tail, 1 mm thick.
+
+    A share `lifted` of the points is up to 20 mm above the floor, a share `below` up to 10 mm under it: phantoms.
+    """
+    random = np.random.default_rng(seed)
+    places = np.cumsum(random.normal(0, extent / 8, (frames, 2)), axis=0) % extent
+    points = np.concatenate([places[:, None] + random.uniform(-40, 40, (frames, 64, 2)), np.full((frames, 64, 1), 1.0)], axis=2)  # fmt: skip
+    kind = random.uniform(size=(frames, 64))
+    points[..., 2] += np.where(kind < lifted, random.uniform(0, 20, kind.shape), random.normal(0, noise, kind.shape))
+    points[..., 2] -= np.where(kind > 1 - below, random.uniform(0, 10, kind.shape), 0)
+    thin = np.concatenate([points @ turn.T, np.ones((frames, 64, 1))], axis=2)
+    thin[::7, 40:] = np.nan
+    return thin.astype(np.float32)
+
+
+@given(st.integers(0, 10_000))
+def test_level_cameras_tell_up_exactly_whatever_their_pitch(seed):
+    turn = Rotation.random(random_state=seed).as_matrix()
+    found = up_from_cameras(rig(turn, seed=seed))
+    assert angle_deg(found.up, turn @ Z) < 1e-5
+    assert found.uncertainty_deg < 1e-4
+
+
+def test_the_uncertainty_of_level_cameras_is_the_spread_of_what_they_say():
+    found = [up_from_cameras(rig(roll_deg=3, seed=seed, count=8)) for seed in range(200)]
+    spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
+    assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.35)
+
+
+@pytest.mark.parametrize(("count", "reason"), [(2, "two cameras"), (1, "two cameras")])
+def test_too_few_cameras_tell_nothing(count, reason):
+    with pytest.raises(ValueError, match=reason):
+        up_from_cameras(rig(count=count))
+
+
+def test_cameras_side_by_side_tell_nothing():
+    one = rig()[0]
+    with pytest.raises(ValueError, match="nearly parallel"):
+        up_from_cameras((one, replace(one, t=one.t + [30, 0, 0]), replace(one, t=one.t + [60, 0, 0])))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_floor_is_found_below_a_lifted_tail_and_above_phantoms(seed):
+    turn = Rotation.random(random_state=seed).as_matrix()
+    off = Rotation.from_rotvec(np.radians(20) * turn[:, seed % 2]).as_matrix() @ turn @ Z
+    found = up_from_floor(walk(turn, seed=seed), off)
+    assert angle_deg(found.up, turn @ Z) < 0.25
+    assert found.uncertainty_deg < 0.25
+
+
+def test_the_uncertainty_of_the_floor_is_the_spread_of_what_walks_say():
+    found = [up_from_floor(walk(seed=seed, frames=40, noise=1.0), Z) for seed in range(60)]
+    spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
+    assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.5)
+
+
+def test_a_tail_that_is_hardly_seen_shows_no_floor():
+    with pytest.raises(ValueError, match="seen too seldom"):
+        up_from_floor(walk()[:1], Z)
+    with pytest.raises(ValueError, match="seen too seldom"):
+        up_from_floor(np.full((50, 64, 4), np.nan, np.float32), Z)
+
+
+def test_a_mouse_on_a_line_shows_no_floor():
+    thin = walk()
+    thin[..., 1] *= 0.05
+    with pytest.raises(ValueError, match="do not span a plane"):
+        up_from_floor(thin, Z)
+
+
+def test_an_animal_that_climbs_all_over_shows_no_floor():
+    random = np.random.default_rng(0)
+    thin = random.uniform(-80, 80, (60, 64, 4)).astype(np.float32)
+    for frame in thin:  # in every frame another plane
+        frame[:, :3] = frame[:, :3] * [1, 1, 0.02] @ Rotation.random(random_state=random.integers(1000)).as_matrix().T
+    with pytest.raises(ValueError, match="does not show one floor"):
+        up_from_floor(thin, Z)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_auto_takes_the_axis_of_the_calibration_that_agrees_with_the_floor_exactly(axis):
+    spin = Rotation.from_rotvec(0.7 * axis_vector(axis)).as_matrix()
+    turn = spin @ Rotation.align_vectors([axis_vector(axis)], [Z])[0].as_matrix()
+    choice = choose_up("auto", "+z", rig(turn, roll_deg=4), walk(turn))
+    assert choice.method == "calibration"
+    assert choice.up.tolist() == axis_vector(axis).tolist()
+
+
+def test_auto_takes_the_floor_where_no_axis_agrees_and_says_how_far_the_others_are():
+    turn = Rotation.from_rotvec([0.3, 0.4, 0]).as_matrix()  # by 28.6 degrees
+    choice = choose_up("auto", "+z", rig(turn, roll_deg=5), walk(turn))
+    assert choice.method == "floor"
+    assert angle_deg(choice.up, turn @ Z) < 0.3
+    angles = {c.method: angle_deg(c.up, choice.up) for c in choice.candidates}
+    assert angles["calibration"] == pytest.approx(28.6, abs=0.5)
+    assert any(re_found in text for text in choice.warnings() for re_found in ("up by calibration is 28.",))
+    calibration = next(c for c in choice.candidates if c.method == "calibration")
+    floor = next(c for c in choice.candidates if c.method == "floor")
+    assert choice.confidence(calibration) < 1e-6 < 0.99 < choice.confidence(floor)
+
+
+def test_auto_without_a_floor_takes_the_axis_near_the_cameras_else_the_cameras():
+    none = np.full((5, 64, 4), np.nan)
+    near = Rotation.from_rotvec([0.1, 0, 0]).as_matrix()
+    assert choose_up("auto", "+z", rig(near), none).up.tolist() == [0, 0, 1]
+    far = Rotation.from_rotvec([0.6, 0.5, 0]).as_matrix()
+    choice = choose_up("auto", "+z", rig(far), none)
+    assert choice.method == "cameras"
+    assert angle_deg(choice.up, far @ Z) < 1e-5
+    assert "floor" in choice.missing
+
+
+def test_auto_with_nothing_to_go_by_takes_the_axis_of_the_settings():
+    choice = choose_up("auto", "-y", rig(count=2), np.full((5, 64, 4), np.nan))
+    assert choice.up.tolist() == [0, -1, 0]
+    assert set(choice.missing) == {"floor", "cameras"}
+    assert choice.confidence(choice.candidates[0]) == 0
+
+
+@pytest.mark.parametrize("method", ["floor", "cameras"])
+def test_a_method_that_cannot_tell_is_an_error_with_the_reason(method):
+    with pytest.raises(UserError, match=rf"normalize\.up: {method}: .*use up: calibration"):
+        choose_up(method, "+z", rig(count=2), np.full((5, 64, 4), np.nan))
+
+
+def test_the_calibration_is_taken_at_its_word_and_warned_about():
+    choice = choose_up("calibration", "+y", rig(roll_deg=2), walk())
+    assert choice.up.tolist() == [0, 1, 0]
+    assert len(choice.warnings()) == 2, "floor and cameras both say otherwise"
+    right = choose_up("calibration", "+z", rig(roll_deg=2), walk())
+    assert right.warnings() == []
+    assert right.confidence(right.candidates[-1]) > 0.9
+
+
+@pytest.mark.slow
+def test_floor_and_auto_find_up_within_half_a_degree_in_20_turned_worlds(tmp_path):
+    """The whole of the demo's frames: center once, cameras and hulls anew in each world."""
+    from mousefacelift.cameras import cameras
+    from mousefacelift.center import center
+    from mousefacelift.config import Cameras, Center
+    from rodent import demo_capture, turned_capture
+
+    settings = Center(chunk_frames=100)
+    chunks = [tmp_path / f"{k:04d}.h5" for k in (0, 1)]
+    for k, path in enumerate(chunks):
+        center(demo_capture(), k, path, settings, 2)
+    errors = []
+    for seed in range(20):
+        turn = Rotation.random(random_state=seed).as_matrix()
+        folder = tmp_path / str(seed)
+        cameras(turned_capture(folder, turn), chunks, folder, Cameras(), 2)
+        with h5py.File(folder / "subject.h5") as file:
+            thin = file["thin_mm"][()]
+        for method in ("floor", "auto"):
+            errors.append(angle_deg(choose_up(method, "+z", rig_from_json(folder / "rig.json"), thin).up, turn @ Z))
+    print(
+        f"up: floor {np.max(errors[::2]):.2f} degrees at most, median {np.median(errors[::2]):.2f}; auto {np.max(errors[1::2]):.2f}"
+    )
+    assert np.max(errors) < 0.5

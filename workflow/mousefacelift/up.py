@@ -1,0 +1,212 @@
+"""World up, from what the cameras, the floor under the animal and the calibration say. Arrays in, arrays out, no files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mousefacelift.errors import UserError
+from mousefacelift.geometry import Array, Rig
+
+AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
+WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is warned about
+
+# Of the floor: frames looked at, cells of its plane, the share of cells below it (noise), parts of the jackknife.
+FLOOR_FRAMES, CELL_MM, BELOW, PARTS = 500, 4.0, 0.05, 10
+FLOOR_POINTS, FLOOR_SPAN_MM, FLOOR_MAX_DEG = 100, 15.0, 5.0
+# An axis of the calibration this near to what was measured is meant to be up, and is exact where the measurement is not.
+SNAP_DEG, SNAP_CAMERAS_DEG = 1.0, 20.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One opinion about world up. up: [3] unit vector in the calibration's world.
+
+    uncertainty_deg: standard deviation of its direction, as measured; None of the calibration, which is not measured.
+    """
+
+    method: Literal["calibration", "floor", "cameras"]
+    up: Array
+    uncertainty_deg: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen up [3], the method it comes from, all candidates, and why one of them is missing."""
+
+    up: Array
+    method: str
+    candidates: tuple[Candidate, ...]
+    missing: dict[str, str]
+
+    def confidence(self, candidate: Candidate) -> float:
+        """How much a candidate can be trusted, 0 to 1.
+
+        Of a measured one, the probability that it lies within WARN_DEG of the truth, its errors taken as normally
+        distributed. Of the calibration, how well it agrees with the surest measured one; 0 without any.
+        """
+        if candidate.uncertainty_deg is not None:
+            return float(1 - np.exp(-0.5 * (WARN_DEG / max(candidate.uncertainty_deg, 0.01)) ** 2))
+        measured = [(c.uncertainty_deg, c) for c in self.candidates if c.uncertainty_deg is not None]
+        if not measured:
+            return 0.0
+        uncertainty, surest = min(measured, key=lambda pair: pair[0])
+        return float(np.exp(-0.5 * angle_deg(candidate.up, surest.up) ** 2 / (uncertainty**2 + SNAP_DEG**2)))
+
+    def warnings(self) -> list[str]:
+        """A sentence for every candidate that lies more than WARN_DEG from the chosen direction."""
+        return [
+            f"up by {c.method} is {angle_deg(c.up, self.up):.1f} degrees from the chosen up (by {self.method}); confidence "
+            f"{self.confidence(c):.2f}"
+            for c in self.candidates
+            if angle_deg(c.up, self.up) > WARN_DEG
+        ]
+
+
+def axis_vector(name: str) -> Array:
+    """Unit vector [3] of "+x" ... "-z"."""
+    return np.eye(3)["xyz".index(name[1])] * (1 if name[0] == "+" else -1)
+
+
+def angle_deg(a: Array, b: Array) -> float:
+    """Angle between two unit vectors [3], in degrees."""
+    return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
+
+
+def choose_up(method: str, up_axis: str, rig: Rig, thin_mm: Array) -> Choice:
+    """World up by `method`: calibration (the axis `up_axis`), floor, cameras, or auto.
+
+    thin_mm: [N, K, 4] points of tail and paws with their depth, as hull.Hull.thin_mm; NaN behind the last. auto takes the
+    floor where it is known, else the cameras; and instead of either the axis of the calibration that agrees with it.
+    Raises UserError if the asked-for method cannot tell.
+    """
+    axis = axis_vector(up_axis)
+    candidates: list[Candidate] = []
+    missing: dict[str, str] = {}
+    try:
+        candidates.append(up_from_cameras(rig))
+    except ValueError as error:
+        missing["cameras"] = str(error)
+    # The floor is looked for from below, so that it needs a notion of up: the images', which are hardly upside down.
+    start = candidates[0].up if candidates else _mean_image_up(rig, axis)
+    try:
+        candidates.insert(0, up_from_floor(thin_mm, start))
+    except ValueError as error:
+        missing["floor"] = str(error)
+    measured: dict[str, Candidate] = {c.method: c for c in candidates}
+    if method in ("floor", "cameras"):
+        if method in missing:
+            raise UserError(f"normalize.up: {method}: {missing[method]}: use up: calibration with up_axis, or auto")
+        chosen = measured[method]
+    elif method == "auto":
+        chosen = _agreed(measured, up_axis)
+    else:
+        chosen = Candidate("calibration", axis, None)
+    if chosen.method != "calibration":
+        nearest = max((axis_vector(name) for name in AXES), key=lambda each: float(each @ chosen.up))
+        candidates.append(Candidate("calibration", nearest, None))
+    else:
+        candidates.append(chosen)
+    return Choice(chosen.up, chosen.method, tuple(candidates), missing)
+
+
+def _agreed(measured: dict[str, Candidate], up_axis: str) -> Candidate:
+    if not measured:
+        return Candidate("calibration", axis_vector(up_axis), None)
+    best = measured.get("floor") or measured["cameras"]
+    tolerance = SNAP_CAMERAS_DEG if best.method == "cameras" else max(SNAP_DEG, 3 * (best.uncertainty_deg or 0))
+    near = [axis_vector(name) for name in AXES if angle_deg(axis_vector(name), best.up) <= tolerance]
+    return Candidate("calibration", near[0], None) if near else best
+
+
+def up_from_cameras(rig: Rig) -> Candidate:
+    """The direction that is most nearly at right angles to all cameras' horizontals, which are level in a level camera.
+
+    A camera's pitch does not matter, as it would to the mean of the image-up vectors; its roll does. The uncertainty is
+    that of a least-squares normal to directions whose rolls are independent. Raises ValueError for fewer than three
+    cameras, or cameras that all look along one vertical plane.
+    """
+    if len(rig) < 3:
+        raise ValueError("two cameras do not tell how far they are from level")
+    right = np.stack([camera.R[0] for camera in rig])
+    strength, directions = np.linalg.eigh(right.T @ right)
+    if strength[1] < 0.05 * len(rig):
+        raise ValueError("the cameras' horizontals are nearly parallel")
+    up = directions[:, 0]
+    image_up = -np.stack([camera.R[1] for camera in rig]).mean(axis=0)
+    uncertainty = np.sqrt(max(strength[0], 0.0) / (len(rig) - 2) / strength[1])
+    return Candidate("cameras", up * (1 if up @ image_up >= 0 else -1), float(np.degrees(uncertainty)))
+
+
+def _mean_image_up(rig: Rig, otherwise: Array) -> Array:
+    mean = -np.stack([camera.R[1] for camera in rig]).mean(axis=0)
+    length = np.linalg.norm(mean)
+    return mean / length if length > 0.1 else otherwise
+
+
+def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
+    """Normal of the floor: the plane that tail and paws of all frames stand on, found from a `start` [3] some 20 degrees off.
+
+    thin_mm: [N, K, 4] points and their depth. The back of an animal rises and falls with its posture, on the demo by 1.6
+    degrees in the fitted plane; what lies on the floor does not. The lowest points of each frame, one for each cell of
+    the plane, are fitted by quantile regression (Koenker and Bassett 1978): a share BELOW of them may lie under the floor.
+    The uncertainty is the jackknife's over parts of the capture. Raises ValueError if the points span no plane, or the
+    parts disagree.
+    """
+    frames = np.flatnonzero(np.isfinite(thin_mm[:, :, 0]).any(axis=1))
+    frames = frames[np.linspace(0, len(frames) - 1, min(FLOOR_FRAMES, len(frames))).astype(int)]
+    chosen = thin_mm[frames].astype(np.float64)
+    known = np.isfinite(chosen[..., 0])
+    frame, points, depth = np.nonzero(known)[0], chosen[known][:, :3], chosen[known][:, 3]
+    if len(points) < FLOOR_POINTS:
+        raise ValueError("tail and paws are seen too seldom to show the floor")
+    up = _floor_normal(points, depth, frame, start)
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(points))
+    if spread < FLOOR_SPAN_MM:
+        raise ValueError(f"the animal's places do not span a plane (they spread by {spread:.0f} mm across)")
+    part = frame * PARTS // (frame.max() + 1)
+    others = np.stack([_floor_normal(points[k], depth[k], frame[k], up) for k in (part != p for p in range(PARTS))])
+    variance = (PARTS - 1) * ((others - others.mean(axis=0)) ** 2).sum(axis=1).mean()
+    # Of a direction: both components together; its standard deviation along one is this by the square root of 2.
+    uncertainty = float(np.degrees(np.sqrt(variance / 2)))
+    if uncertainty > FLOOR_MAX_DEG:
+        raise ValueError(f"the animal does not show one floor (parts of the capture differ: {uncertainty:.0f} degrees)")
+    return Candidate("floor", up, uncertainty)
+
+
+def _floor_normal(points: Array, depth: Array, frame: NDArray[np.intp], start: Array) -> Array:
+    """Normal [3] of the plane under points [n, 3] with their depth [n], of frames [n]."""
+    up = start / np.linalg.norm(start)
+    for _ in range(8):
+        first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+        first /= np.linalg.norm(first)
+        plane = np.stack([first, np.cross(up, first)])
+        height = points @ up - depth
+        cell = np.column_stack([frame, np.floor(points @ plane.T / CELL_MM)])
+        order = np.lexsort((height, *cell.T))
+        begins = np.concatenate([[True], (np.diff(cell[order], axis=0) != 0).any(axis=1)])
+        lowest = order[begins]
+        slope = _quantile_plane((points[lowest] - depth[lowest, None] * up) @ plane.T, height[lowest], BELOW)
+        turned = up - slope @ plane
+        turned /= np.linalg.norm(turned)
+        change, up = angle_deg(turned, up), turned
+        if change < 0.01:
+            break
+    return up
+
+
+def _quantile_plane(xy: Array, height: Array, quantile: float) -> Array:
+    """Slope [2] of the plane over xy [n, 2] that a share `quantile` of the heights [n] lies below.
+
+    Iteratively re-weighted least squares: 20 micrometres keep the weights finite.
+    """
+    A = np.column_stack([xy - xy.mean(axis=0), np.ones(len(xy))])
+    fit = np.array([0, 0, np.quantile(height, quantile)])
+    for _ in range(60):
+        above = height - A @ fit
+        weighted = A * (np.where(above >= 0, quantile, 1 - quantile) / np.maximum(np.abs(above), 0.02))[:, None]
+        before, fit = fit, np.linalg.lstsq(weighted.T @ A, weighted.T @ height, rcond=None)[0]
+        if np.abs(fit[:2] - before[:2]).max() < 1e-6:
+            break
+    return fit[:2]
