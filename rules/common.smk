@@ -11,6 +11,8 @@ from mousefacelift.captures import captures_table, read_captures
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
 from mousefacelift.recording import capture_frames, chunk_ranges
+from mousefacelift.sample import check_views
+from mousefacelift.selection import capture_splits
 
 try:
     CONFIG = validate(Config, config, "configuration")
@@ -22,6 +24,8 @@ try:
     }
     for capture in CAPTURES.values():
         read_capture_rig(capture)
+    # Which split a whole capture goes to depends on all captures; empty with blocks in time.
+    SPLIT_OF = capture_splits({name: c.animal for name, c in CAPTURES.items()}, CONFIG.sample)
     if CONFIG.center.masks == "onnx" and not Path(CONFIG.center.onnx.path or "").is_file():
         raise UserError(
             f"center.onnx.path: {CONFIG.center.onnx.path or 'is not set'}: center.masks: onnx needs a network's file"
@@ -78,12 +82,11 @@ def center_chunks(wildcards):
 
 
 def normalized_cameras(wildcards):
-    """normalize's cameras, unless the rig has another number of them than samples shall have views."""
-    cameras = CAPTURES[wildcards.capture].cameras
-    if len(cameras) != CONFIG.sample.views:
-        raise WorkflowError(
-            f"capture {wildcards.capture} has {len(cameras)} cameras ({', '.join(cameras)}); sample.views is {CONFIG.sample.views}"
-        )
+    """normalize's cameras, unless the rig has fewer of them than samples shall have views."""
+    try:
+        check_views(wildcards.capture, CAPTURES[wildcards.capture].cameras, CONFIG.sample.views)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     return f"{RESULTS}/normalize/{wildcards.capture}/cameras.h5"
 
 

@@ -13,6 +13,12 @@ rule sample_capture:
     output:
         samples=f"{RESULTS}/sample/{{capture}}/samples.tsv",
         rejected=f"{RESULTS}/sample/{{capture}}/rejected.tsv",
+        summary=f"{RESULTS}/sample/{{capture}}/summary.json",
+        plot=report(
+            f"{RESULTS}/sample/{{capture}}/summary.png",
+            caption="../workflow/report/sample.rst",
+            category="Samples",
+        ),
     log:
         f"{LOGS}/sample/{{capture}}.log",
     benchmark:
@@ -24,8 +30,10 @@ rule sample_capture:
         mem_mb=2000,
         runtime=15,
     params:
+        folder=subpath(output.samples, parent=True),
+        split=lambda wildcards: ["--split", SPLIT_OF[wildcards.capture]] if wildcards.capture in SPLIT_OF else [],
         settings=settings("sample"),
         version=STAGE_VERSIONS["sample"],
     shell:
         "mousefacelift sample --cameras {input.cameras:q} --subject {input.subject:q} --settings {params.settings:q}"
-        " --samples {output.samples:q} --rejected {output.rejected:q} 2> {log:q}"
+        " {params.split:q} --output {params.folder:q} 2> {log:q}"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mousefacelift.geometry import look_at, rigid
+
 # One thread per test process: the models are so small that starting threads costs more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -33,6 +35,15 @@ def look_at_origin(azimuth, elevation, distance):
     c2w = np.eye(4)
     c2w[:3] = np.column_stack([right, np.cross(axis, right), axis, center])
     return c2w
+
+
+def level_cameras(frames, azimuths, jitter=0.0, seed=0):
+    """w2c [N, V, 4, 4] of level cameras around the origin, whose directions vary a little from frame to frame."""
+    random = np.random.default_rng(seed)
+    angle = np.deg2rad(np.array(azimuths) + random.uniform(-jitter, jitter, (frames, len(azimuths))))
+    centers = 2.7 * np.stack([np.cos(angle), np.sin(angle), 0.3 + 0 * angle], axis=-1)
+    R = look_at(centers, np.zeros(3))
+    return rigid(R, -(R @ centers[..., None])[..., 0])
 
 
 def ball(c2w, fxfycxcy, size, center, radius):

@@ -58,7 +58,7 @@ def run_stages(capture: Capture, folder: Path, config: Config, threads: int = 2)
     rig, subject, poses = (folder / name for name in ("rig.json", "subject.h5", "cameras.h5"))
     cameras(capture, chunks, folder, config.cameras, threads)
     normalize(rig, subject, poses, folder / "world.json", config.normalize)
-    sample(poses, subject, folder / "samples.tsv", folder / "rejected.tsv", config.sample)
+    sample(poses, subject, folder, config.sample)
     for k, chunk in enumerate(chunks):
         stem = f"{capture.name}-{chunk.stem}"
         outputs = {s: (folder / f"shard/{s}/{stem}.tar", folder / f"shard/{s}/{stem}.h5") for s in SPLITS}

@@ -104,7 +104,7 @@ MISTAKES = {
         "r: no such file; it is written by `mousefacelift cameras`",
     ),
     "sample": (
-        lambda f: ["sample", "--cameras", f / "c", "--subject", f / "s", "--samples", f / "a", "--rejected", f / "b"],
+        lambda f: ["sample", "--cameras", f / "c", "--subject", f / "s", "--output", f / "o"],
         "c: no such file; it is written by `mousefacelift normalize`",
     ),
     "shard": (
@@ -175,8 +175,7 @@ def test_stages_1_to_5_run_by_hand(call, tmp_path):
         ["center", *named, "--chunk", 0, "--output", chunk, "--threads", 2],
         ["cameras", chunk, *named, "--output", out],
         ["normalize", "--rig", rig, "--subject", subject, "--cameras", poses, "--world", out / "world.json"],
-        ["sample", "--cameras", poses, "--subject", subject, "--samples", rows, "--rejected", out / "rejected.tsv",
-         "--settings", '{"gap_s": 0}'],
+        ["sample", "--cameras", poses, "--subject", subject, "--output", out, "--settings", '{"gap_s": 0}'],
         ["shard", "--samples", rows, "--center", chunk, "--cameras", poses, "--rig", rig, "--chunk", 0,
          "--output", out / "shard", "--threads", 2],
         ["manifest", *(out / "shard" / s / "short-0000.h5" for s in ("train", "val", "test")),

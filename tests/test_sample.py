@@ -1,6 +1,8 @@
 import csv
+import json
+import re
 from collections import Counter
-from itertools import pairwise
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -8,108 +10,50 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from conftest import level_cameras
 from mousefacelift.center import Flag
-from mousefacelift.config import Sample, Split
+from mousefacelift.config import Sample, Shard
 from mousefacelift.errors import UserError
-from mousefacelift.geometry import look_at, rigid
-from mousefacelift.sample import SPLITS, read_samples, reject_reason, sample, split_blocks, uniform, view_order
+from mousefacelift.geometry import inverse_rigid
+from mousefacelift.sample import SPLITS, read_samples, rejection, sample
+from mousefacelift.selection import uniform
+from mousefacelift.shard import shard
 
 NAMES = ["1", "2", "3", "4", "5", "6"]
 AZIMUTHS = [200.0, 20, 80, 320, 260, 140]  # counter-clockwise from the first: 1, 5, 4, 2, 3, 6
 ORDER = "1,5,4,2,3,6"
 
 
-def poses(frames, azimuths=AZIMUTHS, jitter=0.0, seed=0):
-    """w2c [N, V, 4, 4] of level cameras around the origin, whose directions vary a little from frame to frame."""
-    random = np.random.default_rng(seed)
-    angle = np.deg2rad(np.array(azimuths) + random.uniform(-jitter, jitter, (frames, len(azimuths))))
-    centers = 2.7 * np.stack([np.cos(angle), np.sin(angle), 0.3 + 0 * angle], axis=-1)
-    R = look_at(centers, np.zeros(3))
-    return rigid(R, -(R @ centers[..., None])[..., 0])
-
-
 def run(
-    folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), iou=None, fps=20.0, settings=None, chunk_frames=30
-):
+    folder, frames=100, names=NAMES, flags=None, fits=None, lost=(), iou=None, cut=None, rearing=(), fps=20.0,
+    settings=None, split=None, chunk_frames=30, azimuths=AZIMUTHS,
+):  # fmt: skip
     """sample() on a synthetic capture; gives the rows of samples.tsv and rejected.tsv. lost: frames without a centre."""
-    index = np.arange(frames)
+    index, views = np.arange(frames), len(names)
     known = np.setdiff1d(index, lost)
     with h5py.File(folder / "cameras.h5", "w") as file:
         file.attrs.update(capture="day1", cameras=names)
-        file["frame"], file["time_s"], file["chunk"] = known, known / fps, known // chunk_frames
-        file["flags"] = (np.zeros((frames, len(names)), np.uint8) if flags is None else flags)[known]
-        file["fits"] = (np.ones((frames, len(names)), bool) if fits is None else fits)[known]
-        file["residual_px"] = np.ones((len(known), len(names)))
-        file["w2c"] = poses(frames, AZIMUTHS[: len(names)], jitter=5)[known]
+        file["frame"] = known
+        file["flags"] = (np.zeros((frames, views), np.uint8) if flags is None else flags)[known]
+        file["fits"] = (np.ones((frames, views), bool) if fits is None else fits)[known]
+        file["residual_px"] = np.ones((len(known), views))
+        file["w2c"] = level_cameras(frames, azimuths[:views], jitter=5)[known]
+        file["world_from_mm"] = np.tile(np.diag([0.01, 0.01, 0.01, 1]), (len(known), 1, 1))
     with h5py.File(folder / "subject.h5", "w") as file:
-        file["frame"], file["time_s"] = index, index / fps
-        file["hull_iou"] = np.full((frames, len(names)), 0.9) if iou is None else iou
-    outputs = folder / "samples.tsv", folder / "rejected.tsv"
-    sample(folder / "cameras.h5", folder / "subject.h5", *outputs, settings or Sample())
-    with outputs[1].open(newline="") as file:
-        return read_samples(outputs[0]), list(csv.DictReader(file, delimiter="\t"))
+        file["frame"], file["time_s"], file["chunk"] = index, index / fps, index // chunk_frames
+        file["hull_iou"] = np.full((frames, views), 0.9) if iou is None else iou
+        file["cut"] = np.full((frames, views), np.nan) if cut is None else cut
+        file["lengths_mm"], file["volume_mm3"] = np.tile([80.0, 40, 30], (frames, 1)), np.full(frames, 4e4)
+        axis = np.tile([1.0, 0, 0], (frames, 1))
+        axis[list(rearing)] = [0, 0, 1]
+        file["axis"] = axis
+    sample(folder / "cameras.h5", folder / "subject.h5", folder, settings or Sample(), split)
+    return tables(folder)
 
 
-def test_time_is_given_to_the_splits_by_their_fractions_and_in_their_order():
-    time = np.arange(1001) / 100
-    for fractions in (Split(), Split(train=0.5, val=0.2, test=0.3)):
-        splits = split_blocks(time, fractions, 0)
-        counts = Counter(splits)
-        for name in SPLITS:
-            assert counts[name] == pytest.approx(1000 * getattr(fractions, name), abs=1.5)
-        assert splits == sorted(splits, key=SPLITS.index)
-
-
-def test_a_gap_is_centred_on_each_border():
-    time = np.arange(1001) / 100
-    splits = split_blocks(time, Split(), 0.5)
-    dropped = time[[s is None for s in splits]]
-    assert all(np.abs(np.array([8.0, 9.0]) - t).min() < 0.25 for t in dropped)
-    assert len(dropped) == pytest.approx(100, abs=2)
-
-
-@given(
-    st.lists(st.floats(0.001, 5), min_size=1, max_size=60),
-    st.tuples(*[st.integers(0, 5)] * 3).filter(any),
-    st.floats(0, 4),
-)
-def test_frames_of_different_splits_are_never_closer_than_the_gap(steps, shares, gap_s):
-    time = np.cumsum(steps)
-    fractions = Split(**dict(zip(SPLITS, np.array(shares) / sum(shares), strict=True)))
-    splits = split_blocks(time, fractions, gap_s)
-    kept = [(t, SPLITS.index(s)) for t, s in zip(time, splits, strict=True) if s is not None]
-    for (t, one), (u, two) in pairwise(kept):
-        assert one <= two, "the splits are not in order"
-        assert one == two or u - t >= gap_s - 1e-9
-    assert all(shares[s] > 0 for _, s in kept), "a split without a share of the time has frames"
-
-
-@given(st.integers(1, 500), st.integers(1, 500))
-def test_frames_are_picked_evenly_with_the_first_and_the_last(count, wanted):
-    picked = uniform(count, wanted)
-    assert len(picked) == min(count, wanted)
-    assert picked[0] == 0
-    if wanted > 1:
-        assert picked[-1] == count - 1
-    if 1 < wanted < count:
-        steps = np.diff(picked)
-        assert steps.min() >= 1
-        assert np.abs(steps - (count - 1) / (wanted - 1)).max() <= 1
-    np.testing.assert_array_equal(uniform(count, None), np.arange(count))
-
-
-@given(st.permutations([0, 50, 110, 170, 240, 300]), st.integers(0, 1000), st.floats(0, 360))
-def test_views_are_ordered_by_azimuth_from_the_first_camera(azimuths, seed, turn):
-    azimuths = [a + turn for a in azimuths]
-    order = view_order(poses(7, azimuths, jitter=4, seed=seed))
-    expected = sorted(range(6), key=lambda v: (azimuths[v] - azimuths[0]) % 360)
-    assert order == expected
-
-
-def test_one_frame_in_which_two_cameras_seem_swapped_does_not_change_the_order():
-    usual, swapped = poses(9, [0, 60, 65, 180, 240, 300]), poses(1, [0, 65, 60, 180, 240, 300])
-    for one in (0, 5, 9):
-        assert view_order(np.insert(usual, one, swapped[0], axis=0)) == [0, 1, 2, 3, 4, 5]
+def tables(folder):
+    with (folder / "rejected.tsv").open(newline="") as file:
+        return read_samples(folder / "samples.tsv"), list(csv.DictReader(file, delimiter="\t"))
 
 
 def test_the_order_of_views_is_the_same_for_every_sample(tmp_path):
@@ -154,22 +98,36 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     flags = random.choice([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 3], (frames, 6)).astype(np.uint8)
     fits = random.random((frames, 6)) > 0.01
     lost = np.flatnonzero(random.random(frames) < 0.1)
-    clipped, limit = data.draw(st.booleans()), data.draw(st.none() | st.integers(1, 70))
-    settings = Sample(allow_clipped=clipped, frames=limit, gap_s=data.draw(st.floats(0, 1)))
-    bad = flags & ~np.uint8(Flag.CLIPPED if clipped else 0)
+    measured, limit = data.draw(st.booleans()), data.draw(st.none() | st.integers(1, 70))
+    select, stratify = data.draw(st.sampled_from(["uniform", "diverse"])), data.draw(st.booleans())
+    settings = Sample(frames=limit, gap_s=data.draw(st.floats(0, 1)), select=select, stratify=stratify)
+    cut = np.full((frames, 6), 0.01 if measured else np.nan)
+    bad = flags & ~np.uint8(Flag.CLIPPED if measured else 0)
     good = [f for f in range(frames) if f not in lost and not bad[f].any() and fits[f].all()]
     assume(good)
     folder = tmp_path_factory.mktemp("sample")
-    rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, settings=settings)
+    with patch("mousefacelift.sample._plot"):  # half of the time
+        rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, cut=cut, settings=settings)
     kept, dropped = [int(r["frame"]) for r in rows], [int(r["frame"]) for r in rejected]
     assert sorted(kept + dropped) == list(range(frames))
     assert set(kept) <= set(good)
     assert all(r["reason"] for r in rejected)
     assert all(r["capture"] == "day1" and float(r["time_s"]) == int(r["frame"]) / 20 for r in rejected)
-    chosen = set(np.array(good)[uniform(len(good), limit)].tolist())
-    assert set(kept) <= chosen
-    for r in rejected:
-        assert ("sample.frames" in r["reason"]) == (int(r["frame"]) in set(good) - chosen)
+    left = {int(r["frame"]) for r in rejected if "sample.frames" in r["reason"]}
+    assert len(left) == max(len(good) - (limit or len(good)), 0)
+    assert left <= set(good)
+    if select == "uniform":
+        assert set(good) - left == set(np.array(good)[uniform(len(good), limit)].tolist())
+    for one in rows:
+        for other in rows:
+            if one["split"] != other["split"]:
+                assert abs(float(one["time_s"]) - float(other["time_s"])) >= settings.gap_s - 1e-5
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["candidates"], summary["accepted"]) == (frames, len(rows))
+    assert summary["samples"] == {name: sum(r["split"] == name for r in rows) for name in SPLITS}
+    assert summary["rejected"]["total"] == sum(summary["rejected"]["by_reason"].values()) == len(rejected)
+    for camera, count in summary["rejected"]["by_camera"].items():
+        assert count == sum(camera in re.findall(r"\d+", r["reason"].partition(": camera ")[2]) for r in rejected)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +143,33 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     ],
 )
 def test_a_reason_names_the_cameras(flag, reason):
-    flags, fits = np.zeros(6, np.uint8), np.ones(6, bool)
-    assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample()) is None
-    flags[[1, 4]] = flag
-    assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample()) == reason
-    if flag == Flag.CLIPPED:
-        assert reject_reason(flags, fits, np.ones(6, bool), np.ones(6), NAMES, Sample(allow_clipped=True)) is None
+    assert str(judge({})) == "None"
+    assert str(judge({1: flag, 4: flag})) == reason
+
+
+def judge(flags=None, cut=None, settings=None, located=range(6), fits=range(6)):
+    """The rejection of a frame whose views are fine but for these."""
+    values, share = np.zeros(6, np.uint8), np.full(6, np.nan)
+    for view, flag in (flags or {}).items():
+        values[view] = flag
+    for view, amount in (cut or {}).items():
+        share[view] = amount
+    there, inside = np.isin(np.arange(6), list(located)), np.isin(np.arange(6), list(fits))
+    return rejection(values, inside, there, np.ones(6), share, NAMES, settings or Sample())
+
+
+def test_a_view_is_rejected_by_how_much_of_the_mouse_the_videos_edge_cuts_off():
+    clipped = {1: Flag.CLIPPED, 4: Flag.CLIPPED}
+    assert judge(clipped, {1: 0.03, 4: 0.001}) is None, "the tip of a tail"
+    reason = "the video's edge cuts off more than 3 % of the mouse: camera 2, 5"
+    assert str(judge(clipped, {1: 0.031, 4: 0.5})) == reason
+    assert str(judge({}, {1: 0.031, 4: 0.5})) == reason, "whether or not its silhouette touches the edge"
+    assert str(judge(clipped, {1: 0.02, 4: 0.04}, Sample(max_cut=0.025))) == (
+        "the video's edge cuts off more than 2.5 % of the mouse: camera 5"
+    )
+    assert str(judge(clipped, {1: 0.02})) == "clipped by the video's edge: camera 5", "how much is not known"
+    assert judge(clipped, {1: 0.9, 4: 1}, Sample(max_cut=1)) is None
+    assert str(judge(clipped, {1: 0.9, 4: 0.01})) == "the video's edge cuts off more than 3 % of the mouse: camera 2"
 
 
 def test_a_view_that_shows_something_else_than_the_others_is_named(tmp_path):
@@ -204,9 +183,7 @@ def test_a_view_that_shows_something_else_than_the_others_is_named(tmp_path):
 
 
 def test_a_silhouette_larger_than_its_view_is_rejected():
-    fits = np.array([True, True, False, True, True, True])
-    reason = reject_reason(np.zeros(6, np.uint8), fits, np.ones(6, bool), np.ones(6), NAMES, Sample(allow_clipped=True))
-    assert reason == "silhouette does not fit the normalised view: camera 3"
+    assert str(judge(fits=[0, 1, 3, 4, 5])) == "silhouette does not fit the normalised view: camera 3"
 
 
 def test_a_frame_without_a_centre_is_rejected_with_its_reason(tmp_path):
@@ -223,18 +200,116 @@ def test_the_limit_on_frames_is_uniform_over_the_good_ones(tmp_path):
 
 
 @pytest.mark.parametrize("count", [5, 4])
-def test_another_number_of_cameras_than_views_is_an_error(tmp_path, count):
-    with pytest.raises(UserError, match=rf"capture day1: has {count} cameras; sample\.views asks for 6"):
+def test_fewer_cameras_than_views_is_an_error_that_says_what_to_set(tmp_path, count):
+    message = (
+        rf"capture day1 has {count} .*, fewer than sample\.views \(6\): set sample\.views: {count} and .*: {count - 1}$"
+    )
+    with pytest.raises(UserError, match=message):
         run(tmp_path, names=NAMES[:count])
     assert not list(tmp_path.glob("*.tsv"))
+    rows, _ = run(tmp_path, names=NAMES[:count], settings=Sample(views=count))
+    assert {len(row["views"].split(",")) for row in rows} == {count}
 
 
-def test_when_all_are_rejected_the_commonest_reason_is_named(tmp_path):
+def test_of_more_cameras_those_that_spread_best_are_chosen_and_judged(tmp_path):
+    flags, cut = np.zeros((100, 6), np.uint8), np.zeros((100, 6))
+    flags[:40, [1, 4, 5]], cut[40:60, [1, 4, 5]] = Flag.EMPTY, 0.5  # cameras 2, 5, 6, which are not chosen
+    flags[70, 2] = Flag.UNSHARP
+    rows, rejected = run(tmp_path, flags=flags, cut=cut, settings=Sample(views=3, gap_s=0))
+    assert {row["views"] for row in rows} == {"1,4,3"}
+    assert [(r["frame"], r["reason"]) for r in rejected] == [("70", "unsharp: camera 3")]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["views"] == rows[0]["views"].split(",")
+    assert summary["min_angle_deg"] > 100
+
+
+def test_a_chosen_few_of_the_demos_views_become_shards(tmp_path, demo_run):
+    source = demo_run.folder
+    sample(source / "cameras.h5", source / "subject.h5", tmp_path, Sample(views=4, gap_s=0.4, frames=6))
+    rows, _ = tables(tmp_path)
+    views = rows[0]["views"].split(",")
+    assert views[0] == min(views) and len(set(views)) == 4
+    chunk = source / "center" / demo_run.capture.name / "0000.h5"
+    outputs = {name: (tmp_path / f"{name}.tar", tmp_path / f"{name}.h5") for name in SPLITS}
+    shard(tmp_path / "samples.tsv", chunk, source / "cameras.h5", source / "rig.json", 0, outputs, Shard())
+    with h5py.File(tmp_path / "train.h5") as file, h5py.File(source / "cameras.h5") as poses:
+        assert file["image"].shape[1:] == (4, 512, 512, 4) and len(file["frame"])
+        assert file["image"][()][..., 3].any(axis=(2, 3)).all(), "the mouse is in every view"
+        n = np.flatnonzero(poses["frame"][()] == file["frame"][0])
+        order = [NAMES.index(name) for name in views]
+        np.testing.assert_allclose(file["c2w"][0], inverse_rigid(poses["w2c"][()][n][0, order]))
+
+
+@pytest.mark.parametrize("kind", ["capture", "animal"])
+def test_a_whole_capture_goes_to_the_split_it_is_given_without_gaps(tmp_path, kind):
+    rows, rejected = run(tmp_path, settings=Sample(split=kind, gap_s=3), split="val")
+    assert (len(rows), rejected) == (100, [])
+    assert {row["split"] for row in rows} == {"val"}
+    with pytest.raises(UserError, match=rf"sample\.split is {kind}: the capture's split must be given \(--split\)"):
+        run(tmp_path, settings=Sample(split=kind))
+    with pytest.raises(UserError, match=r"sample\.split is block: a capture's split is not given \(--split\)"):
+        run(tmp_path, split="val")
+
+
+def test_a_rare_pose_is_in_every_split_if_stratified_and_among_the_diverse_frames(tmp_path):
+    rearing = [*range(100, 130), *range(300, 330)]
+    summaries = {}
+    for stratify in (False, True):
+        rows, _ = run(tmp_path, 1000, rearing=rearing, settings=Sample(stratify=stratify, rounds=5, gap_s=0.1))
+        summaries[stratify] = json.loads((tmp_path / "summary.json").read_text())
+        found = {row["split"] for row in rows if int(row["frame"]) in rearing}
+        assert found == set(SPLITS) if stratify else "val" not in found
+    assert "strata" not in summaries[False]
+    rare, common = summaries[True]["strata"]
+    assert (rare["frames"], rare["pitch_deg"], common["frames"], common["pitch_deg"]) == (60, 90, 940, 0)
+    assert sum(rare[name] for name in (*SPLITS, "left out")) == 60
+    for select, count in (("uniform", 0), ("diverse", 1)):
+        rows, _ = run(tmp_path, 1000, rearing=[501], settings=Sample(select=select, frames=10, gap_s=0))
+        assert sum(row["frame"] == "501" for row in rows) == count
+        assert [int(r["frame"]) for r in rows] == sorted(int(r["frame"]) for r in rows)
+
+
+def test_totals_are_told_in_the_log_and_drawn(tmp_path, capsys):
     flags = np.zeros((100, 6), np.uint8)
-    flags[:40, 1], flags[40:, 3] = Flag.EMPTY, Flag.CLIPPED
-    with pytest.raises(UserError, match=r"day1: no frame can .* reason: clipped by the video's edge: camera 4$"):
+    flags[:10, 1], flags[5:20, 3] = Flag.EMPTY, Flag.UNSHARP
+    run(tmp_path, flags=flags, settings=Sample(gap_s=0, stratify=True))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "100 candidate frames, 80 samples" in err
+    assert re.search(r"10 │ no silhouette .*10 │ unsharp ", err, re.DOTALL)
+    assert "pose strata" in err
+    assert "frames rejected for a camera's view: 2: 10, 4: 10" in err
+    assert (tmp_path / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_when_all_are_rejected_the_reasons_are_counted(tmp_path):
+    flags = np.zeros((100, 6), np.uint8)
+    flags[:40, 1], flags[40:, 3], flags[90:, 4] = Flag.EMPTY, Flag.CLIPPED, Flag.CLIPPED
+    message = (
+        r"day1: no frame can become a sample \(.*rejected\.tsv\): 60 x clipped by the video's edge; 40 x no silhouette$"
+    )
+    with pytest.raises(UserError, match=message):
         run(tmp_path, flags=flags)
-    assert [path.name for path in tmp_path.glob("*.tsv")] == ["rejected.tsv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.h5", "rejected.tsv", "subject.h5"]
+
+
+@pytest.mark.parametrize("missing", ["cut", "axis"])
+def test_a_file_of_an_earlier_version_is_named(tmp_path, missing):
+    run(tmp_path)
+    with h5py.File(tmp_path / "subject.h5", "a") as file:
+        del file[missing]
+    with pytest.raises(
+        UserError, match=rf"subject\.h5: .*{missing}.*; delete it and run `mousefacelift cameras` again"
+    ):
+        sample(tmp_path / "cameras.h5", tmp_path / "subject.h5", tmp_path, Sample())
+
+
+def test_files_of_two_runs_that_do_not_fit_are_named(tmp_path):
+    run(tmp_path)
+    with h5py.File(tmp_path / "subject.h5", "a") as file:
+        file["frame"][50:] += 1
+    with pytest.raises(UserError, match=r"cameras\.h5: has frames that .*subject\.h5 has not"):
+        sample(tmp_path / "cameras.h5", tmp_path / "subject.h5", tmp_path, Sample())
 
 
 def test_a_table_that_is_none_of_samples_is_named(tmp_path):
@@ -258,6 +333,5 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, cell):
 
 
 def test_a_view_that_does_not_locate_the_mouse_rejects_its_frame():
-    located = np.array([True, True, False, True, True, True])
-    reason = reject_reason(np.zeros(6, np.uint8), np.ones(6, bool), located, np.ones(6), NAMES, Sample())
-    assert reason == f"mouse's centre behind the camera or beyond its calibrated field: camera {NAMES[2]}"
+    reason = f"mouse's centre behind the camera or beyond its calibrated field: camera {NAMES[2]}"
+    assert str(judge(located=[0, 1, 3, 4, 5])) == reason

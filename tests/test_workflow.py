@@ -222,19 +222,44 @@ def test_silhouettes_without_masks_go_through_the_same_rules(tmp_path, table):
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("target", "views", "before", "message"),
     [
-        ("sample", r"capture \S+ has 6 cameras \(1, 2, 3, 4, 5, 6\); sample\.views is 5"),
-        ("train", r"num_input_views is 5, but samples have 5 views \(sample\.views\): none would be held out; use 4"),
+        (
+            "sample", 7, "normalize",
+            r"capture \S+ has 6 cameras \(1, 2, 3, 4, 5, 6\), fewer than sample\.views \(7\): set sample\.views: 6 and",
+        ),
+        (
+            "train", 5, "shard",
+            r"num_input_views is 5, but samples have 5 views \(sample\.views\): none would be held out; use 4",
+        ),
     ],
-)
-def test_a_number_of_views_that_does_not_fit_stops_what_needs_it_and_no_more(tmp_path, table, target, message):
+)  # fmt: skip
+def test_a_number_of_views_that_does_not_fit_stops_what_needs_it_and_no_more(
+    tmp_path, table, target, views, before, message
+):
     project = make_project(tmp_path / "project", table)
-    run = snakemake(project, target, "--config", "sample={views: 5}")
+    run = snakemake(project, target, "--config", f"sample={{views: {views}}}")
     assert run.returncode == 1
     assert re.search(message, run.stdout), run.stdout
     assert not (project / "results").exists()
-    assert snakemake(project, "--dry-run", "normalize", "--config", "sample={views: 5}").returncode == 0
+    assert snakemake(project, "--dry-run", before, "--config", f"sample={{views: {views}}}").returncode == 0
+
+
+def test_whole_animals_go_to_the_splits_by_the_tables_names(tmp_path, table):
+    header, row = table.read_text().splitlines()
+    rows = [row.replace("short\ta\t", f"day{k}\t{animal}\t", 1) for k, animal in enumerate(("m10", "m1", "m2", "m2"))]
+    several = tmp_path / "captures.tsv"
+    several.write_text("\n".join([header, *rows]) + "\n")
+    project = make_project(tmp_path / "project", several)
+    dry = snakemake(project, "--dry-run", "--printshellcmds", "sample", "--config", "sample={split: animal}")
+    assert dry.returncode == 0, dry.stdout
+    given = dict(re.findall(r"normalize/(day\d)/cameras\.h5 .*--split (\w+)", dry.stdout))
+    assert given == {"day0": "test", "day1": "train", "day2": "val", "day3": "val"}
+    several.write_text("\n".join([header, *rows[1:]]) + "\n")
+    too_few = snakemake(project, "--dry-run", "sample", "--config", "sample={split: animal}")
+    assert too_few.returncode == 1
+    assert "3 splits (train, val, test) need as many animals; the captures table has 2 (m1, m2)" in too_few.stdout
+    assert "Traceback" not in too_few.stdout
 
 
 def test_a_split_without_frames_stops_an_evaluation_before_the_training(tmp_path, table):

@@ -8,7 +8,7 @@ STAGE_VERSIONS = {
     "center": 2,
     "cameras": 3,
     "normalize": 2,
-    "sample": 2,
+    "sample": 3,
     "shard": 3,
     "train": 1,
     "evaluate": 1,

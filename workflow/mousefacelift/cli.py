@@ -171,16 +171,18 @@ def normalize(
 def sample(
     cameras: Annotated[Path, typer.Option(help="normalize's cameras.h5.")],
     subject: Annotated[Path, typer.Option(help="cameras' subject.h5.")],
-    samples: Annotated[Path, typer.Option(help="samples.tsv to write.")],
-    rejected: Annotated[Path, typer.Option(help="rejected.tsv to write.")],
+    output: Annotated[Path, typer.Option(help="Folder for samples.tsv, rejected.tsv, summary.json and summary.png.")],
+    split: Annotated[
+        Split | None, typer.Option(help="The whole capture's split, for sample.split: capture or animal.")
+    ] = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
 ) -> None:
-    """Choose frames, order views, split train/val/test; give a reason for every rejected frame."""
+    """Choose frames and views, split train/val/test; give a reason for every rejected frame."""
     _limit_threads(1)
     from mousefacelift.sample import sample as stage
 
-    stage(cameras, subject, samples, rejected, _section("sample", settings, config))
+    stage(cameras, subject, output, _section("sample", settings, config), split and split.value)
 
 
 @app.command()

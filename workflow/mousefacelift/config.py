@@ -164,7 +164,7 @@ class Normalize(Section):
 
 
 class Split(Section):
-    """Fractions of a capture's time given to each split."""
+    """Fractions given to each split: of a capture's time, or of the number of captures or animals."""
 
     train: Fraction = 0.8
     val: Fraction = 0.1
@@ -183,22 +183,40 @@ SPLITS = tuple(Split.model_fields)
 class Sample(Section):
     """Which frames and views become samples, and of which split."""
 
-    views: int = Field(6, ge=2, description="views per sample: the rig's number of cameras; ordered by azimuth")
-    frames: int | None = Field(
-        None, ge=1, description="at most this many frames per capture, uniform in time; null for all"
+    views: int = Field(
+        6, ge=2, description="views per sample: of more cameras those that spread best around the mouse; by azimuth"
     )
-    split: Literal["block"] = Field("block", description="splits are blocks in time, in the order train, val, test")
+    frames: int | None = Field(None, ge=1, description="at most this many frames per capture; null for all")
+    select: Literal["uniform", "diverse"] = Field(
+        "uniform",
+        description="which frames, where `frames` limits them: evenly in time, or as unlike in pose as can be",
+    )
+    split: Literal["block", "capture", "animal"] = Field(
+        "block", description="what goes to one split: blocks in time, whole captures, or all captures of an animal"
+    )
     fractions: Split = Split()
     rounds: int = Field(
         1,
         ge=1,
         description="times the blocks train, val, test follow each other: more spread val and test over the session",
     )
+    stratify: bool = Field(
+        False, description="split: block gives blocks to the splits so that each sees the rare poses, not in turn"
+    )
     gap_s: float = Field(0.25, ge=0, description="seconds dropped between two blocks, against leakage")
     min_hull_iou: Fraction = Field(
         0.4, description="a frame is rejected if a view's silhouette overlaps the visual hull less (IoU)"
     )
-    allow_clipped: bool = Field(False, description="keep frames in which a view's silhouette touches the frame's edge")
+    max_cut: Fraction = Field(
+        0.03,
+        description="a frame is rejected if the video's edge cuts off more of the mouse's volume in a view; a tail's tip is less",
+    )
+
+    @model_validator(mode="after")
+    def _stratifies_blocks(self) -> "Sample":
+        if self.stratify and self.split != "block":
+            raise ValueError(f"stratify: true is for split: block; split is {self.split}")
+        return self
 
 
 class Shard(Section):

@@ -1,67 +1,95 @@
 """Stage 4, sample: which frames become samples, in which split, with the views in which order; and why the rest do not."""
 
 import csv
+import sys
+import textwrap
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mousefacelift.center import Flag
-from mousefacelift.config import SPLITS, Sample, Split
+from mousefacelift.config import SPLITS, Sample
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5
-from mousefacelift.geometry import Array, azimuth_elevation, inverse_rigid
+from mousefacelift.files import atomic, open_h5, write_json
+from mousefacelift.geometry import Array
+from mousefacelift.selection import (
+    SHAPE,
+    choose_views,
+    farthest_points,
+    pose_strata,
+    shape_descriptors,
+    split_blocks,
+    split_stratified,
+    standardised,
+    uniform,
+)
 
 SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
 REJECTED_COLUMNS = ("capture", "frame", "time_s", "reason")
+# What a frame can end as, in the plot's order and colours: a sample of a split, good but not needed, or not good.
+OUTCOMES = {
+    "train": "tab:blue", "val": "tab:orange", "test": "tab:green", "left out": "tab:gray", "rejected": "tab:red",
+}  # fmt: skip
 
 
-def view_order(w2c: Array) -> list[int]:
-    """Views by azimuth about the subject, counter-clockwise from the first camera: the same for every sample.
+@dataclass(frozen=True)
+class Rejection:
+    """Why a frame is no sample: the reason, and the cameras whose views gave it."""
 
-    w2c: [N, V, 4, 4] of all frames of a capture; the cameras' mean directions over the frames decide.
+    reason: str
+    cameras: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.reason}: camera {', '.join(self.cameras)}" if self.cameras else self.reason
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What earlier stages say of a capture's N candidate frames in its V cameras.
+
+    frame, time_s, chunk: [N]. centred: [N], whether the mouse's centre is known; without it the rest is void, and w2c
+    [C, V, 4, 4] has the C centred frames alone. flags, fits, located, hull_iou, cut: [N, V], see `rejection`. shape:
+    [N, 6], see `selection.shape_descriptors`.
     """
-    azimuth, _ = azimuth_elevation(inverse_rigid(w2c)[..., :3, 3].mean(axis=0))
-    return [int(v) for v in np.argsort((azimuth - azimuth[0] + 1e-6) % 360, kind="stable")]
+
+    capture: str
+    cameras: tuple[str, ...]
+    frame: NDArray[np.int64]
+    time_s: Array
+    chunk: NDArray[np.int64]
+    centred: NDArray[np.bool_]
+    w2c: Array
+    flags: NDArray[np.uint8]
+    fits: NDArray[np.bool_]
+    located: NDArray[np.bool_]
+    hull_iou: Array
+    cut: Array
+    shape: Array
 
 
-def uniform(count: int, wanted: int | None) -> np.ndarray:
-    """Indices of at most `wanted` of `count` items, evenly spread, first and last included."""
-    if wanted is None or wanted >= count:
-        return np.arange(count)
-    return np.unique(np.linspace(0, count - 1, wanted).round().astype(int))
+def check_views(capture: str, cameras: Sequence[str], views: int) -> None:
+    """Raise UserError, saying what to set, if a capture has fewer cameras than a sample shall have views."""
+    if len(cameras) < views:
+        raise UserError(
+            f"capture {capture} has {len(cameras)} cameras ({', '.join(cameras)}), fewer than sample.views ({views}): set "
+            f"sample.views: {len(cameras)} and train.num_input_views: {len(cameras) - 1}"
+        )
 
 
-def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1) -> list[str | None]:
-    """Split of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
-
-    time_s: [N] increasing. Every one of `rounds` equal stretches of time is divided by `fractions`. A gap of gap_s
-    seconds is centred on each boundary between two blocks of different splits.
-    """
-    stretch = (time_s[-1] - time_s[0]) / rounds
-    starts: list[float] = []
-    names: list[str] = []
-    for number in range(rounds):
-        passed = 0.0
-        for name in SPLITS:
-            if getattr(fractions, name) > 0:
-                starts.append(time_s[0] + (number + passed) * stretch)
-                names.append(name)
-            passed += getattr(fractions, name)
-    block = np.searchsorted(starts, time_s, side="right") - 1
-    borders = [start for start, before, after in zip(starts[1:], names, names[1:], strict=False) if before != after]
-    in_gap = (np.abs(time_s[:, None] - np.array(borders)) < gap_s / 2).any(axis=1)
-    return [None if gap else names[b] for b, gap in zip(block, in_gap, strict=True)]
-
-
-def reject_reason(
-    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cameras: list[str], settings: Sample
-) -> str | None:
-    """Why a frame cannot be a sample, naming the camera; None if it can.
+def rejection(
+    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cut: np.ndarray,
+    cameras: Sequence[str], settings: Sample,
+) -> Rejection | None:  # fmt: skip
+    """Why a frame cannot be a sample; None if it can.
 
     Of its views: flags [V]; fits [V], whether the silhouette lies inside the view; located [V], whether the mouse's 3D
-    centre lies in front of the camera and within its calibrated field; iou [V], the overlap of silhouette and visual hull,
-    NaN where it was not measured.
+    centre lies in front of the camera and within its calibrated field; iou [V], the overlap of silhouette and visual hull;
+    cut [V], the share of the mouse's volume beyond the video's edge. iou and cut are NaN where they were not measured.
     """
     checks: list[tuple[str, np.ndarray]] = [
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
@@ -69,76 +97,243 @@ def reject_reason(
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
         ("silhouette far larger than the mouse", (flags & Flag.LARGE) > 0),
         ("unsharp", (flags & Flag.UNSHARP) > 0),
-    ]
-    if not settings.allow_clipped:
-        checks.append(("clipped by the video's edge", (flags & Flag.CLIPPED) > 0))
-    checks.append(("mouse's centre behind the camera or beyond its calibrated field", ~located))
-    checks.append(
+        (f"the video's edge cuts off more than {100 * settings.max_cut:g} % of the mouse", cut > settings.max_cut),
+        ("clipped by the video's edge", ((flags & Flag.CLIPPED) > 0) & np.isnan(cut)),
+        ("mouse's centre behind the camera or beyond its calibrated field", ~located),
         (
             f"silhouette contradicts the other views (hull IoU below {settings.min_hull_iou:g})",
             iou < settings.min_hull_iou,
-        )
-    )
-    checks.append(("silhouette does not fit the normalised view", ~fits))
+        ),
+        ("silhouette does not fit the normalised view", ~fits),
+    ]
     for reason, failed in checks:
         if failed.any():
-            return f"{reason}: camera {', '.join(np.array(cameras)[failed])}"
+            return Rejection(reason, tuple(name for name, bad in zip(cameras, failed, strict=True) if bad))
     return None
 
 
-def sample(
-    cameras_file: Path, subject_file: Path, samples_output: Path, rejected_output: Path, settings: Sample
-) -> None:
-    """Write `sample/{capture}/samples.tsv` and `rejected.tsv`. Every candidate frame is in exactly one of them.
+def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sample, split: str | None = None) -> None:
+    """Write samples.tsv, rejected.tsv, summary.json and summary.png to a folder, from what normalize and cameras wrote.
 
-    Raises UserError if the capture has another number of cameras than `views`, or no frame can become a sample.
+    Every candidate frame is in exactly one of the two tables; the summary counts them by split, reason and camera, and by
+    pose stratum if stratified. split: that of the whole capture, for `sample.split: capture` and `animal` (see
+    `selection.capture_splits`).
+
+    Raises UserError if the capture has fewer cameras than `views`, or no frame can become a sample.
     """
-    with open_h5(cameras_file, "mousefacelift normalize") as file:
-        capture, cameras = str(file.attrs["capture"]), [str(c) for c in file.attrs["cameras"]]
-        frame, time_s, chunk = file["frame"][()], file["time_s"][()], file["chunk"][()]
-        flags, fits, w2c = file["flags"][()], file["fits"][()], file["w2c"][()]
-        located = np.isfinite(file["residual_px"][()])
-    with open_h5(subject_file, "mousefacelift cameras") as file:
-        candidates, candidate_time, iou = file["frame"][()], file["time_s"][()], file["hull_iou"][()]
-    if len(cameras) != settings.views:
-        raise UserError(f"capture {capture}: has {len(cameras)} cameras; sample.views asks for {settings.views}")
-
-    centred = {int(f): n for n, f in enumerate(frame)}
-    reasons: dict[int, str] = {}
-    for f, overlap in zip(candidates, iou, strict=True):
-        n = centred.get(int(f))
-        reason = (
-            "mouse found in too few views"
-            if n is None
-            else reject_reason(flags[n], fits[n], located[n], overlap, cameras, settings)
-        )
-        if reason:
-            reasons[int(f)] = reason
-
-    def rejected() -> list[tuple[object, ...]]:
-        rows = zip(candidates, candidate_time, strict=True)
-        return [(capture, f, f"{t:.6f}", reasons[int(f)]) for f, t in rows if int(f) in reasons]
-
-    good = np.array([n for n, f in enumerate(frame) if int(f) not in reasons], dtype=int)
-    if not len(good):
-        _write_tsv(rejected_output, REJECTED_COLUMNS, rejected())
-        commonest = max(set(reasons.values()), key=list(reasons.values()).count)
+    if (split is None) != (settings.split == "block"):
         raise UserError(
-            f"capture {capture}: no frame can become a sample ({rejected_output}); commonest reason: {commonest}"
+            f"sample.split is {settings.split}: "
+            + ("a capture's split is not given" if split else "the capture's split must be given")
+            + " (--split)"
         )
-    chosen = good[uniform(len(good), settings.frames)]
+    frames = _read(cameras_file, subject_file)
+    check_views(frames.capture, frames.cameras, settings.views)
+    order, min_angle_deg = choose_views(frames.cameras, frames.w2c, settings.views)
+    views = [frames.cameras[v] for v in order]
+
+    why = _judge(frames, sorted(order), settings)
+    good = np.array([n for n, reason in enumerate(why) if reason is None], int)
+    pose = standardised(frames.shape[good])
+    if settings.select == "diverse" and settings.frames is not None:
+        picked = np.sort(farthest_points(pose, settings.frames))
+    else:
+        picked = uniform(len(good), settings.frames)
+    chosen = good[picked]
     for n in np.setdiff1d(good, chosen):
-        reasons[int(frame[n])] = f"not among the {len(chosen)} frames chosen (sample.frames)"
-    splits = split_blocks(time_s[chosen], settings.fractions, settings.gap_s, settings.rounds)
-    views = ",".join(cameras[v] for v in view_order(w2c))
-    rows = []
-    for n, split in zip(chosen, splits, strict=True):
-        if split is None:
-            reasons[int(frame[n])] = f"within the gap of {settings.gap_s:g} s between two splits (sample.gap_s)"
-            continue
-        rows.append((f"{capture}-{frame[n]:06d}", capture, frame[n], f"{time_s[n]:.6f}", chunk[n], split, views))
-    _write_tsv(samples_output, SAMPLE_COLUMNS, rows)
-    _write_tsv(rejected_output, REJECTED_COLUMNS, rejected())
+        why[n] = Rejection(f"not among the {len(chosen)} frames chosen (sample.frames)")
+    strata = pose_strata(pose[picked]) if settings.stratify and len(chosen) else None
+    splits = _split(frames.time_s[chosen], strata, settings, split)
+    for n, name in zip(chosen, splits, strict=True):
+        if name is None:
+            why[n] = Rejection(f"within the gap of {settings.gap_s:g} s between two splits (sample.gap_s)")
+
+    outcome = np.full(len(frames.frame), "rejected", object)
+    outcome[good] = "left out"
+    outcome[chosen] = [name or "left out" for name in splits]
+    summary = _summary(frames, why, outcome) | {"views": views, "min_angle_deg": round(min_angle_deg, 3)}
+    if strata is not None:
+        summary["strata"] = _strata(frames.shape[chosen], strata, outcome[chosen])
+    _print(summary)
+
+    label = [f"{t:.6f}" for t in frames.time_s]
+    rejected = [(frames.capture, frames.frame[n], label[n], reason) for n, reason in enumerate(why) if reason]
+    _write_tsv(output / "rejected.tsv", REJECTED_COLUMNS, rejected)
+    if not len(good):
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in summary["rejected"]["by_reason"].items())
+        raise UserError(
+            f"capture {frames.capture}: no frame can become a sample ({output / 'rejected.tsv'}): {reasons}"
+        )
+    samples = [
+        (f"{frames.capture}-{frames.frame[n]:06d}", frames.capture, frames.frame[n], label[n], frames.chunk[n], outcome[n], ",".join(views))
+        for n in chosen
+        if outcome[n] in SPLITS
+    ]  # fmt: skip
+    _write_tsv(output / "samples.tsv", SAMPLE_COLUMNS, samples)
+    write_json(output / "summary.json", summary)
+    _plot(output / "summary.png", summary, frames.time_s, outcome)
+
+
+def _read(cameras_file: Path, subject_file: Path) -> Frames:
+    with open_h5(cameras_file, "mousefacelift normalize") as file:
+        capture, cameras = str(file.attrs["capture"]), tuple(str(name) for name in file.attrs["cameras"])
+        poses = ("frame", "w2c", "flags", "fits", "residual_px", "world_from_mm")
+        centred = {name: file[name][()] for name in poses}
+    with open_h5(subject_file, "mousefacelift cameras") as file:
+        measures = ("frame", "time_s", "chunk", "hull_iou", "cut", "lengths_mm", "volume_mm3", "axis")
+        subject = {name: file[name][()] for name in measures}
+    frame = subject["frame"]
+    row = np.searchsorted(frame, centred["frame"]).clip(max=len(frame) - 1)
+    if not np.array_equal(frame[row], centred["frame"]):
+        raise UserError(
+            f"{cameras_file}: has frames that {subject_file} has not; delete it and run `mousefacelift normalize` again"
+        )
+
+    def of_all(values: np.ndarray, otherwise: float = 0) -> np.ndarray:
+        """Values of the centred frames in their rows among all frames."""
+        filled = np.full((len(frame), *values.shape[1:]), otherwise, values.dtype)
+        filled[row] = values
+        return filled
+
+    lengths_mm, volume_mm3, axis = (subject[name][row] for name in ("lengths_mm", "volume_mm3", "axis"))
+    shape = shape_descriptors(lengths_mm, volume_mm3, axis, centred["world_from_mm"])
+    return Frames(
+        capture=capture,
+        cameras=cameras,
+        frame=frame,
+        time_s=subject["time_s"],
+        chunk=subject["chunk"],
+        centred=of_all(np.ones(len(row), bool)),
+        w2c=centred["w2c"],
+        flags=of_all(centred["flags"]),
+        fits=of_all(centred["fits"]),
+        located=of_all(np.isfinite(centred["residual_px"])),
+        hull_iou=subject["hull_iou"],
+        cut=subject["cut"],
+        shape=of_all(shape, np.nan),
+    )
+
+
+def _judge(frames: Frames, views: list[int], settings: Sample) -> list[Rejection | None]:
+    """The rejection of each frame, by some of its views."""
+    cameras = [frames.cameras[v] for v in views]
+    measures = (frames.flags, frames.fits, frames.located, frames.hull_iou, frames.cut)
+    flags, fits, located, iou, cut = (values[:, views] for values in measures)
+    return [
+        rejection(flags[n], fits[n], located[n], iou[n], cut[n], cameras, settings)
+        if centred
+        else Rejection("mouse found in too few views")
+        for n, centred in enumerate(frames.centred)
+    ]
+
+
+def _split(
+    time_s: Array, strata: NDArray[np.int64] | None, settings: Sample, split: str | None
+) -> Sequence[str | None]:
+    """The split of each chosen frame; None within a gap."""
+    if split is not None or not len(time_s):
+        return [split] * len(time_s)
+    if strata is not None:
+        return split_stratified(time_s, strata, settings.fractions, settings.gap_s, settings.rounds)
+    return split_blocks(time_s, settings.fractions, settings.gap_s, settings.rounds)
+
+
+def _summary(frames: Frames, why: list[Rejection | None], outcome: np.ndarray) -> dict[str, Any]:
+    """Counts of frames. One that was rejected for several cameras counts for each of them."""
+    rejections = [reason for reason in why if reason]
+    return {
+        "capture": frames.capture,
+        "candidates": len(why),
+        "accepted": len(why) - len(rejections),
+        "samples": {name: int((outcome == name).sum()) for name in SPLITS},
+        "rejected": {
+            "total": len(rejections),
+            "by_reason": dict(Counter(each.reason for each in rejections).most_common()),
+            "by_camera": {name: sum(name in each.cameras for each in rejections) for name in frames.cameras},
+        },
+    }
+
+
+def _strata(shape: Array, strata: NDArray[np.int64], outcome: np.ndarray) -> list[dict[str, Any]]:
+    """Of each pose stratum of the chosen frames, rarest first: its median shape, and its frames in each split.
+
+    shape [N, 6], strata [N], outcome [N]: of the chosen frames.
+    """
+    described = []
+    for stratum in sorted(set(strata.tolist()), key=lambda stratum: (strata == stratum).sum()):
+        members = strata == stratum
+        known = shape[members & np.isfinite(shape).all(axis=1)]
+        median = np.median(known, axis=0).round(3).tolist() if len(known) else [None] * len(SHAPE)
+        counts = {name: int((outcome[members] == name).sum()) for name in OUTCOMES if name != "rejected"}
+        described.append({"frames": int(members.sum()), **dict(zip(SHAPE, median, strict=True)), **counts})
+    return described
+
+
+def _print(summary: dict[str, Any]) -> None:
+    """The totals as tables on stderr, which is the job's log."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(stderr=True, width=140)
+    print(
+        f"capture {summary['capture']}: {summary['candidates']} candidate frames, {summary['accepted']} samples",
+        file=sys.stderr,
+    )
+    table = Table(Column("frames", justify="right"), "became")
+    for name, count in summary["samples"].items():
+        table.add_row(str(count), name)
+    table.add_section()
+    for reason, count in summary["rejected"]["by_reason"].items():
+        table.add_row(str(count), reason)
+    console.print(table)
+    if strata := summary.get("strata"):
+        columns = ["frames", *SHAPE, *(name for name in OUTCOMES if name != "rejected")]
+        table = Table(*columns, title="pose strata: medians, and frames of each split")
+        for row in strata:
+            table.add_row(*(f"{row[name]:g}" if row[name] is not None else "unknown" for name in columns))
+        console.print(table)
+    lost = ", ".join(f"{name}: {count}" for name, count in summary["rejected"]["by_camera"].items() if count)
+    print(
+        f"views {', '.join(summary['views'])}, at least {summary['min_angle_deg']:.1f} degrees apart; "
+        f"frames rejected for a camera's view: {lost or 'none'}",
+        file=sys.stderr,
+    )
+
+
+def _plot(path: Path, summary: dict[str, Any], time_s: Array, outcome: np.ndarray) -> None:
+    """Why frames were left out, and what became of them in the course of the capture."""
+    from matplotlib.figure import Figure
+
+    reasons = summary["rejected"]["by_reason"]
+    figure = Figure(figsize=(10, 3.2 + 0.45 * max(len(reasons), 1)), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=(0.45 * max(len(reasons), 1), 2))
+    bars = above.barh([textwrap.fill(reason, 40) for reason in reasons], list(reasons.values()), color="0.35")
+    above.bar_label(bars, padding=3)
+    above.invert_yaxis()
+    above.margins(x=0.08)
+    above.xaxis.get_major_locator().set_params(integer=True)
+    above.set(
+        xlabel="frames",
+        title=f"{summary['capture']}: {summary['accepted']} samples of {summary['candidates']} candidate frames",
+    )
+    if not reasons:
+        above.set(xticks=[], yticks=[], xlabel="no frame was left out")
+    # Runs of frames with one outcome, each frame until the next: few rectangles, however long the capture.
+    ends = np.append(time_s[1:], time_s[-1] + (np.median(np.diff(time_s)) if len(time_s) > 1 else 1))
+    begins = np.flatnonzero(np.append(True, outcome[1:] != outcome[:-1]))
+    last = np.append(begins[1:], len(outcome)) - 1
+    for lane, (name, colour) in enumerate(OUTCOMES.items()):
+        runs = [(time_s[b], ends[e] - time_s[b]) for b, e in zip(begins, last, strict=True) if outcome[b] == name]
+        below.broken_barh(runs, (lane - 0.4, 0.8), color=colour, label=f"{name} ({(outcome == name).sum()})")
+    below.set(
+        xlabel="time, s", yticks=range(len(OUTCOMES)), yticklabels=list(OUTCOMES), ylim=(len(OUTCOMES) - 0.5, -0.5)
+    )
+    below.legend(title="frames", loc="upper left", bbox_to_anchor=(1, 1))
+    for axis in (above, below):
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def read_samples(path: Path) -> list[dict[str, str]]:
