@@ -12,6 +12,7 @@ include: "rules/cameras.smk"
 include: "rules/normalize.smk"
 include: "rules/sample.smk"
 include: "rules/shard.smk"
+include: "rules/compare_cameras.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 
@@ -31,3 +32,4 @@ rule all:
     input:
         rules.evaluate.output,
         rules.preview.input,
+        rules.compare_cameras.output,

@@ -17,6 +17,7 @@ import yaml
 from rodent import record, write_table
 
 REPOSITORY = Path(__file__).parents[1]
+TARGETS = ("center", "cameras", "normalize", "sample", "shard", "compare_cameras", "train", "evaluate", "all")
 PARTS = ("Snakefile", "rules", "config", "profiles", "envs")
 
 
@@ -158,7 +159,7 @@ def test_killed_at_any_moment_the_next_run_completes_with_the_same_shards(tmp_pa
     assert digests(project) == expected
 
 
-@pytest.mark.parametrize("target", ["center", "cameras", "normalize", "sample", "shard", "train", "evaluate", "all"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_stage_is_a_target(tmp_path, table, target):
     dry = snakemake(make_project(tmp_path / "project", table), "--dry-run", target)
     assert dry.returncode == 0, dry.stdout

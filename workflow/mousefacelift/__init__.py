@@ -12,4 +12,5 @@ STAGE_VERSIONS = {
     "shard": 3,
     "train": 1,
     "evaluate": 1,
+    "compare_cameras": 1,
 }

@@ -27,6 +27,11 @@ CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in
 BackgroundOption = Annotated[
     Path | None, typer.Option("--background", help="What `background` wrote, for center.masks: background.")
 ]
+UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the file's lengths: mm, cm, m.")]
+COMPARED = (
+    "A calibration (file or folder), shards (manifest.json, .h5, .tar or a folder), FaceLift's opencv_cameras.json or a folder "
+    "of samples with one each, or the word facelift: its training views."
+)
 CONFIG = Path("config/config.yaml")
 
 
@@ -36,6 +41,24 @@ class Split(StrEnum):
     train = "train"
     val = "val"
     test = "test"
+
+
+class Origin(StrEnum):
+    """What a calibrated rig is scaled about."""
+
+    world = "world"
+    target = "target"
+
+
+class UpAxis(StrEnum):
+    """Axes of a calibration's world."""
+
+    plus_x = "+x"
+    minus_x = "-x"
+    plus_y = "+y"
+    minus_y = "-y"
+    plus_z = "+z"
+    minus_z = "-z"
 
 
 def main() -> None:
@@ -253,11 +276,34 @@ def evaluate(
     stage(manifest, train, output, values, threads)
 
 
+@app.command("compare-cameras")
+def compare_cameras(
+    a: Annotated[str, typer.Argument(metavar="A", help=COMPARED)],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other one, of any kind too.")],
+    output: Annotated[Path, typer.Option(help="Folder for comparison.md, .html and .json.")] = Path("compare-cameras"),
+    origin: Annotated[
+        Origin, typer.Option(help="Of a calibration: its world's origin, or target, where the optical axes meet.")
+    ] = Origin.world,
+    up_axis: Annotated[UpAxis, typer.Option(help="The axis of a calibration's world that points up.")] = UpAxis.plus_z,
+    unit: UnitOption = "mm",
+) -> None:
+    """Put two data sets' cameras side by side: what matches, what differs, and what to do about it."""
+    _limit_threads(1)
+    from mousefacelift.camerasets import read_cameras
+    from mousefacelift.compare import compare
+    from mousefacelift.compareview import print_comparison, write_comparison
+
+    sets = (read_cameras(source, origin.value, up_axis.value, unit) for source in (a, b))
+    comparison = compare(*sets)
+    print_comparison(comparison)
+    for path in write_comparison(comparison, output):
+        print(path)
+
+
 rig_app = typer.Typer(no_args_is_help=True, help="Look at a calibration, or convert it.")
 app.add_typer(rig_app, name="rig")
 
 RigOption = Annotated[str, typer.Option("--format", help="The file's format; auto recognises its content.")]
-UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the file's lengths: mm, cm, m.")]
 OriginOption = Annotated[
     str | None,
     typer.Option(help="transforms.json alone: the first pixel's centre is (0.5, 0.5) (corner) or (0, 0) (center)."),
