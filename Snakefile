@@ -15,6 +15,7 @@ include: "rules/shard.smk"
 include: "rules/compare_cameras.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
+include: "rules/poc.smk"
 
 
 localrules:

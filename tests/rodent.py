@@ -55,11 +55,17 @@ def run_stages(capture: Capture, folder: Path, config: Config, threads: int = 2)
     for k in range(len(chunk_ranges(capture_frames(capture, config.center), config.center))):
         chunks.append(folder / "center" / capture.name / f"{k:04d}.h5")
         center(capture, k, chunks[-1], config.center, threads)
-    rig, subject, poses = (folder / name for name in ("rig.json", "subject.h5", "cameras.h5"))
     cameras(capture, chunks, folder, config.cameras, threads)
+    return run_from_normalize(Run(folder, capture, config), folder, config, threads)
+
+
+def run_from_normalize(before: Run, folder: Path, config: Config, threads: int = 2) -> Run:
+    """Stages 3 to 5 with other settings, from what stages 1 and 2 of a run wrote."""
+    capture, poses = before.capture, folder / "cameras.h5"
+    rig, subject = before.folder / "rig.json", before.folder / "subject.h5"
     normalize(rig, subject, poses, folder / "world.json", config.normalize)
     sample(poses, subject, folder, config.sample)
-    for k, chunk in enumerate(chunks):
+    for k, chunk in enumerate(sorted((before.folder / "center" / capture.name).glob("*.h5"))):
         stem = f"{capture.name}-{chunk.stem}"
         outputs = {s: (folder / f"shard/{s}/{stem}.tar", folder / f"shard/{s}/{stem}.h5") for s in SPLITS}
         shard(folder / "samples.tsv", chunk, poses, rig, k, outputs, config.shard, threads)

@@ -22,6 +22,7 @@ COMMANDS = [
     "manifest",
     "train",
     "evaluate",
+    "poc",
     "compare-cameras",
     "schema",
 ]
@@ -191,7 +192,11 @@ def test_stages_1_to_5_run_by_hand(call, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["train", "--checkpoints", "c"], ["evaluate", "--train", "t"]], ids=lambda w: w[0])
+@pytest.mark.parametrize(
+    "words",
+    [["train", "--checkpoints", "c"], ["evaluate", "--train", "t"], ["poc", "--train", "t"]],
+    ids=lambda w: w[0],
+)
 def test_training_and_evaluation_name_a_missing_manifest(call, tmp_path, words):
     status, _, err = call(*words, "--manifest", tmp_path / "manifest.json", "--output", tmp_path / "run")
     assert status == 1

@@ -10,26 +10,13 @@ import pytest
 import torch
 
 from conftest import write_shards
-from mousefacelift.config import Evaluate, Train
+from mousefacelift.config import Evaluate
 from mousefacelift.data import Samples, read_manifest
 from mousefacelift.errors import UserError
 from mousefacelift.evaluate import METRICS, evaluate, input_views, nearest_view, turntable_cameras
-from mousefacelift.gslrm import PRESETS, GSLRMConfig
 from mousefacelift.splats import read_ply
-from mousefacelift.train import train
 
-MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)
-
-
-@pytest.fixture(scope="module")
-def trained(synthetic_shards, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", MICRO)
-        settings = Train(preset="tiny", image_size=32, steps=2, warmup_steps=0, accelerator="cpu")
-        train(synthetic_shards, folder / "train", folder / "checkpoints", settings, threads=1)
-    return folder / "train"
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +146,14 @@ def test_data_without_training_samples_get_a_white_mean(trained, tmp_path):
     evaluate(manifest, trained, tmp_path / "out", settings, threads=1)
     baselines = json.loads((tmp_path / "out" / "metrics.json").read_text())["baselines"]
     assert baselines["mean_train"] == baselines["white"]
+
+
+def test_samples_with_no_view_to_hold_out_are_refused(synthetic_shards, trained, tmp_path):
+    record = (trained / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(record.replace("num_input_views: 5", "num_input_views: 6"))
+    (tmp_path / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"6 views.* takes 6 as inputs: none would be held out"):
+        evaluate(synthetic_shards, tmp_path, tmp_path / "out", SETTINGS, threads=1)
 
 
 def test_missing_weights_are_refused(synthetic_shards, trained, tmp_path):

@@ -1,10 +1,14 @@
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from mousefacelift.cameras import surrounding_polygon
@@ -16,7 +20,7 @@ from mousefacelift.geometry import Camera, look_at
 from mousefacelift.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
 from mousefacelift.rigs import rig_from_json, rig_to_json
 from mousefacelift.up import AXES, axis_vector
-from rodent import ground_truth
+from rodent import ground_truth, project_raw
 
 FOCAL = 548.9937744
 
@@ -264,3 +268,208 @@ def test_an_up_axis_that_puts_all_cameras_below_the_mouse_is_refused(demo_run, t
     assert list(tmp_path.iterdir()) == []
     _, world = redo(demo_run, tmp_path, up="calibration", up_axis="-z", cameras_below=True)
     assert max(world["elevation_deg"].values()) < 0
+
+
+def test_an_average_over_time_is_a_gaussians_and_none_is_none():
+    random = np.random.default_rng(0)
+    time = np.sort(random.uniform(0, 5, 60))
+    positions = random.normal(size=(60, 3))
+    assert smoothed(positions, time, 0.0) is positions
+    weight = np.exp(-0.5 * ((time[:, None] - time) / 0.2) ** 2)
+    np.testing.assert_allclose(
+        smoothed(positions, time, 0.2), weight @ positions / weight.sum(axis=1)[:, None], atol=2e-3
+    )
+    np.testing.assert_allclose(smoothed(np.ones((60, 3)), time, 0.5), 1)
+
+
+def test_a_smoothed_centre_is_the_views_centre_too_and_stays_exact(demo_run, demo, tmp_path):
+    data, _ = redo(demo_run, tmp_path, zoom="fit", smooth_s=1.0)
+    moved = np.linalg.norm(data["world_from_mm"][..., 3] - demo["world_from_mm"][..., 3], axis=1)
+    assert moved.max() > 0.02
+    for n, v in np.ndindex(data["w2c"].shape[:2]):
+        np.testing.assert_allclose(data["w2c"][n, v, :2, 3], 0, atol=1e-12)
+    assert data["reprojection_px"].max() < 1e-9
+
+
+def seen(data, points_mm, n, v, intrinsics="fxfycxcy"):
+    """Points in mm as the written camera projects them; with image_fxfycxcy and R_view, as the image shows them."""
+    world = np.c_[points_mm, np.ones(len(points_mm))] @ data["world_from_mm"][n].T
+    cam = world @ data["w2c"][n, v].T
+    if intrinsics != "fxfycxcy":
+        truth = ground_truth()
+        cam = (points_mm + truth["R"][v].T @ truth["t"][v]) @ data["R_view"][n, v].T
+    return cam[:, :2] / cam[:, 2:3] * data[intrinsics][n, v, :2] + data[intrinsics][n, v, 2:]
+
+
+@pytest.mark.parametrize("scale", ["capture", "sample"])
+@pytest.mark.parametrize("distance", ["exact", "focal"])
+def test_written_cameras_project_where_the_images_show_under_exact_policies(demo_run, tmp_path, distance, scale):
+    data, world = redo(demo_run, tmp_path, distance=distance, scale=scale, zoom="fit")
+    vertices = ground_truth()["vertices"][data["frame"]].astype(float)
+    for n, v in np.ndindex(data["w2c"].shape[:2]):
+        one, other = (seen(data, vertices[n], n, v, name) for name in ("fxfycxcy", "image_fxfycxcy"))
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    assert world["reprojection_px"]["max"]["max"] < 1e-9
+    if scale == "sample":
+        np.testing.assert_allclose(data["distance"].mean(axis=1), 2.7)
+    assert data["distance"].mean() == pytest.approx(2.7)
+
+
+def test_focal_makes_the_mouse_equally_large_in_all_views(demo_run, demo, tmp_path):
+    data, _ = redo(demo_run, tmp_path, distance="focal", zoom="fit")
+    np.testing.assert_allclose(
+        data["fxfycxcy"][..., 0] / data["distance"], data["fxfycxcy"][0, 0, 0] / data["distance"][0, 0]
+    )
+    # A horizontal stick through the mouse's centre, at right angles to each view, has one length in all of them.
+    origin = np.linalg.inv(data["world_from_mm"])[:, :3, 3]
+    lengths = [
+        np.linalg.norm(np.diff(seen(data, origin[n] + [[0], [10]] * data["R_view"][n, v, 0], n, v), axis=0))
+        for n, v in np.ndindex(data["distance"].shape)
+    ]
+    np.testing.assert_allclose(lengths, lengths[0])
+    assert np.ptp(demo["fxfycxcy"][..., 0]) == 0
+
+
+@pytest.mark.parametrize("scale", ["capture", "sample"])
+def test_canonical_is_facelifts_camera_and_its_error_is_that_of_the_true_vertices(demo_run, tmp_path, scale):
+    data, world = redo(demo_run, tmp_path, distance="canonical", scale=scale)
+    np.testing.assert_allclose(camera_centers(data) @ [0, 0, 0] + data["distance"], 2.7, atol=1e-12)
+    focal = 256 / np.tan(np.radians(25))
+    np.testing.assert_allclose(data["fxfycxcy"], np.broadcast_to([focal, focal, 256, 256], data["fxfycxcy"].shape))
+    with h5py.File(demo_run.folder / "subject.h5") as file:
+        length = file["lengths_mm"][:, 0]
+    np.testing.assert_allclose(data["world_units_per_mm"], 0.8 / (length if scale == "sample" else np.median(length)))
+    vertices = ground_truth()["vertices"][data["frame"]].astype(float)
+    found = []
+    for n in range(len(vertices)):
+        raw = np.stack([project_raw(vertices[n], v) for v in range(6)])
+        shown = vertices[n][((raw >= -0.5) & (raw <= ground_truth()["size"] - 0.5)).all(axis=(0, 2))]
+        off = [seen(data, shown, n, v) - seen(data, shown, n, v, "image_fxfycxcy") for v in range(6)]
+        error = np.linalg.norm(off, axis=-1)
+        found.append([np.median(error), error.max()])
+    reported = np.median(data["reprojection_px"][:, [0, 2]], axis=0)
+    print(
+        f"canonical, {scale}: reported median and max {reported.round(2)}, of the vertices {np.median(found, axis=0).round(2)}"
+    )
+    np.testing.assert_allclose(reported, np.median(found, axis=0), rtol=0.1)
+    assert world["reprojection_px"]["median"]["median"] == pytest.approx(reported[0])
+
+
+def test_canonical_with_a_zoom_is_refused():
+    with pytest.raises(ValidationError, match=r"set zoom: 1\.0 \(found fit\)"):
+        Normalize(distance="canonical", zoom="fit")
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["exact", "focal", "canonical"]), st.sampled_from(["capture", "sample"]))
+def test_what_normalize_did_can_be_undone(seed, distance, scale):
+    random = np.random.default_rng(seed)
+    frames, views = 3, 4
+    subject = random.uniform(-300, 300, (frames, 3))
+    R_world = Rotation.random(random_state=seed).as_matrix()
+    angle = random.uniform(0, 2 * np.pi, views)
+    centers = np.c_[400 * np.cos(angle), 400 * np.sin(angle), random.uniform(50, 300, views)] @ R_world
+    offsets = (centers - subject[:, None]) @ R_world.T
+    lengths = random.uniform(50, 90, frames)
+    placed = place_cameras(offsets, lengths, 500.0, Normalize(distance=distance, scale=scale))
+    back = placed.position / placed.world_units_per_mm[:, None, None]
+    away = np.linalg.norm(offsets, axis=-1)
+    if distance == "canonical":  # the distance is what was given up; the focal length of the image holds it
+        back = back / np.linalg.norm(back, axis=-1, keepdims=True)
+        back *= (placed.image_focal / placed.focal * 2.7 / placed.world_units_per_mm[:, None])[..., None]
+    np.testing.assert_allclose(back @ R_world + subject[:, None], np.broadcast_to(centers, back.shape), atol=1e-9)
+    apparent = placed.image_focal / away
+    if distance != "exact":
+        np.testing.assert_allclose(apparent, apparent[:, :1] * np.ones(views))
+
+
+def test_points_go_to_the_sample_and_back(demo):
+    random = np.random.default_rng(0)
+    for matrix in demo["world_from_mm"]:
+        points = np.c_[random.uniform(-200, 200, (20, 3)), np.ones(20)]
+        np.testing.assert_allclose(points @ matrix.T @ np.linalg.inv(matrix).T, points, atol=1e-9)
+
+
+def test_fill_and_offset_are_those_of_the_alpha_channel(demo_run, demo):
+    ticks = np.arange(512) + 0.5
+    row = {int(frame): n for n, frame in enumerate(demo["frame"])}
+    names = list(demo["cameras"])
+    fills, offsets = [], []
+    for path in demo_run.shards:
+        with h5py.File(path) as file:
+            order = [names.index(name) for name in file.attrs["views"]]
+            for image, frame in zip(file["image"][()], file["frame"][()], strict=True):
+                alpha = image[..., 3] / 255
+                x, y = (alpha.sum(axis=axis) @ ticks / alpha.sum(axis=(1, 2)) for axis in (1, 2))
+                fills.append(demo["fill"][row[int(frame)], order] / alpha.mean(axis=(1, 2)))
+                offsets.append(demo["offset_px"][row[int(frame)], order])
+                # The weighted centre, without the tail, is nearer to the middle than the plain one.
+                assert (offsets[-1] < np.hypot(x - 256, y - 256) + 12).all()
+    np.testing.assert_allclose(fills, 1, atol=0.04)
+    assert np.mean(fills) == pytest.approx(1, abs=0.01)
+    assert np.max(offsets) < 25
+
+
+def test_what_lies_beyond_the_image_is_counted():
+    corner = np.array([[[[400.0, 100], [600, 100], [600, 300], [400, 300]]]])
+    fit = measure_fit(corner, corner, np.array([[20_000]]), np.array([[[500.0, 200]]]), 512)
+    assert not fit["fits"].any()
+    assert fit["clipped_px"] == pytest.approx(20_000 * 88 / 200)
+    assert fit["fill"] == pytest.approx(20_000 * 112 / 200 / 512**2)
+    assert fit["offset_px"] == pytest.approx(np.hypot(244, 56))
+    inside = measure_fit(corner - [100, 0], corner, np.array([[20_000]]), np.array([[[np.nan, 1]]]), 512)
+    assert inside["fits"].all() and inside["clipped_px"] == 0
+
+
+@pytest.mark.parametrize(
+    "turn", [[np.pi / 2, 0, 0], [-np.pi / 2, 0, 0], [0, np.pi / 2, 0], [np.pi, 0, 0], [0.4, 0.9, -2]]
+)
+def test_a_world_with_another_up_comes_out_z_up_by_itself(demo_run, demo, tmp_path, turn):
+    """Y-up, Y-down, X-up, Z-down and askew: the cameras are those of the unturned run after a turn about Z."""
+    R = Rotation.from_rotvec(turn).as_matrix()
+    rig = tuple(camera.moved(R) for camera in rig_from_json(demo_run.folder / "rig.json"))
+    write_json(tmp_path / "rig.json", rig_to_json(rig))
+
+    def move(file):
+        for name in ("center_mm", "surface_mm"):
+            file[name][...] = file[name][()] @ R.T
+        file["thin_mm"][..., :3] = file["thin_mm"][..., :3] @ R.T
+
+    subject = changed(demo_run, tmp_path, move)
+    data, world = redo(demo_run, tmp_path, tmp_path / "rig.json", subject, up="auto", zoom="fit")
+    exact = world["up_method"] == "calibration"
+    assert exact == (turn != [0.4, 0.9, -2])
+    about_z = np.linalg.inv(data["w2c"]) @ demo["w2c"]
+    np.testing.assert_allclose(about_z[..., 2, :3] - [0, 0, 1], 0, atol=1e-9 if exact else np.radians(0.5) * 1.5)
+    assert {c["method"] for c in world["up_candidates"]} == {"floor", "cameras", "calibration"}
+    for candidate in world["up_candidates"]:
+        said = np.degrees(np.arccos(np.clip(np.dot(candidate["up_in_calibration"], world["up_in_calibration"]), -1, 1)))
+        assert candidate["angle_to_chosen_deg"] == pytest.approx(said, abs=1e-4)
+        assert 0 <= candidate["confidence"] <= 1
+
+
+def test_a_candidate_far_from_the_chosen_up_is_warned_about(demo_run, tmp_path, capsys):
+    R = Rotation.from_rotvec([np.radians(8), 0, 0]).as_matrix()
+    rig = tuple(camera.moved(R) for camera in rig_from_json(demo_run.folder / "rig.json"))
+    write_json(tmp_path / "rig.json", rig_to_json(rig))
+    subject = changed(demo_run, tmp_path, lambda f: f["center_mm"].write_direct(f["center_mm"][()] @ R.T))
+    _, world = redo(demo_run, tmp_path, tmp_path / "rig.json", subject, up="calibration")
+    assert any("up by cameras is" in warning for warning in world["warnings"])
+    assert "warning: capture rodent-a: up by cameras is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("nearer", [0.4, 3.0])
+def test_a_close_rig_and_one_a_metre_away_both_come_out_well_framed(demo_run, demo, tmp_path, nearer):
+    """The same images from another distance: the mouse, in mm, is so much nearer or farther, and as much smaller or larger."""
+    rig = tuple(replace(camera, t=camera.t * nearer) for camera in rig_from_json(demo_run.folder / "rig.json"))
+    write_json(tmp_path / "rig.json", rig_to_json(rig))
+    truth = rig_from_json(demo_run.folder / "rig.json")
+    subject = read(demo_run.folder / "subject.h5")
+    # Rays stay as they are, so that the mouse of the same apparent size is `nearer` times as far and as large.
+    change = lambda file: file["center_mm"].write_direct(subject["center_mm"] * nearer)  # noqa: E731
+    data, world = redo(
+        demo_run, tmp_path, tmp_path / "rig.json", changed(demo_run, tmp_path, change), up="calibration", zoom="fit"
+    )
+    assert len(truth) == 6
+    np.testing.assert_allclose(data["fxfycxcy"], demo["fxfycxcy"], rtol=1e-6)
+    np.testing.assert_allclose(data["fill"], demo["fill"], rtol=1e-6)
+    assert world["camera_distance"]["mean"] == pytest.approx(2.7)

@@ -12,8 +12,9 @@ import webdataset
 from mousefacelift.config import Config, Shard
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera, look_at, pad_distortion
+from mousefacelift.rigs import rig_from_json
 from mousefacelift.shard import View, manifest, render_view, shard
-from rodent import ground_truth, project_raw, project_view, record, run_stages
+from rodent import ground_truth, project_raw, project_view, record, run_from_normalize, run_stages
 
 FRAMES = range(100, 106)
 DOT_SIGMA = 2.0
@@ -68,9 +69,11 @@ def read_all(run):
     return samples, names
 
 
-def test_a_dot_at_a_known_point_is_found_where_the_shards_camera_projects_it(dotted):
-    plain, painted, points = dotted
-    errors = []
+def found_dots(plain, painted, points):
+    """Of every dot: its world point in mm, where it is found in the shard's image, and where the shard's camera projects it.
+
+    Also the frame and the camera's index. The dots are what differs between two runs.
+    """
     (samples, names), (with_dots, _) = read_all(plain), read_all(painted)
     assert len(samples) == len(FRAMES)
     for (clean, *_), (image, c2w, fxfycxcy, world_from_mm, frame) in zip(samples, with_dots, strict=True):
@@ -78,16 +81,51 @@ def test_a_dot_at_a_known_point_is_found_where_the_shards_camera_projects_it(dot
             truth = points[FRAMES[frame], int(name) - 1]
             assert len(truth)
             difference = np.abs(image[i, ..., :2].astype(float) - clean[i, ..., :2]).sum(axis=-1)
-            for x, y in project_view(truth, world_from_mm, c2w[i], fxfycxcy[i]):
-                x0, y0 = int(x) - 7, int(y) - 7
-                patch = difference[y0 : y0 + 15, x0 : x0 + 15]
+            for point, near in zip(truth, project_view(truth, world_from_mm, c2w[i], fxfycxcy[i]), strict=True):
+                x0, y0 = (near - 9).astype(int)
+                patch = difference[y0 : y0 + 19, x0 : x0 + 19]
                 rows, cols = np.indices(patch.shape) + 0.5
                 assert patch.sum() > 255, "the dot is not there"
                 found = np.array([x0 + (patch * cols).sum() / patch.sum(), y0 + (patch * rows).sum() / patch.sum()])
-                errors.append(np.linalg.norm(found - [x, y]))
-    print(f"{len(errors)} dots: median {np.median(errors):.3f} px, max {np.max(errors):.3f} px")
-    assert np.median(errors) < 0.1
+                yield point, found, near, frame, int(name) - 1
+
+
+@pytest.mark.parametrize("policy", ["exact", "focal"])
+def test_a_dot_at_a_known_point_is_found_where_the_shards_camera_projects_it(dotted, tmp_path, policy):
+    plain, painted, points = dotted
+    if policy != "exact":
+        config = Config.model_validate({"normalize": {"zoom": "fit", "distance": policy}, "sample": {"gap_s": 0}})
+        plain, painted = (
+            run_from_normalize(run, tmp_path / name, config) for name, run in (("a", plain), ("b", painted))
+        )
+    errors = [np.linalg.norm(found - near) for _, found, near, *_ in found_dots(plain, painted, points)]
+    print(f"{policy}: {len(errors)} dots: median {np.median(errors):.3f} px, max {np.max(errors):.3f} px")
+    assert np.median(errors) < 0.05
     assert np.max(errors) < 0.5
+
+
+def test_the_canonical_cameras_are_off_by_what_perspective_says_and_no_more(dotted, tmp_path):
+    plain, painted, points = dotted
+    config = Config.model_validate({"normalize": {"distance": "canonical"}, "sample": {"gap_s": 0}})
+    plain, painted = (run_from_normalize(run, tmp_path / name, config) for name, run in (("a", plain), ("b", painted)))
+    with h5py.File(tmp_path / "a" / "cameras.h5") as file:
+        distance, scale = file["distance"][()], file["world_units_per_mm"][0]
+        origin, R_view = np.linalg.inv(file["world_from_mm"][()])[:, :3, 3], file["R_view"][()]
+    np.testing.assert_allclose(distance, 2.7, atol=1e-12)
+    truth, focal = ground_truth(), 256 / np.tan(np.radians(25))
+    errors, off = [], []
+    for point, found, near, n, v in found_dots(plain, painted, points):
+        # Sideways and forward from the mouse's centre, and its distance from the camera, in the capture's world units.
+        x, y, forward = R_view[n, v] @ (point - origin[n]) * scale
+        away = np.linalg.norm(origin[n] + truth["R"][v].T @ truth["t"][v]) * scale
+        imaged = np.array([x, y]) * focal * (away / 2.7) / (away + forward) + 256
+        errors.append(np.linalg.norm(found - imaged))
+        off.append(np.linalg.norm(imaged - near))
+    print(
+        f"canonical: the image {np.median(errors):.3f} px from its formula; the cameras off by {np.median(off):.2f} px"
+    )
+    assert np.median(errors) < 0.05
+    assert np.median(off) > 0.1, "the case does not tell"
 
 
 def test_the_mesh_lies_within_the_alpha_mask_in_every_view(demo_run):
@@ -210,6 +248,35 @@ def test_nothing_is_painted_from_beyond_the_calibrated_field():
     expected = (in_frame & in_field).astype(np.uint8)
     assert not alpha[cv2.dilate(expected, np.ones((3, 3))) == 0].any()
     assert (alpha[cv2.erode(expected, np.ones((3, 3))) > 0] == 255).all()
+
+
+@pytest.mark.parametrize("view", range(6))
+def test_a_mask_of_ones_maps_to_one_region_without_ghosts(demo_run, view):
+    camera = rig_from_json(demo_run.folder / "rig.json")[view]
+    focal, size = 150.0, 512  # so wide that all of the raw frame is in the view, and what lies beyond
+    looking = View(look_at(camera.center, np.array([90.0, 60, 20])), np.array([focal, focal, size / 2, size / 2]), size)
+    ones = np.full((camera.height, camera.width, 4), 255, np.uint8)
+    alpha = render_view(ones, np.array([0, 0, camera.width, camera.height]), camera, looking)[..., 3]
+    region = (alpha > 127).astype(np.uint8)
+    assert cv2.connectedComponents(region)[0] == 2
+    assert cv2.connectedComponents(1 - region)[0] == 2, "the region has a hole"
+    (border,), _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # Edges bulge inwards by the barrel distortion that was taken out; a fold would tear the region far more.
+    assert cv2.contourArea(border) > 0.96 * cv2.contourArea(cv2.convexHull(border))
+    # Independent: OpenCV takes every painted pixel's ray into the frame, before the radial function's first maximum.
+    rows, cols = np.nonzero(cv2.erode(region, np.ones((3, 3))))
+    rays = np.stack([(cols + 0.5 - size / 2) / focal, (rows + 0.5 - size / 2) / focal, np.ones(len(rows))], axis=-1)
+    rays = rays @ (camera.R @ looking.R.T).T
+    truth = ground_truth()
+    still = np.zeros(3)
+    raw = cv2.projectPoints(rays, still, still, truth["K"][view], truth["dist"][view])[0][:, 0]
+    assert (rays[:, 2] > 0).all()
+    assert ((raw > -1) & (raw < truth["size"])).all()
+    k1, k2, _, _, k3 = truth["dist"][view]
+    r = np.linspace(0, 2, 20001)
+    falls = np.diff(r * (1 + k1 * r**2 + k2 * r**4 + k3 * r**6)) < 0
+    limit = r[np.argmax(falls)] if falls.any() else np.inf
+    assert (np.hypot(rays[:, 0], rays[:, 1]) / rays[:, 2]).max() <= limit
 
 
 def test_shrinking_averages_and_does_not_skip_pixels():

@@ -109,6 +109,20 @@ def test_a_second_run_has_nothing_to_do(finished):
 
 
 @pytest.mark.slow
+def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished):
+    assert not (finished / "results" / "poc").exists()
+    run = snakemake(finished, "poc")
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert {path.name for path in (finished / "results" / "poc" / "t").iterdir()} == {
+        "metrics.json", "metrics.tsv", "table.md", "grid.png",
+    }  # fmt: skip
+    dry = snakemake(finished, "--dry-run", "poc", "--config", "evaluate={pictures: 0}")
+    assert "Nothing to be done" in dry.stdout, "of evaluate's settings only the split matters"
+    dry = snakemake(finished, "--dry-run", "poc", "--config", "evaluate={split: val}")
+    assert planned(dry.stdout) == {"poc"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "key", "value", "first"),
     [

@@ -13,4 +13,5 @@ STAGE_VERSIONS = {
     "train": 1,
     "evaluate": 1,
     "compare_cameras": 1,
+    "poc": 1,
 }

@@ -226,7 +226,7 @@ def _joined(source: str, kind: str, blocks: Iterator[Block]) -> CameraSet:
 
 def _placed(source: str, rig: Rig, origin: str, up_axis: str) -> CameraSet:
     """A calibrated rig in a Z-up world, scaled about the origin to a mean camera distance of 2.7."""
-    from mousefacelift.normalize import axis_vector
+    from mousefacelift.up import axis_vector
 
     target, point = axes_meeting_point(rig), np.zeros(3)
     if origin == "target":

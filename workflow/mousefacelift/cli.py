@@ -276,6 +276,23 @@ def evaluate(
     stage(manifest, train, output, values, threads)
 
 
+@app.command()
+def poc(
+    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
+    split: Annotated[Split | None, typer.Option(help="Split to compare on; else evaluate's, of --config.")] = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Compare four camera conventions on the same images and the same weights."""
+    threads = _limit_threads(threads)
+    chosen: Any = split.value if split else _section("evaluate", None, config).split
+    from mousefacelift.poc import poc as stage
+
+    stage(manifest, train, output, chosen, threads)
+
+
 @app.command("compare-cameras")
 def compare_cameras(
     a: Annotated[str, typer.Argument(metavar="A", help=COMPARED)],

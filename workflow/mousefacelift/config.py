@@ -123,8 +123,9 @@ class Normalize(Section):
         "auto",
         description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
     )
-    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] = Field(
-        "+z", description="for up: calibration, the axis of the calibration's world that points up"
+    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] | tuple[float, float, float] = Field(
+        "+z",
+        description="for up: calibration, the direction in the calibration's world that points up, an axis or [x, y, z]",
     )
     cameras_below: bool = Field(
         False,
@@ -141,7 +142,7 @@ class Normalize(Section):
         "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
     )
     canonical_extent: float = Field(
-        1.0, gt=0, description="for distance: canonical, the length of the mouse's body in world units"
+        0.8, gt=0, description="for distance: canonical, the length of the mouse's body in world units"
     )
     zoom: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
         1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
@@ -153,6 +154,12 @@ class Normalize(Section):
         0.99, description="zoom: fit holds this fraction of the views"
     )
     image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
+
+    @model_validator(mode="after")
+    def _up_is_a_direction(self) -> "Normalize":
+        if not isinstance(self.up_axis, str) and not any(self.up_axis):
+            raise ValueError("up_axis: 0 0 0 is no direction")
+        return self
 
     @model_validator(mode="after")
     def _canonical_keeps_the_focal_length(self) -> "Normalize":
@@ -208,7 +215,7 @@ class Sample(Section):
         0.4, description="a frame is rejected if a view's silhouette overlaps the visual hull less (IoU)"
     )
     max_cut: Fraction = Field(
-        0.03,
+        0.02,
         description="a frame is rejected if the video's edge cuts off more of the mouse's volume in a view; a tail's tip is less",
     )
 

@@ -114,6 +114,25 @@ class Samples(Dataset[dict[str, Any]]):
             "index": index,
         }
 
+    def field(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Something else that the shards hold for every sample, [N, *shape].
+
+        Raises UserError, naming the shard, if one of them lacks it or holds something of another shape or not finite.
+        """
+        values = np.empty((len(self), *shape))
+        for index, (path, row) in enumerate(self._places):
+            try:
+                value = np.asarray(self._file(path)[name][row], np.float64)
+            except (KeyError, OSError, ValueError, TypeError, IndexError) as error:
+                raise UserError(f"{path}: no {name} ({error}); delete it and rerun the workflow") from None
+            if value.shape != shape or not np.isfinite(value).all():
+                raise UserError(
+                    f"{path}, sample {self.keys[index]}: {name} is not {' x '.join(map(str, shape))} finite numbers; "
+                    "delete the shard and rerun the workflow"
+                )
+            values[index] = value
+        return values
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mousefacelift.config import Evaluate, Train, load_yaml, validate
-from mousefacelift.data import Manifest, Samples, read_manifest
+from mousefacelift.data import Manifest, Samples, SplitName, read_manifest
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, write_json
 from mousefacelift.geometry import MEAN_CAMERA_DISTANCE
@@ -33,6 +33,22 @@ LABELS = {
 METRICS = ("psnr", "psnr_foreground", "ssim", "mask_iou")
 TURNTABLE_FPS = 24
 TURNTABLE_START = 270.0  # degrees of azimuth, as FaceLift's
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model on its device, and one split's samples to try it on.
+
+    train: the settings it was trained with; record: all of the training's config.yaml, which names its data.
+    """
+
+    model: GSLRM
+    device: str
+    train: Train
+    record: dict[str, Any]
+    data: Manifest
+    split: SplitName
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -56,42 +72,125 @@ def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate,
     Writes metrics.json (means), metrics.tsv (one row per sample, view and method), metrics.png, pictures/{key}.png,
     turntable.mp4 and {key}.ply to `out_dir`. Raises UserError for missing or damaged inputs and for an empty split.
     """
-    data = read_manifest(manifest)
-    run = load_yaml(train_dir / "config.yaml")
-    train = validate(Train, run.get("train"), f"{train_dir / 'config.yaml'}: train")
-    model = load_weights(train_dir / "model.safetensors").eval()
-    set_threads(threads)
-    # A split is read once, so that a cache would only cost memory.
-    samples = Samples(data, settings.split, train.image_size, cache_gb=0)
-    if not len(samples):
-        raise UserError(f"{manifest}: no {settings.split} samples; see why `sample` rejected them (rejected.tsv)")
-    # A model trained on a GPU may be evaluated where there is none.
-    device = choose_accelerator(train) if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    trained = open_trained(manifest, train_dir, settings.split, threads)
+    samples = trained.samples
 
     for stale in (*out_dir.glob("*.ply"), out_dir / "turntable.mp4"):
         stale.unlink(missing_ok=True)
     shutil.rmtree(out_dir / "pictures", ignore_errors=True)
 
-    pictured = _spread(len(samples), settings.pictures)
+    pictured = spread(len(samples), settings.pictures)
     scores: list[dict[str, dict[str, Tensor]]] = []
     advance = track(len(samples), f"evaluating {settings.split}")
-    for index, comparison in enumerate(_comparisons(model, samples, data, train, device)):
+    for index, comparison in enumerate(_comparisons(trained)):
         scores.append(comparison.scores)
         if index in pictured:
             _write_picture(out_dir / "pictures" / f"{comparison.key}.png", comparison)
         advance()
-    _write_metrics(out_dir, scores, samples, train, settings, {"trained_on": run.get("data"), "data": data.sha256})
+    _write_metrics(out_dir, scores, trained)
 
-    inputs = input_views(samples.views, train.num_input_views, 0)
+    inputs = input_views(samples.views, trained.train.num_input_views, 0)
     with torch.inference_mode():
-        for index in _spread(len(samples), settings.splats):
-            gaussians = _reconstruct(model, samples[index], inputs, device)
+        for index in spread(len(samples), settings.splats):
+            gaussians = _reconstruct(trained, samples[index], inputs)
             write_ply(out_dir / f"{samples.keys[index]}.ply", gaussians, 0)
         if settings.turntable_frames:
-            gaussians = _reconstruct(model, samples[len(samples) // 2], inputs, device)
-            focal = samples.fxfycxcy[..., :2].mean().item() / train.image_size
+            gaussians = _reconstruct(trained, samples[len(samples) // 2], inputs)
+            focal = samples.fxfycxcy[..., :2].mean().item() / samples.image_size
             _write_turntable(out_dir / "turntable.mp4", gaussians, focal, settings)
+
+
+def open_trained(manifest: Path, train_dir: Path, split: SplitName, threads: int) -> Trained:
+    """The model that `train` wrote to `train_dir` (model.safetensors, config.yaml), with the samples of a split.
+
+    Raises UserError for missing or damaged files, for an empty split, and for samples with too few views.
+    """
+    data = read_manifest(manifest)
+    record = load_yaml(train_dir / "config.yaml")
+    train = validate(Train, record.get("train"), f"{train_dir / 'config.yaml'}: train")
+    model = load_weights(train_dir / "model.safetensors").eval()
+    set_threads(threads)
+    # A split is read once, so that a cache would only cost memory.
+    samples = Samples(data, split, train.image_size, cache_gb=0)
+    if not len(samples):
+        raise UserError(f"{manifest}: no {split} samples; see why `sample` rejected them (rejected.tsv)")
+    if train.num_input_views >= samples.views:
+        raise UserError(
+            f"{manifest}: samples have {samples.views} views, and the model of {train_dir} takes "
+            f"{train.num_input_views} as inputs: none would be held out"
+        )
+    # A model trained on a GPU may be evaluated where there is none.
+    device = choose_accelerator(train) if torch.cuda.is_available() else "cpu"
+    return Trained(model.to(device), device, train, record, data, split, samples)
+
+
+def predict_views(trained: Trained, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Every view of a sample, drawn with its own camera from the views before it: rgb [V, 3, S, S], alpha [V, S, S].
+
+    The sample's c2w, w2c and fxfycxcy are taken at their word; rgb is clamped to [0, 1].
+    """
+    views, size = len(sample["image"]), sample["image"].shape[-1]
+    predicted_rgb, predicted_alpha = [], []
+    for view in range(views):
+        with torch.inference_mode():
+            gaussians = _reconstruct(trained, sample, input_views(views, trained.train.num_input_views, view))
+            w2c, fxfycxcy = (sample[name][None, view : view + 1].to(trained.device) for name in ("w2c", "fxfycxcy"))
+            rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
+        predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
+        predicted_alpha.append(alpha[0, 0].cpu())
+    return torch.stack(predicted_rgb), torch.stack(predicted_alpha)
+
+
+def score(rgb: Tensor, alpha: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Every metric of V views, [V] each; rgb, target [V, 3, S, S], alpha, mask [V, S, S]."""
+    return {
+        "psnr": psnr(rgb, target),
+        "psnr_foreground": psnr_foreground(rgb, target, mask),
+        "ssim": ssim(rgb, target),
+        "mask_iou": mask_iou(alpha, mask),
+    }
+
+
+def mean_score(values: Tensor) -> float:
+    """Over all views that have a value: a view with an empty silhouette has no foreground PSNR."""
+    return float(values[values.isfinite()].mean()) if values.isfinite().any() else 0.0
+
+
+def provenance(trained: Trained) -> dict[str, Any]:
+    """What a metrics.json says of the samples and the weights that its numbers are of."""
+    return {
+        "split": trained.split,
+        "samples": len(trained.samples),
+        "views": trained.samples.views,
+        "num_input_views": trained.train.num_input_views,
+        "image_size": trained.train.image_size,
+        "run": trained.train.run,
+        "trained_on": trained.record.get("data"),
+        "data": trained.data.sha256,
+    }
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` indices, uniform over range(total)."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
+
+
+def write_rows(path: Path, samples: Samples, column: str, values: dict[str, dict[str, Tensor]]) -> None:
+    """metrics.tsv: a row per sample, view and key of `values`, which stands in `column`; values [N, V] per metric."""
+    lines = ["\t".join(["key", "frame", "view", column, *METRICS])]
+    for index, (key, frame) in enumerate(zip(samples.keys, samples.frames, strict=True)):
+        for view in range(samples.views):
+            for name, table in values.items():
+                cells = [f"{table[metric][index, view].item():.5g}" for metric in METRICS]
+                lines.append("\t".join([key, str(frame), str(view), name, *cells]))
+    with atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as its name's extension says."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
 
 
 def input_views(views: int, num_inputs: int, held_out: int) -> list[int]:
@@ -117,53 +216,36 @@ def turntable_cameras(frames: int) -> Tensor:
     return w2c.float()
 
 
-def _spread(total: int, count: int) -> list[int]:
-    """At most `count` indices, uniform over range(total)."""
-    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
-
-
-def _reconstruct(model: GSLRM, sample: dict[str, Any], inputs: list[int], device: str) -> Gaussians:
+def _reconstruct(trained: Trained, sample: dict[str, Any], inputs: list[int]) -> Gaussians:
     """One sample's Gaussians from some of its views."""
-    return model(*(sample[name][inputs].unsqueeze(0).to(device) for name in ("image", "c2w", "fxfycxcy")))
+    given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in ("image", "c2w", "fxfycxcy"))
+    return trained.model(*given)
 
 
-def _comparisons(model: GSLRM, samples: Samples, data: Manifest, train: Train, device: str) -> Iterator[Comparison]:
+def _comparisons(trained: Trained) -> Iterator[Comparison]:
     """Every sample of the split, by every method."""
-    views, size = samples.views, train.image_size
-    mean_image, mean_alpha = _mean_train(data, train)
+    samples, num_inputs = trained.samples, trained.train.num_input_views
+    mean_image, mean_alpha = _mean_train(trained.data, trained.train)
     for sample in (samples[index] for index in range(len(samples))):
         target, mask = sample["image"], sample["alpha"]
-        predicted_rgb, predicted_alpha, nearest = [], [], []
-        for view in range(views):
-            inputs = input_views(views, train.num_input_views, view)
-            with torch.inference_mode():
-                gaussians = _reconstruct(model, sample, inputs, device)
-                w2c, fxfycxcy = (sample[name][None, view : view + 1].to(device) for name in ("w2c", "fxfycxcy"))
-                rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
-            predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
-            predicted_alpha.append(alpha[0, 0].cpu())
-            nearest.append(nearest_view(sample["c2w"], inputs, view))
+        rgb, alpha = predict_views(trained, sample)
+        nearest = [
+            nearest_view(sample["c2w"], input_views(samples.views, num_inputs, view), view)
+            for view in range(samples.views)
+        ]
         rgb_of = {
-            "model": torch.stack(predicted_rgb),
+            "model": rgb,
             "white": torch.ones_like(target),
             "mean_train": mean_image,
             "nearest_view": target[nearest],
         }
         alpha_of = {
-            "model": torch.stack(predicted_alpha),
+            "model": alpha,
             "white": torch.zeros_like(mask),
             "mean_train": mean_alpha,
             "nearest_view": mask[nearest],
         }
-        scores = {
-            method: {
-                "psnr": psnr(rgb_of[method], target),
-                "psnr_foreground": psnr_foreground(rgb_of[method], target, mask),
-                "ssim": ssim(rgb_of[method], target),
-                "mask_iou": mask_iou(alpha_of[method], mask),
-            }
-            for method in METHODS
-        }
+        scores = {method: score(rgb_of[method], alpha_of[method], target, mask) for method in METHODS}
         yield Comparison(samples.keys[sample["index"]], target, rgb_of, alpha_of, scores)
 
 
@@ -181,26 +263,12 @@ def _mean_train(data: Manifest, train: Train) -> tuple[Tensor, Tensor]:
     return image / len(samples), alpha / len(samples)
 
 
-def _write_metrics(
-    out_dir: Path,
-    scores: list[dict[str, dict[str, Tensor]]],
-    samples: Samples,
-    train: Train,
-    settings: Evaluate,
-    provenance: dict[str, Any],
-) -> None:
+def _write_metrics(out_dir: Path, scores: list[dict[str, dict[str, Tensor]]], trained: Trained) -> None:
     """metrics.tsv with every value, metrics.json with the means over samples and views, metrics.png with bars."""
     values = {m: {name: torch.stack([s[m][name] for s in scores]) for name in METRICS} for m in METHODS}  # [N, V] each
-    lines = ["\t".join(["key", "frame", "view", "method", *METRICS])]
-    for index, (key, frame) in enumerate(zip(samples.keys, samples.frames, strict=True)):
-        for view in range(samples.views):
-            for method in METHODS:
-                cells = [f"{values[method][name][index, view].item():.5g}" for name in METRICS]
-                lines.append("\t".join([key, str(frame), str(view), method, *cells]))
-    with atomic(out_dir / "metrics.tsv") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_rows(out_dir / "metrics.tsv", trained.samples, "method", values)
 
-    means = {method: {name: _mean(table[name]) for name in METRICS} for method, table in values.items()}
+    means = {method: {name: mean_score(table[name]) for name in METRICS} for method, table in values.items()}
     model, baselines = means["model"], {method: means[method] for method in METHODS[1:]}
     best = {name: max(b[name] for b in baselines.values()) for name in METRICS}
     result = {
@@ -208,21 +276,10 @@ def _write_metrics(
         "baselines": baselines,
         "gain": {name: model[name] - best[name] for name in METRICS},
         "best_baseline": max(baselines, key=lambda method: baselines[method]["psnr"]),
-        "split": settings.split,
-        "samples": len(samples),
-        "views": samples.views,
-        "num_input_views": train.num_input_views,
-        "image_size": train.image_size,
-        "run": train.run,
-        **provenance,
+        **provenance(trained),
     }
-    _write_bars(out_dir / "metrics.png", values, settings.split)
+    _write_bars(out_dir / "metrics.png", values, trained.split)
     write_json(out_dir / "metrics.json", result)
-
-
-def _mean(values: Tensor) -> float:
-    """Over all views that have a value: a view with an empty silhouette has no foreground PSNR."""
-    return float(values[values.isfinite()].mean()) if values.isfinite().any() else 0.0
 
 
 def _write_bars(path: Path, values: dict[str, dict[str, Tensor]], split: str) -> None:
@@ -238,7 +295,7 @@ def _write_bars(path: Path, values: dict[str, dict[str, Tensor]], split: str) ->
     axes.set(xlabel="held-out view", ylabel="PSNR (dB)", xticks=views, title=f"Novel views of the {split} split")
     axes.legend(ncols=len(METHODS), fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
     axes.margins(y=0.12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _write_picture(path: Path, comparison: Comparison) -> None:
@@ -269,12 +326,7 @@ def _write_picture(path: Path, comparison: Comparison) -> None:
             axes.set_title(title(view), fontsize=9)
         line[0].set_ylabel(label, fontsize=10)
     figure.colorbar(shown, ax=list(grid[-1]), shrink=0.8, pad=0.01, label="|error| (0 to 1)")
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _write_turntable(path: Path, gaussians: Gaussians, focal: float, settings: Evaluate) -> None:

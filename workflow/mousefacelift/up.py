@@ -1,5 +1,6 @@
 """World up, from what the cameras, the floor under the animal and the calibration say. Arrays in, arrays out, no files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,8 +65,10 @@ class Choice:
         ]
 
 
-def axis_vector(name: str) -> Array:
-    """Unit vector [3] of "+x" ... "-z"."""
+def axis_vector(name: str | Sequence[float]) -> Array:
+    """Unit vector [3] of "+x" ... "-z", or of three numbers."""
+    if not isinstance(name, str):
+        return np.asarray(name, np.float64) / np.linalg.norm(name)
     return np.eye(3)["xyz".index(name[1])] * (1 if name[0] == "+" else -1)
 
 
@@ -74,7 +77,7 @@ def angle_deg(a: Array, b: Array) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
 
 
-def choose_up(method: str, up_axis: str, rig: Rig, thin_mm: Array) -> Choice:
+def choose_up(method: str, up_axis: str | Sequence[float], rig: Rig, thin_mm: Array) -> Choice:
     """World up by `method`: calibration (the axis `up_axis`), floor, cameras, or auto.
 
     thin_mm: [N, K, 4] points of tail and paws with their depth, as hull.Hull.thin_mm; NaN behind the last. auto takes the
@@ -111,7 +114,7 @@ def choose_up(method: str, up_axis: str, rig: Rig, thin_mm: Array) -> Choice:
     return Choice(chosen.up, chosen.method, tuple(candidates), missing)
 
 
-def _agreed(measured: dict[str, Candidate], up_axis: str) -> Candidate:
+def _agreed(measured: dict[str, Candidate], up_axis: str | Sequence[float]) -> Candidate:
     if not measured:
         return Candidate("calibration", axis_vector(up_axis), None)
     best = measured.get("floor") or measured["cameras"]

@@ -1,0 +1,358 @@
+"""The camera comparison: which conditions are exact, what the imposed one is, and that the sentence says what it should."""
+
+import json
+import math
+import shutil
+import sys
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conftest import write_shards
+from mousefacelift.cli import main
+from mousefacelift.config import Evaluate
+from mousefacelift.data import Samples, read_manifest
+from mousefacelift.errors import UserError
+from mousefacelift.evaluate import METRICS, evaluate, open_trained, predict_views
+from mousefacelift.poc import camera_conditions, checkpoint_note, facelift_cameras, paired_difference, poc, verdict
+
+CONDITIONS = ("raw", "z_up", "y_up", "facelift")
+
+
+@pytest.fixture(scope="module")
+def sample(synthetic_shards):
+    return Samples(read_manifest(synthetic_shards), "test", 64, 1.0)[1]
+
+
+@pytest.fixture(scope="module")
+def world_from_mm(synthetic_shards):
+    (shard,) = [s for s in read_manifest(synthetic_shards).shards if s["split"] == "test"]
+    with h5py.File(synthetic_shards.parent / shard["h5"]) as file:
+        return file["world_from_mm"][1]
+
+
+@pytest.fixture(scope="module")
+def conditions(sample, world_from_mm):
+    return camera_conditions(sample, world_from_mm)
+
+
+@pytest.fixture(scope="module")
+def results(synthetic_shards, trained, tmp_path_factory):
+    """What the command writes."""
+    out = tmp_path_factory.mktemp("compared") / "poc"
+    words = ["poc", "--manifest", synthetic_shards, "--train", trained, "--output", out, "--split", "test"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            patch.setenv(variable, "1")
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return out
+
+
+@pytest.fixture(scope="module")
+def metrics(results):
+    return json.loads((results / "metrics.json").read_text())
+
+
+def rows_of(path):
+    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def pixels(points, posed, pose):
+    """Where world points [M, 3] appear in every view [V, M, 2], by the condition's c2w or by its w2c."""
+    w2c = np.linalg.inv(posed["c2w"].double().numpy()) if pose == "c2w" else posed["w2c"].double().numpy()
+    seen = np.einsum("vij,mj->vmi", w2c[:, :3], np.c_[points, np.ones(len(points))])
+    fx, fy, cx, cy = (k[:, None] for k in posed["fxfycxcy"].double().numpy().T)
+    return np.stack([fx * seen[..., 0] / seen[..., 2] + cx, fy * seen[..., 1] / seen[..., 2] + cy], -1)
+
+
+def centers(posed):
+    return posed["c2w"].double().numpy()[:, :3, 3]
+
+
+@pytest.mark.parametrize("pose", ["c2w", "w2c"])
+def test_the_exact_conditions_see_every_point_of_the_lab_at_the_same_pixel(sample, conditions, world_from_mm, pose):
+    mm_from_world = np.linalg.inv(world_from_mm)
+    around_the_mouse = np.random.default_rng(0).uniform(-0.4, 0.4, (50, 3))
+    lab = around_the_mouse @ mm_from_world[:3, :3].T + mm_from_world[:3, 3]
+    cameras_mm = centers(sample) @ mm_from_world[:3, :3].T + mm_from_world[:3, 3]
+    assert np.linalg.norm(lab.mean(0)) > 50, "the lab's origin is not in the mouse"
+    in_z_up = lab @ world_from_mm[:3, :3].T + world_from_mm[:3, 3]
+    seen = {
+        "z_up": pixels(in_z_up, conditions["z_up"], pose),
+        "y_up": pixels(np.stack([in_z_up[:, 0], in_z_up[:, 2], -in_z_up[:, 1]], -1), conditions["y_up"], pose),
+        "raw": pixels(lab * 2.7 / np.linalg.norm(cameras_mm, axis=-1).mean(), conditions["raw"], pose),
+    }
+    assert np.ptp(seen["z_up"], axis=1).min() > 15, "the points spread over the image"
+    for name in ("raw", "y_up"):
+        assert np.abs(seen[name] - seen["z_up"]).max() < 1e-4, name
+
+
+def test_raw_cameras_keep_the_labs_proportions_at_a_mean_distance_of_2_7(sample, conditions, world_from_mm):
+    mm_from_world = np.linalg.inv(world_from_mm)
+    in_mm = np.linalg.norm(centers(sample) @ mm_from_world[:3, :3].T + mm_from_world[:3, 3], axis=-1)
+    distance = np.linalg.norm(centers(conditions["raw"]), axis=-1)
+    assert distance.mean() == pytest.approx(2.7, abs=1e-6)
+    np.testing.assert_allclose(distance / distance.mean(), in_mm / in_mm.mean(), rtol=1e-6)
+
+
+def test_in_y_up_the_world_is_upright_about_y(sample, conditions):
+    R = conditions["y_up"]["c2w"].double().numpy()[:, :3, :3]
+    np.testing.assert_allclose(R[:, 1, 0], 0, atol=1e-6, err_msg="level: the image's x axis is horizontal")
+    assert (R[:, 1, 1] < -0.8).all(), "the image's down axis points to -Y"
+    elevation = [np.arcsin(c[axis] / np.linalg.norm(c)) for name, axis in (("y_up", 1), ("z_up", 2)) for c in centers(conditions[name])]  # fmt: skip
+    np.testing.assert_allclose(elevation[:6], elevation[6:], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.det(R), 1, atol=1e-5, err_msg="a turn, not a mirror")
+
+
+@pytest.mark.parametrize("views", [3, 6, 11])
+@pytest.mark.parametrize("size", [64, 512])
+def test_facelift_cameras_are_its_circle_from_the_first_views_azimuth_on(views, size):
+    first = np.eye(4)
+    first[:3, 3] = [-1.0, 2.0, 0.7]
+    c2w, fxfycxcy = facelift_cameras(np.stack([first] * views), size)
+    R, center = c2w[:, :3, :3], c2w[:, :3, 3]
+    np.testing.assert_allclose(np.linalg.norm(center, axis=-1), 2.7)
+    np.testing.assert_allclose(center[:, 2], 2.7 * math.sin(math.radians(20)))
+    steps = np.degrees(np.unwrap(np.arctan2(center[:, 1], center[:, 0]))) - math.degrees(math.atan2(2.0, -1.0))
+    np.testing.assert_allclose(steps, np.arange(views) * 360 / views, atol=1e-9)
+    np.testing.assert_allclose(R[:, 2, 0], 0, atol=1e-12, err_msg="level")
+    assert (R[:, 2, 1] < 0).all(), "+Z is up in the image"
+    np.testing.assert_allclose(R[..., 2], -center / 2.7, atol=1e-12, err_msg="looks at the origin")
+    np.testing.assert_allclose(np.linalg.det(R), 1)
+    np.testing.assert_allclose(fxfycxcy * 512 / size, np.tile([548.9937744, 548.9937744, 256, 256], (views, 1)))
+
+
+def test_only_cameras_change_and_only_facelift_changes_the_focal_length(sample, conditions):
+    assert tuple(conditions) == CONDITIONS
+    assert conditions["z_up"] is sample
+    for name, posed in conditions.items():
+        assert posed["image"] is sample["image"] and posed["alpha"] is sample["alpha"]
+        assert torch.equal(posed["fxfycxcy"], sample["fxfycxcy"]) == (name != "facelift")
+        torch.testing.assert_close(posed["w2c"] @ posed["c2w"], torch.eye(4).expand(6, 4, 4), atol=1e-5, rtol=0)
+        assert all(posed[key].dtype == torch.float32 for key in ("c2w", "w2c", "fxfycxcy"))
+
+
+def test_z_up_scores_what_evaluate_scores(synthetic_shards, trained, results, metrics, tmp_path):
+    settings = Evaluate(split="test", pictures=0, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    expected = json.loads((tmp_path / "metrics.json").read_text())
+    assert {name: metrics["conditions"]["z_up"][name] for name in METRICS} == expected["model"]
+    assert metrics["white"] == expected["baselines"]["white"]
+    ours = [row for row in rows_of(results / "metrics.tsv") if row.pop("condition") == "z_up"]
+    theirs = [row for row in rows_of(tmp_path / "metrics.tsv") if row.pop("method") == "model"]
+    assert ours == theirs
+
+
+def test_every_sample_is_carried_back_by_its_own_similarity(synthetic_shards, trained, results, world_from_mm):
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    sample = opened.samples[1]
+    rgb, _ = predict_views(opened, camera_conditions(sample, world_from_mm)["raw"])
+    expected = -10 * ((rgb - sample["image"]) ** 2).mean((1, 2, 3)).log10()
+    rows = [r for r in rows_of(results / "metrics.tsv") if (r["key"], r["condition"]) == ("ball-test-000001", "raw")]
+    assert [float(row["psnr"]) for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_the_command_writes_metrics_a_table_and_a_grid(results, metrics):
+    assert {path.name for path in results.iterdir()} == {"metrics.json", "metrics.tsv", "table.md", "grid.png"}
+    rows = rows_of(results / "metrics.tsv")
+    assert {(row["key"], row["view"], row["condition"]) for row in rows} == {
+        (f"ball-test-{i:06d}", str(v), name) for i in range(2) for v in range(6) for name in CONDITIONS
+    }
+    for name in CONDITIONS:
+        for metric in METRICS:
+            each = [float(row[metric]) for row in rows if row["condition"] == name]
+            assert metrics["conditions"][name][metric] == pytest.approx(np.mean(each), abs=1e-3)
+    table = (results / "table.md").read_text()
+    assert metrics["sentence"] in table
+    for name in CONDITIONS:
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`")]
+        assert f"| {metrics['conditions'][name]['psnr']:.2f} |" in line
+    picture = cv2.imread(str(results / "grid.png"))
+    assert picture.shape[0] > 1500 and picture.shape[1] > 1000 and picture.std() > 10
+
+
+def test_differences_are_to_z_up_and_paired_over_samples(results, metrics):
+    psnr = {}
+    for row in rows_of(results / "metrics.tsv"):
+        psnr.setdefault((row["condition"], row["key"]), []).append(float(row["psnr"]))
+    keys = sorted({key for _, key in psnr})
+    for name in CONDITIONS:
+        each = [np.mean(psnr[name, key]) - np.mean(psnr["z_up", key]) for key in keys]
+        found = metrics["conditions"][name]["difference_to_z_up"]["psnr"]
+        assert found["mean"] == pytest.approx(np.mean(each), abs=2e-3)
+        assert found["standard_error"] == pytest.approx(np.std(each, ddof=1) / math.sqrt(len(each)), abs=2e-3)
+
+
+def test_a_standard_error_counts_samples_and_not_views():
+    random = np.random.default_rng(1)
+    first, second = random.normal(20, 1, (9, 6)), random.normal(19, 1, (9, 6))
+    mean, error = paired_difference(torch.from_numpy(first), torch.from_numpy(second))
+    each = (first - second).mean(1)
+    assert mean == pytest.approx(each.mean())
+    assert error == pytest.approx(each.std(ddof=1) / 3)
+
+
+def test_views_without_the_metric_are_left_out_and_one_sample_has_no_error():
+    first, second = torch.tensor([[3.0, torch.nan], [5.0, 7.0]]), torch.tensor([[1.0, torch.nan], [2.0, 2.0]])
+    assert paired_difference(first, second) == (pytest.approx(3.0), pytest.approx(1.0))
+    assert paired_difference(first[:1], second[:1]) == (2.0, math.inf)
+    assert paired_difference(first[:1, 1:], second[:1, 1:]) == (0.0, math.inf)
+
+
+def made_up(samples=8, noise=0.1, **psnr):
+    """Scores whose samples differ by far more than the conditions, and PSNR of a white image 15."""
+    random = np.random.default_rng(2)
+    difficulty = random.normal(0, 3, (samples, 1))
+
+    def table(level):
+        values = torch.from_numpy(level + difficulty + random.normal(0, noise, (samples, 1)) * np.ones((1, 6)))
+        return {"psnr": values, "psnr_foreground": values - 10, "ssim": values / 40, "mask_iou": values / 50}
+
+    white = {metric: torch.full((samples, 6), 15.0) for metric in METRICS}
+    return {name: table(psnr.get(name, 20.0)) for name in CONDITIONS}, white
+
+
+def test_the_sentence_names_the_winner_and_its_lead():
+    values, white = made_up(facelift=27.0, y_up=24.0)
+    lead = (values["facelift"]["psnr"] - values["y_up"]["psnr"]).mean().item()
+    text = verdict(values, white)
+    assert text.startswith(
+        f"`facelift` has the best PSNR, {values['facelift']['psnr'].mean():.2f} dB, {lead:.2f} dB above"
+    )
+    assert "the next, `y_up`: a clear difference" in text
+    assert "The other metrics agree." in text
+    assert "white" not in text
+
+
+def test_what_is_equal_is_no_clear_difference():
+    values, white = made_up(noise=0)
+    text = verdict(values, white)
+    assert text.startswith("No clear difference in PSNR between ")
+    assert all(f"`{name}`" in text for name in CONDITIONS)
+    assert "best" not in text and "below" not in text
+
+
+def test_a_lead_within_two_standard_errors_is_no_clear_difference():
+    values, white = made_up(z_up=22.1, y_up=22.0, noise=1.0, samples=5)
+    gap, error = paired_difference(*(values[name]["psnr"] for name in ("z_up", "y_up")))
+    assert abs(gap) < 2 * error
+    text = verdict(values, white)
+    first, _, rest = text.partition(":")
+    assert "No clear difference" in first and "`z_up`" in first and "`y_up`" in first
+    assert "clear difference," not in rest
+
+
+def test_conditions_far_behind_two_equal_ones_are_named_as_such():
+    values, white = made_up(z_up=25.0, y_up=25.0, noise=0.0)
+    text = verdict(values, white)
+    assert "between `z_up` (" in text and "`raw` and `facelift` clearly below." in text
+
+
+def test_one_sample_decides_nothing():
+    values, white = made_up(samples=1, z_up=30.0)
+    text = verdict(values, white)
+    assert text.startswith("No clear difference")
+    assert "one sample has no spread" in text
+
+
+def test_metrics_that_disagree_and_what_a_white_image_beats_are_named():
+    values, white = made_up(z_up=30.0, raw=8.0)
+    values["y_up"]["mask_iou"] += 1
+    text = verdict(values, white)
+    assert "But by mask IoU it is `y_up`." in text
+    assert text.endswith("No better than a white image (15.00 dB): `raw`.")
+
+
+def with_record(trained, folder, change):
+    """A copy of the run whose config.yaml is changed."""
+    folder.mkdir(parents=True)
+    shutil.copy(trained / "model.safetensors", folder)
+    record = yaml.safe_load((trained / "config.yaml").read_text())
+    change(record)
+    (folder / "config.yaml").write_text(yaml.safe_dump(record))
+    return folder
+
+
+def test_the_sentence_says_on_which_cameras_the_weights_were_trained(synthetic_shards, trained, metrics, tmp_path):
+    def note(folder):
+        return checkpoint_note(open_trained(synthetic_shards, folder, "test", threads=1))
+
+    own = note(trained)
+    assert metrics["sentence"].endswith(own)
+    assert "trained from nothing for 2 steps on the train split of these very shards, whose cameras are Z-up" in own
+    assert "this favours `z_up`" in own
+    other = with_record(
+        trained, tmp_path / "other", lambda r: (r["data"].update(sha256="0"), r["train"].update(init="w"))
+    )
+    assert "trained from earlier weights for 2 steps on other shards" in note(other)
+    unknown = with_record(trained, tmp_path / "unknown", lambda r: r.pop("data"))
+    assert "config.yaml does not say" in note(unknown) and "favours" not in note(unknown)
+
+
+def test_a_rig_of_four_views_is_compared_too(synthetic_shards, trained, tmp_path):
+    shards = tmp_path / "shards"
+    shutil.copytree(synthetic_shards.parent, shards)
+    manifest = json.loads((shards / "manifest.json").read_text()) | {"views": 4}
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    for path in shards.rglob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            for name in ("image", "c2w", "fxfycxcy"):
+                values = file[name][:, :4]
+                del file[name]
+                file[name] = values
+    folder = with_record(trained, tmp_path / "train", lambda r: r["train"].update(num_input_views=3, i_know=True))
+    poc(shards / "manifest.json", folder, tmp_path / "out", "val", threads=1)
+    assert len(rows_of(tmp_path / "out" / "metrics.tsv")) == 2 * 4 * 4
+    assert cv2.imread(str(tmp_path / "out" / "grid.png")) is not None
+
+
+def damaged(tmp_path, change):
+    """Shards of one test sample, whose file is changed."""
+    manifest = write_shards(tmp_path / "shards", {"train": 0, "test": 1})
+    (path,) = [path for path in manifest.parent.rglob("*.h5") if path.parent.name == "test"]
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return manifest
+
+
+def skewed(file):
+    file["world_from_mm"][0, 0, 1] += 0.01
+
+
+def short(file):
+    del file["world_from_mm"]
+    file["world_from_mm"] = np.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.__delitem__("world_from_mm"), r"ball-0001\.h5: no world_from_mm.*rerun the workflow"),
+        (short, "ball-test-000000: world_from_mm is not 4 x 4 finite numbers"),
+        (lambda file: file["world_from_mm"].write_direct(np.full((1, 4, 4), np.nan)), "not 4 x 4 finite numbers"),
+        (lambda file: file["world_from_mm"].write_direct(-np.eye(4)[None]), "not a rotation, scale and shift"),
+        (skewed, "ball-test-000000: world_from_mm is not a rotation, scale and shift"),
+    ],
+)
+def test_shards_without_a_way_back_to_the_lab_are_refused_before_any_work(trained, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        poc(damaged(tmp_path, change), trained, tmp_path / "out", "test", threads=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_split_and_missing_weights_are_refused_before_any_work(synthetic_shards, trained, tmp_path):
+    manifest = write_shards(tmp_path / "shards", {"train": 1, "test": 0})
+    with pytest.raises(UserError, match="no test samples"):
+        poc(manifest, trained, tmp_path / "out", "test", threads=1)
+    shutil.copy(trained / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        poc(synthetic_shards, tmp_path, tmp_path / "out", "test", threads=1)
+    assert not (tmp_path / "out").exists()
