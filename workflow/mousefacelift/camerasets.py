@@ -14,13 +14,14 @@ import numpy as np
 from mousefacelift.errors import UserError
 from mousefacelift.files import natural_key, open_h5, read_json
 from mousefacelift.geometry import (
+    FACELIFT_ELEVATION,
     FACELIFT_FOCAL,
     FACELIFT_IMAGE_SIZE,
     MEAN_CAMERA_DISTANCE,
     Array,
     Rig,
     inverse_rigid,
-    look_at,
+    orbit,
     rigid,
     rotation_between,
 )
@@ -28,10 +29,11 @@ from mousefacelift.rigs import facelift, read_rig
 from mousefacelift.rigs.checks import ROTATION_TOLERANCE, axes_meeting_point
 from mousefacelift.rigs.documents import Document, open_document
 from mousefacelift.rigs.hdf5 import HDF5_SIGNATURE
+from mousefacelift.up import axis_vector
 
 FACELIFT = "facelift"
 FACELIFT_FILE = "opencv_cameras.json"
-FACELIFT_VIEWS, FACELIFT_ELEVATION = 32, 20.0
+FACELIFT_VIEWS = 32
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,11 @@ def facelift_reference() -> CameraSet:
     angles about the Y axis, asin(y / r), then span the -70 to 70 degrees that were measured on FaceLift's data.
     (At inference FaceLift draws six views itself, at elevation 0 and azimuths 45 and 90 degrees apart.)
     """
-    azimuth = np.arange(FACELIFT_VIEWS) * 2 * np.pi / FACELIFT_VIEWS
-    elevation = np.deg2rad(FACELIFT_ELEVATION)
-    ring = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
-    center = MEAN_CAMERA_DISTANCE * np.column_stack([ring, np.full(FACELIFT_VIEWS, np.sin(elevation))])
     side, middle = FACELIFT_IMAGE_SIZE, FACELIFT_IMAGE_SIZE / 2
     return CameraSet(
         FACELIFT, "FaceLift's training views, built in", "origin: the subject; up: +z; camera distance 2.7",
         tuple(f"view {i}" for i in range(FACELIFT_VIEWS)),
-        rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center)[None],
+        orbit(np.arange(FACELIFT_VIEWS) * 360 / FACELIFT_VIEWS, FACELIFT_ELEVATION)[None],
         np.tile([FACELIFT_FOCAL, FACELIFT_FOCAL, middle, middle], (1, FACELIFT_VIEWS, 1)),
         np.full((1, FACELIFT_VIEWS, 2), float(side)),
     )  # fmt: skip
@@ -226,8 +224,6 @@ def _joined(source: str, kind: str, blocks: Iterator[Block]) -> CameraSet:
 
 def _placed(source: str, rig: Rig, origin: str, up_axis: str) -> CameraSet:
     """A calibrated rig in a Z-up world, scaled about the origin to a mean camera distance of 2.7."""
-    from mousefacelift.up import axis_vector
-
     target, point = axes_meeting_point(rig), np.zeros(3)
     if origin == "target":
         if len(rig) > 1 and not np.isfinite(target).all():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mousefacelift.camerasets import CameraSet
-from mousefacelift.geometry import Array, azimuth_elevation
+from mousefacelift.geometry import Array, azimuth_elevation, common_normal
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,9 @@ def _direction(vectors: Array) -> Array:
 
 def _horizon(right: Array, up: Array) -> Array:
     """The direction [3] least along all of `right`, on the side of `up`; NaN where these are parallel to one line."""
-    flat = right.reshape(-1, 3)
-    spread, axes = np.linalg.eigh(flat.T @ flat / len(flat))
-    side = -1 if axes[:, 0] @ up.reshape(-1, 3).mean(axis=0) < 0 else 1
-    return axes[:, 0] * side if spread[1] > 1e-6 else np.full(3, np.nan)
+    normal, strength = common_normal(right.reshape(-1, 3))
+    side = -1 if normal @ up.reshape(-1, 3).mean(axis=0) < 0 else 1
+    return normal * side if strength[1] > 1e-6 * strength.sum() else np.full(3, np.nan)
 
 
 def _from_up(direction: Array) -> float:

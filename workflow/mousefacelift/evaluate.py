@@ -16,7 +16,7 @@ from mousefacelift.config import Evaluate, Train, load_yaml, validate
 from mousefacelift.data import Manifest, Samples, SplitName, read_manifest
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, write_json
-from mousefacelift.geometry import MEAN_CAMERA_DISTANCE
+from mousefacelift.geometry import inverse_rigid, orbit
 from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
 from mousefacelift.progress import track
@@ -206,14 +206,8 @@ def nearest_view(c2w: Tensor, inputs: list[int], held_out: int) -> int:
 
 def turntable_cameras(frames: int) -> Tensor:
     """w2c [frames, 4, 4] of level cameras on FaceLift's circle: radius 2.7, elevation 0, looking at the origin."""
-    azimuth = torch.deg2rad(TURNTABLE_START + torch.arange(frames, dtype=torch.float64) * 360 / frames)
-    cos, sin, zero, one = azimuth.cos(), azimuth.sin(), torch.zeros(frames).double(), torch.ones(frames).double()
-    # Rows are the camera's axes in the world: right, down, forward.
-    rotation = torch.stack([-sin, cos, zero, zero, zero, -one, -cos, -sin, zero], -1).view(frames, 3, 3)
-    w2c = torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1)
-    w2c[:, :3, :3] = rotation
-    w2c[:, 2, 3] = MEAN_CAMERA_DISTANCE
-    return w2c.float()
+    azimuth = TURNTABLE_START + np.arange(frames) * 360 / frames
+    return torch.from_numpy(inverse_rigid(orbit(azimuth, 0.0))).float()
 
 
 def _reconstruct(trained: Trained, sample: dict[str, Any], inputs: list[int]) -> Gaussians:

@@ -16,6 +16,7 @@ MEAN_CAMERA_DISTANCE = 2.7
 FACELIFT_IMAGE_SIZE = 512
 # fx = fy of the pretrained weights: a horizontal field of view of 50 degrees at 512 px.
 FACELIFT_FOCAL = 256 / np.tan(np.deg2rad(25))
+FACELIFT_ELEVATION = 20.0  # degrees, of all of its training views
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,26 @@ def look_at(center: ArrayLike, target: ArrayLike) -> Array:
         raise ValueError("a camera looks straight up or down: its roll is undefined")
     right = right / length
     return np.stack([right, np.cross(forward, right), forward], axis=-2)
+
+
+def orbit(azimuth_deg: ArrayLike, elevation_deg: float) -> Array:
+    """Camera-to-world matrices [V, 4, 4] of level cameras that look at the origin from MEAN_CAMERA_DISTANCE.
+
+    azimuth_deg: [V] about +Z from +X; elevation_deg: above the XY plane, short of the poles.
+    """
+    azimuth, elevation = np.deg2rad(np.asarray(azimuth_deg, np.float64)), np.deg2rad(elevation_deg)
+    ring = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
+    center = MEAN_CAMERA_DISTANCE * np.column_stack([ring, np.full(len(ring), np.sin(elevation))])
+    return rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center)
+
+
+def common_normal(directions: Array) -> tuple[Array, Array]:
+    """The unit vector [3], of either sign, most nearly at right angles to unit directions [N, 3].
+
+    In least squares of the cosines; also the eigenvalues [3] of the directions' summed outer products, ascending.
+    """
+    strength, axes = np.linalg.eigh(directions.T @ directions)
+    return axes[:, 0], strength
 
 
 def view_map(camera: Camera, R_view: Array, fxfycxcy: Array, x: Array, y: Array) -> tuple[Array, Array]:

@@ -30,13 +30,14 @@ from mousefacelift.evaluate import (
 )
 from mousefacelift.files import atomic, write_json
 from mousefacelift.geometry import (
+    FACELIFT_ELEVATION,
     FACELIFT_FOCAL,
     FACELIFT_IMAGE_SIZE,
     MEAN_CAMERA_DISTANCE,
     Array,
     azimuth_elevation,
     inverse_rigid,
-    look_at,
+    orbit,
     rigid,
 )
 from mousefacelift.progress import track
@@ -53,7 +54,6 @@ LABELS = {
     "ssim": "SSIM",
     "mask_iou": "mask IoU",
 }
-FACELIFT_ELEVATION = 20.0  # degrees, of all of FaceLift's training views
 Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # -90 degrees about X
 PICTURED = 2
 
@@ -145,16 +145,11 @@ def facelift_cameras(c2w: Array, size: int) -> tuple[Array, Array]:
     distance 2.7, level, looking at the origin; the focal length of the pretrained weights.
     """
     views = len(c2w)
-    azimuth = np.radians(azimuth_elevation(c2w[0, :3, 3])[0] + np.arange(views) * 360 / views)
-    elevation = np.radians(FACELIFT_ELEVATION)
-    direction = np.stack(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.full(views, np.sin(elevation))],
-        axis=-1,
-    )
-    center = MEAN_CAMERA_DISTANCE * direction
+    azimuth, _ = azimuth_elevation(c2w[0, :3, 3])
+    c2w = orbit(azimuth + np.arange(views) * 360 / views, FACELIFT_ELEVATION)
     focal = FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE
     intrinsics = np.tile([focal, focal, size / 2, size / 2], (views, 1))
-    return rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center), intrinsics
+    return c2w, intrinsics
 
 
 def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Rig
+from mousefacelift.geometry import Array, Rig, common_normal
 
 AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
 WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is warned about
@@ -132,11 +132,9 @@ def up_from_cameras(rig: Rig) -> Candidate:
     """
     if len(rig) < 3:
         raise ValueError("two cameras do not tell how far they are from level")
-    right = np.stack([camera.R[0] for camera in rig])
-    strength, directions = np.linalg.eigh(right.T @ right)
+    up, strength = common_normal(np.stack([camera.R[0] for camera in rig]))
     if strength[1] < 0.05 * len(rig):
         raise ValueError("the cameras' horizontals are nearly parallel")
-    up = directions[:, 0]
     image_up = -np.stack([camera.R[1] for camera in rig]).mean(axis=0)
     uncertainty = np.sqrt(max(strength[0], 0.0) / (len(rig) - 2) / strength[1])
     return Candidate("cameras", up * (1 if up @ image_up >= 0 else -1), float(np.degrees(uncertainty)))
