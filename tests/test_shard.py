@@ -143,6 +143,16 @@ def test_the_mesh_lies_within_the_alpha_mask_in_every_view(demo_run):
     assert min(worst) >= 0.99, f"{min(worst):.4f}"
 
 
+def test_no_sample_is_clipped_and_hardly_a_frame_is_lost(demo_run):
+    samples, _ = read_all(demo_run)
+    for image, *_ in samples:
+        alpha = image[..., 3]
+        assert not np.concatenate([alpha[:, [0, -1]].ravel(), alpha[:, :, [0, -1]].ravel()]).any()
+    summary = json.loads((demo_run.folder / "summary.json").read_text())
+    gaps = sum(count for reason, count in summary["rejected"]["by_reason"].items() if "gap" in reason)
+    assert (summary["accepted"] + gaps) / summary["candidates"] >= 0.95
+
+
 def test_colours_outside_the_silhouette_are_white_and_none_bleed_into_its_edge(demo_run):
     samples, _ = read_all(demo_run)
     image = samples[0][0]
