@@ -22,7 +22,7 @@ Cutout = tuple[NDArray[np.uint8], ArrayLike]
 Floats = NDArray[np.float32]
 
 LEVELS = 3  # a coarsest voxel is 2**LEVELS finest ones wide
-PIXELS_PER_VOXEL = 4  # silhouettes are looked at in about this resolution
+PIXELS_PER_VOXEL = 3  # silhouettes are looked at in about this resolution
 UNSEEN = -1e6  # pixel coordinate of what lies behind a camera or beyond its calibrated field: far outside its frame
 SURFACE_POINTS, THIN_POINTS = 48, 64  # kept of a hull
 CORNERS: Floats = np.array(list(product((-1, 1), repeat=3)), np.float32)

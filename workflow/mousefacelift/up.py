@@ -118,7 +118,8 @@ def _agreed(measured: dict[str, Candidate], up_axis: str | Sequence[float]) -> C
     if not measured:
         return Candidate("calibration", axis_vector(up_axis), None)
     best = measured.get("floor") or measured["cameras"]
-    tolerance = SNAP_CAMERAS_DEG if best.method == "cameras" else max(SNAP_DEG, 3 * (best.uncertainty_deg or 0))
+    sure = max(SNAP_DEG, min(3 * (best.uncertainty_deg or 0), FLOOR_MAX_DEG))
+    tolerance = SNAP_CAMERAS_DEG if best.method == "cameras" else sure
     near = [axis_vector(name) for name in AXES if angle_deg(axis_vector(name), best.up) <= tolerance]
     return Candidate("calibration", near[0], None) if near else best
 
@@ -127,7 +128,8 @@ def up_from_cameras(rig: Rig) -> Candidate:
     """The direction that is most nearly at right angles to all cameras' horizontals, which are level in a level camera.
 
     A camera's pitch does not matter, as it would to the mean of the image-up vectors; its roll does. The uncertainty is
-    that of a least-squares normal to directions whose rolls are independent. Raises ValueError for fewer than three
+    that of a least-squares normal to directions whose rolls are independent: it cannot tell a rig that leans as a whole.
+    Raises ValueError for fewer than three
     cameras, or cameras that all look along one vertical plane.
     """
     if len(rig) < 3:
