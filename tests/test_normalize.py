@@ -459,17 +459,36 @@ def test_a_candidate_far_from_the_chosen_up_is_warned_about(demo_run, tmp_path, 
 
 @pytest.mark.parametrize("nearer", [0.4, 3.0])
 def test_a_close_rig_and_one_a_metre_away_both_come_out_well_framed(demo_run, demo, tmp_path, nearer):
-    """The same images from another distance: the mouse, in mm, is so much nearer or farther, and as much smaller or larger."""
+    """Rays stay as they are while rig and mouse are so many times as far: the same images of another mouse elsewhere."""
     rig = tuple(replace(camera, t=camera.t * nearer) for camera in rig_from_json(demo_run.folder / "rig.json"))
     write_json(tmp_path / "rig.json", rig_to_json(rig))
-    truth = rig_from_json(demo_run.folder / "rig.json")
-    subject = read(demo_run.folder / "subject.h5")
-    # Rays stay as they are, so that the mouse of the same apparent size is `nearer` times as far and as large.
-    change = lambda file: file["center_mm"].write_direct(subject["center_mm"] * nearer)  # noqa: E731
-    data, world = redo(
-        demo_run, tmp_path, tmp_path / "rig.json", changed(demo_run, tmp_path, change), up="calibration", zoom="fit"
-    )
-    assert len(truth) == 6
+    centers = read(demo_run.folder / "subject.h5")["center_mm"] * nearer
+    subject = changed(demo_run, tmp_path, lambda file: file["center_mm"].write_direct(centers))
+    data, world = redo(demo_run, tmp_path, tmp_path / "rig.json", subject, up="calibration", zoom="fit")
     np.testing.assert_allclose(data["fxfycxcy"], demo["fxfycxcy"], rtol=1e-6)
     np.testing.assert_allclose(data["fill"], demo["fill"], rtol=1e-6)
     assert world["camera_distance"]["mean"] == pytest.approx(2.7)
+
+
+@pytest.mark.parametrize("zoomed_in", [0.35, 2.0])
+def test_a_lens_that_shows_the_mouse_small_or_large_comes_out_well_framed_with_its_cameras_following(
+    demo_run, tmp_path, zoomed_in
+):
+    """The same rays through another lens: the mouse covers 50 px of the raw frame, or nearly all of it."""
+    rig = tuple(
+        replace(camera, K=camera.K @ np.diag([zoomed_in, zoomed_in, 1.0]))
+        for camera in rig_from_json(demo_run.folder / "rig.json")
+    )
+    write_json(tmp_path / "rig.json", rig_to_json(rig))
+
+    def rescale(file):
+        file["area_px"][...] = np.rint(file["area_px"][()] * zoomed_in**2)
+        middle = np.array([[c.K[0, 2], c.K[1, 2]] for c in rig])[None, :, None]
+        file["outline_px"][...] = (file["outline_px"][()] - middle) * zoomed_in + middle
+
+    data, world = redo(demo_run, tmp_path, tmp_path / "rig.json", changed(demo_run, tmp_path, rescale), zoom="fit")
+    same, _ = redo(demo_run, tmp_path, zoom="fit")
+    np.testing.assert_allclose(data["fxfycxcy"], same["fxfycxcy"])
+    np.testing.assert_allclose(data["w2c"], same["w2c"])
+    np.testing.assert_allclose(data["fill"], same["fill"], rtol=1e-3)
+    assert world["views_that_fit"] == 1
