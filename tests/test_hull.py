@@ -295,3 +295,21 @@ def test_the_demos_centre_is_found_by_five_cameras(demo, missing):
     assert np.median(error) <= 1
     assert np.quantile(error, 0.95) <= 2
     assert np.isnan([h.iou[missing] for h in hulls]).all()
+
+
+@pytest.mark.parametrize("few", [(0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 4)])
+def test_three_or_four_cameras_find_the_centre_and_see_the_mouse_whole(demo, few):
+    """What a view would have to see beyond its frame is carved too, unless its silhouette touches the edge."""
+    rig, silhouettes, center, radius, truth = demo
+    hulls = [
+        visual_hull([row[v] for v in few], tuple(rig[v] for v in few), *where)
+        for row, *where in zip(silhouettes, center, radius, strict=True)
+    ]
+    error = np.linalg.norm([h.centroid_mm for h in hulls] - truth, axis=1)
+    cut = np.array([h.cut for h in hulls])
+    print(
+        f"{len(few)} cameras: median {np.median(error):.2f} mm, 95 % below {np.quantile(error, 0.95):.2f} mm; cut {cut.max():.3f}"
+    )
+    assert np.median(error) <= 1.6
+    assert np.quantile(error, 0.95) <= 3
+    assert (cut > 0.02).any(axis=1).mean() < 0.1

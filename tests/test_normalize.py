@@ -13,13 +13,14 @@ from scipy.spatial.transform import Rotation
 
 from mousefacelift.cameras import surrounding_polygon
 from mousefacelift.center import Flag
+from mousefacelift.config import UP_AXES as AXES
 from mousefacelift.config import Normalize
 from mousefacelift.errors import UserError
 from mousefacelift.files import write_json
 from mousefacelift.geometry import Camera, look_at
 from mousefacelift.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
 from mousefacelift.rigs import rig_from_json, rig_to_json
-from mousefacelift.up import AXES, axis_vector
+from mousefacelift.up import axis_vector
 from rodent import ground_truth, project_raw
 
 FOCAL = 548.9937744
@@ -440,7 +441,7 @@ def test_a_world_with_another_up_comes_out_z_up_by_itself(demo_run, demo, tmp_pa
     assert exact == (turn != [0.4, 0.9, -2])
     about_z = np.linalg.inv(data["w2c"]) @ demo["w2c"]
     np.testing.assert_allclose(about_z[..., 2, :3] - [0, 0, 1], 0, atol=1e-9 if exact else np.radians(0.5) * 1.5)
-    assert {c["method"] for c in world["up_candidates"]} == {"floor", "cameras", "calibration"}
+    assert {c["method"] for c in world["up_candidates"]} == {"floor", "cameras", "calibration" if exact else "axis"}
     for candidate in world["up_candidates"]:
         said = np.degrees(np.arccos(np.clip(np.dot(candidate["up_in_calibration"], world["up_in_calibration"]), -1, 1)))
         assert candidate["angle_to_chosen_deg"] == pytest.approx(said, abs=1e-4)
@@ -492,3 +493,54 @@ def test_a_lens_that_shows_the_mouse_small_or_large_comes_out_well_framed_with_i
     np.testing.assert_allclose(data["w2c"], same["w2c"])
     np.testing.assert_allclose(data["fill"], same["fill"], rtol=1e-3)
     assert world["views_that_fit"] >= 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"up_axis": "-z"}, r"up_axis is for up: calibration; up is auto"),
+        ({"up": "calibration", "up_axis": [0, 0, 0]}, "neither an axis"),
+        ({"up": "calibration", "up_axis": [0, 1]}, "neither an axis"),
+        ({"up": "calibration", "up_axis": "z"}, "neither an axis"),
+        ({"canonical_extent": 1e300}, "less than or equal to 5"),
+        ({"zoom": 1e308}, "less than or equal to 100"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Normalize(**settings)
+
+
+@pytest.mark.parametrize("up_axis", [[0, 0, 1e200], [0, 0, 1e-300], [0, 0, 3]])
+def test_an_up_direction_of_any_length_is_a_direction(demo_run, demo, tmp_path, up_axis):
+    data, _ = redo(demo_run, tmp_path, up="calibration", up_axis=up_axis, zoom="fit")
+    np.testing.assert_allclose(data["w2c"], demo["w2c"], atol=1e-12)
+
+
+def test_a_mouse_that_would_hardly_be_seen_is_an_error(demo_run, tmp_path):
+    with pytest.raises(
+        UserError, match=r"cover .* of the image, some [0-9]+ px across: raise normalize\.zoom \(0\.05\)"
+    ):
+        redo(demo_run, tmp_path, zoom=0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_canonical_without_any_hull_and_any_policy_without_a_centre_are_errors(demo_run, tmp_path):
+    hullless = changed(demo_run, tmp_path, lambda f: f["lengths_mm"].write_direct(np.full((25, 3), np.nan)))
+    with pytest.raises(UserError, match="no frame has a visual hull"):
+        redo(demo_run, tmp_path, subject=hullless, distance="canonical")
+    lost = changed(demo_run, tmp_path, lambda f: f["center_mm"].write_direct(np.full((25, 3), np.nan)))
+    with pytest.raises(UserError, match="the mouse's centre is known in no frame"):
+        redo(demo_run, tmp_path, subject=lost)
+    assert [path.name for path in tmp_path.iterdir()] == ["changed.h5"]
+
+
+def test_a_silhouette_that_contradicts_the_others_does_not_decide_the_zoom(demo_run, demo, tmp_path):
+    def hand(file):
+        for n in range(5):
+            file["hull_iou"][n, 2] = 0.3
+            file["outline_rays"][n, 2] = file["outline_rays"][n, 2] * [4, 4, 1]
+
+    data, _ = redo(demo_run, tmp_path, subject=changed(demo_run, tmp_path, hand), zoom="fit")
+    np.testing.assert_allclose(data["fxfycxcy"], demo["fxfycxcy"], rtol=0.05)
+    assert not data["fits"][:5, 2].any()

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from mousefacelift.config import UP_AXES as AXES
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera, look_at
 from mousefacelift.rigs import rig_from_json
-from mousefacelift.up import AXES, angle_deg, axis_vector, choose_up, up_from_cameras, up_from_floor
+from mousefacelift.up import angle_deg, axis_vector, choose_up, up_from_cameras, up_from_floor
 
 Z = np.array([0.0, 0, 1])
 
@@ -41,7 +42,10 @@ def walk(turn=np.eye(3), frames=80, noise=0.2, below=0.02, extent=120.0, lifted=
     kind = random.uniform(size=(frames, 64))
     points[..., 2] += np.where(kind < lifted, random.uniform(0, 20, kind.shape), random.normal(0, noise, kind.shape))
     points[..., 2] -= np.where(kind > 1 - below, random.uniform(0, 10, kind.shape), 0)
-    thin = np.concatenate([points @ turn.T, np.ones((frames, 64, 1))], axis=2)
+    # A voxel's centre lies by its depth above the hull's lower side; on one side of the arena they happen to lie deeper.
+    depth = np.tanh(points[..., :1] / 60)
+    points[..., 2:] += depth - 1
+    thin = np.concatenate([points @ turn.T, depth], axis=2)
     thin[::7, 40:] = np.nan
     return thin.astype(np.float32)
 
@@ -51,10 +55,11 @@ def test_level_cameras_tell_up_exactly_whatever_their_pitch(seed):
     turn = Rotation.random(random_state=seed).as_matrix()
     found = up_from_cameras(rig(turn, seed=seed))
     assert angle_deg(found.up, turn @ Z) < 1e-5
-    assert found.uncertainty_deg < 1e-4
+    assert found.uncertainty_deg == pytest.approx(2), "a rig may lean as a whole"
 
 
-def test_the_uncertainty_of_level_cameras_is_the_spread_of_what_they_say():
+def test_the_uncertainty_of_level_cameras_is_the_spread_of_what_they_say(monkeypatch):
+    monkeypatch.setattr("mousefacelift.up.LEAN_DEG", 0.0)
     found = [up_from_cameras(rig(roll_deg=3, seed=seed, count=8)) for seed in range(200)]
     spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
     assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.35)
@@ -78,10 +83,11 @@ def test_the_floor_is_found_below_a_lifted_tail_and_above_phantoms(seed):
     off = Rotation.from_rotvec(np.radians(20) * turn[:, seed % 2]).as_matrix() @ turn @ Z
     found = up_from_floor(walk(turn, seed=seed), off)
     assert angle_deg(found.up, turn @ Z) < 0.25
-    assert found.uncertainty_deg < 0.25
+    assert 0.25 < found.uncertainty_deg < 1, "posture may differ with the place"
 
 
-def test_the_uncertainty_of_the_floor_is_the_spread_of_what_walks_say():
+def test_the_uncertainty_of_the_floor_is_the_spread_of_what_walks_say(monkeypatch):
+    monkeypatch.setattr("mousefacelift.up.BIAS_MM", 0.0)
     found = [up_from_floor(walk(seed=seed, frames=40, noise=1.0), Z) for seed in range(60)]
     spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
     assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.5)
@@ -104,8 +110,9 @@ def test_a_mouse_on_a_line_shows_no_floor():
 def test_an_animal_that_climbs_all_over_shows_no_floor():
     random = np.random.default_rng(0)
     thin = random.uniform(-80, 80, (60, 64, 4)).astype(np.float32)
-    for frame in thin:  # in every frame another plane
+    for frame in thin:  # in every frame another plane and place
         frame[:, :3] = frame[:, :3] * [1, 1, 0.02] @ Rotation.random(random_state=random.integers(1000)).as_matrix().T
+        frame[:, :3] += random.uniform(-80, 80, 3)
     with pytest.raises(ValueError, match="does not show one floor"):
         up_from_floor(thin, Z)
 
@@ -125,11 +132,11 @@ def test_auto_takes_the_floor_where_no_axis_agrees_and_says_how_far_the_others_a
     assert choice.method == "floor"
     assert angle_deg(choice.up, turn @ Z) < 0.3
     angles = {c.method: angle_deg(c.up, choice.up) for c in choice.candidates}
-    assert angles["calibration"] == pytest.approx(28.6, abs=0.5)
-    assert any(re_found in text for text in choice.warnings() for re_found in ("up by calibration is 28.",))
-    calibration = next(c for c in choice.candidates if c.method == "calibration")
+    assert angles["axis"] == pytest.approx(28.6, abs=0.5)
+    assert not any("axis" in text for text in choice.warnings()), "nobody said that an axis is up"
+    axis = next(c for c in choice.candidates if c.method == "axis")
     floor = next(c for c in choice.candidates if c.method == "floor")
-    assert choice.confidence(calibration) < 1e-6 < 0.99 < choice.confidence(floor)
+    assert choice.confidence(axis) < 1e-6 < 0.99 < choice.confidence(floor)
 
 
 def test_auto_without_a_floor_takes_the_axis_near_the_cameras_else_the_cameras():
@@ -141,6 +148,20 @@ def test_auto_without_a_floor_takes_the_axis_near_the_cameras_else_the_cameras()
     assert choice.method == "cameras"
     assert angle_deg(choice.up, far @ Z) < 1e-5
     assert "floor" in choice.missing
+
+
+def test_three_cameras_do_not_show_a_floor():
+    choice = choose_up("auto", None, rig(count=3), walk())
+    assert "fewer than 4 cameras" in choice.missing["floor"]
+    assert choice.up.tolist() == [0, 0, 1]
+
+
+def test_a_mouse_that_stays_where_it_is_shows_no_floor(demo_run):
+    with h5py.File(demo_run.folder / "subject.h5") as file:
+        thin = file["thin_mm"][()]
+    with pytest.raises(ValueError, match=r"do not span a plane \(they spread by [5-9] mm"):
+        up_from_floor(thin[:7], Z)  # it rears
+    assert angle_deg(up_from_floor(thin, Z).up, Z) < 0.5
 
 
 def test_auto_with_nothing_to_go_by_takes_the_axis_of_the_settings():

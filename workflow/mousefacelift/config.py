@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mousefacelift.errors import UserError
 
@@ -116,6 +116,9 @@ class Cameras(Section):
     min_views: int = Field(3, ge=2, description="usable silhouettes a frame needs for its centre to be triangulated")
 
 
+UP_AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
+
+
 class Normalize(Section):
     """Z-up world, mouse at the origin, mean camera distance 2.7, virtual cameras that look at the mouse."""
 
@@ -123,16 +126,19 @@ class Normalize(Section):
         "auto",
         description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
     )
-    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] | tuple[float, float, float] = Field(
-        "+z",
-        description="for up: calibration, the direction in the calibration's world that points up, an axis or [x, y, z]",
+    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] | tuple[float, float, float] | None = Field(
+        None,
+        description="for up: calibration, the direction in the calibration's world that points up, an axis or [x, y, z]; null: +z",
     )
     cameras_below: bool = Field(
         False,
         description="the mouse is filmed from below; otherwise cameras that all stand below it mean a wrong up axis",
     )
     smooth_s: float = Field(
-        0.0, ge=0, description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s"
+        0.0,
+        ge=0,
+        le=3600,
+        description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s",
     )
     distance: Literal["exact", "focal", "canonical"] = Field(
         "exact",
@@ -142,9 +148,9 @@ class Normalize(Section):
         "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
     )
     canonical_extent: float = Field(
-        0.8, gt=0, description="for distance: canonical, the length of the mouse's body in world units"
+        0.8, ge=0.05, le=5, description="for distance: canonical, the length of the mouse's body in world units"
     )
-    zoom: Annotated[float, Field(gt=0)] | Literal["fit"] = Field(
+    zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
         1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
     )
     fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
@@ -155,10 +161,20 @@ class Normalize(Section):
     )
     image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
 
+    @field_validator("up_axis", mode="before")
+    @classmethod
+    def _up_axis_is_a_direction(cls, value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+        if value is None or value in UP_AXES or (numbers and len(value) == 3 and any(value)):
+            return value
+        raise ValueError(
+            f"is neither an axis ({', '.join(UP_AXES)}) nor a direction of three numbers such as [0.1, -0.99, 0]"
+        )
+
     @model_validator(mode="after")
-    def _up_is_a_direction(self) -> "Normalize":
-        if not isinstance(self.up_axis, str) and not any(self.up_axis):
-            raise ValueError("up_axis: 0 0 0 is no direction")
+    def _up_axis_is_used(self) -> "Normalize":
+        if self.up_axis is not None and self.up != "calibration":
+            raise ValueError(f"up_axis is for up: calibration; up is {self.up}, which finds the direction itself")
         return self
 
     @model_validator(mode="after")

@@ -88,8 +88,9 @@ def visual_hull(
     """The visual hull (Laurentini, PAMI 1994) of one frame's silhouettes [V], None for a view without one.
 
     Looked for in the cube around a ball, center_mm [3] and radius_mm, see `outline_radius`. A voxel belongs to the hull
-    if no view sees it outside of its silhouette, and at least half of all views (two or more) see it inside. Beyond its frame a view sees nothing: a silhouette that the frame's edge cuts off
-    carves nothing beyond. A part thinner than a voxel may be lost. Deterministic.
+    if no view sees it outside of its silhouette, and at least half of all views (two or more) see it inside. Beyond an edge
+    of its frame that the silhouette touches a view sees nothing, and nothing is carved; a silhouette that touches none is
+    the whole mouse, and carves everywhere in the calibrated field. A part thinner than a voxel may be lost. Deterministic.
     """
     cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
     present = list(cutouts)
@@ -150,7 +151,8 @@ class _View:
     """One silhouette as a map of signed distances to its edge, in raw px, on every `step`-th pixel of its window.
 
     signed: [h, w], one sample wider than the window on each side. x, y: of sample 0, 0 in the raw frame. width,
-    height: of the frame. voxel_px: edge of a voxel at the mouse.
+    height: of the frame. open_sides: which edges of the frame (left, upper, right, lower) the silhouette touches, so that
+    the mouse may go on behind. voxel_px: edge of a voxel at the mouse.
     """
 
     signed: Floats
@@ -159,6 +161,7 @@ class _View:
     step: int
     width: int
     height: int
+    open_sides: tuple[bool, bool, bool, bool]
     voxel_px: float
 
     @classmethod
@@ -169,14 +172,18 @@ class _View:
         step = max(1, int(voxel_px / PIXELS_PER_VOXEL))
         first = step // 2
         mouse = np.pad((alpha[first::step, first::step] > 127).astype(np.uint8), 1)
-        # Beyond the frame's edge the mouse may go on: there the silhouette does not end.
-        if x == 0:
+        # Two pixels wide: a mask that was smoothed or eroded ends just before the edge.
+        left, upper = x == 0 and (alpha[:, :2] > 127).any(), y == 0 and (alpha[:2] > 127).any()
+        right = x + w == camera.width and (alpha[:, -2:] > 127).any()
+        lower = y + h == camera.height and (alpha[-2:] > 127).any()
+        # Where the mouse may go on the silhouette does not end.
+        if left:
             mouse[:, 0] = 1
-        if y == 0:
+        if upper:
             mouse[0] = 1
-        if x + w == camera.width:
+        if right:
             mouse[:, -1] = 1
-        if y + h == camera.height:
+        if lower:
             mouse[-1] = 1
         # Distances are to the nearest sample of the other kind; the edge lies half-way before it. Not OpenCV's "precise"
         # distance, whose last bits vary from call to call.
@@ -184,12 +191,20 @@ class _View:
         to_mouse = cv2.distanceTransform(1 - mouse, cv2.DIST_L2, cv2.DIST_MASK_5)
         signed = (to_outside - to_mouse - np.where(mouse, np.float32(0.5), np.float32(-0.5))) * np.float32(step)
         corner = first + 0.5 - step
-        return cls(signed, x + corner, y + corner, step, camera.width, camera.height, float(voxel_px))
+        sides = bool(left), bool(upper), bool(right), bool(lower)
+        return cls(signed, x + corner, y + corner, step, camera.width, camera.height, sides, float(voxel_px))
 
     def look(self, pixels: Floats) -> tuple[Floats, Floats]:
-        """Signed distances in px of raw pixels [2, n] to the silhouette's edge, and to the frame's; positive inside."""
+        """Signed distances in px of raw pixels [2, n] to the silhouette's edge, and to the field of view's; positive inside.
+
+        The field of view has no end behind an edge that the silhouette does not touch.
+        """
         u, v = pixels
-        edge = np.minimum(np.minimum(u, self.width - u), np.minimum(v, self.height - v))
+        # UNSEEN is far outside on the left and above; what lies there no view judges.
+        edge = np.where(u > UNSEEN / 2, np.float32(np.inf), np.float32(UNSEEN))
+        for side, is_open in zip((u, v, self.width - u, self.height - v), self.open_sides, strict=True):
+            if is_open:
+                edge = np.minimum(edge, side)
         h, w = self.signed.shape
         column = (u - np.float32(self.x)) * np.float32(1 / self.step)
         row = (v - np.float32(self.y)) * np.float32(1 / self.step)

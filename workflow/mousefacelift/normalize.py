@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.center import Flag
 from mousefacelift.config import Normalize
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
@@ -29,10 +28,15 @@ from mousefacelift.geometry import (
 from mousefacelift.rigs import rig_from_json
 from mousefacelift.up import Choice, angle_deg, choose_up
 
+LEAST_FILL = 5e-4  # of an image of 512 px, a mouse some 11 px across
+
 
 def smoothed(positions: Array, time_s: Array, sigma_s: float) -> Array:
-    """Positions [N, 3] averaged over time_s [N], increasing, with a Gaussian of standard deviation sigma_s; 0: as they are."""
-    if sigma_s == 0:
+    """Positions [N, 3] averaged over time_s [N], increasing, with a Gaussian of standard deviation sigma_s.
+
+    As they are for less than a millisecond.
+    """
+    if sigma_s < 1e-3:
         return positions
     begin, end = np.searchsorted(time_s, [time_s - 4 * sigma_s, time_s + 4 * sigma_s])
     result = np.empty_like(positions)
@@ -168,15 +172,20 @@ def normalize(
     reprojection_px [N, 3] median, 95th percentile and maximum of `reprojection_error` over the hull's surface and the
     views (NaN without a hull); and what `sample` judges a frame by (flags, residual_px).
 
-    Raises UserError if up cannot be told as asked, all cameras stand below the mouse, or none shows it whole.
+    Raises UserError if up cannot be told as asked, all cameras stand below the mouse, it would hardly be seen, or zoom: fit
+    finds no whole silhouette.
     """
     rig = rig_from_json(rig_file)
     with open_h5(subject_file, "mousefacelift cameras") as file:
         capture = str(file.attrs["capture"])
         names = ("frame", "time_s", "chunk", "center_mm", "center_rays", "outline_rays", "outline_px", "area_px", "flags",
-                 "residual_px", "lengths_mm", "surface_mm", "thin_mm")  # fmt: skip
+                 "residual_px", "lengths_mm", "hull_iou", "surface_mm", "thin_mm")  # fmt: skip
         data = {name: file[name][()] for name in names}
     known = np.isfinite(data["center_mm"]).all(axis=1)
+    if not known.any():
+        raise UserError(
+            f"{subject_file}: the mouse's centre is known in no frame; look at {subject_file.parent / 'qc.png'}"
+        )
     data = {name: values[known] for name, values in data.items()}
     subject = smoothed(data["center_mm"], data["time_s"], settings.smooth_s)
 
@@ -194,6 +203,10 @@ def normalize(
             f"capture {capture}: {error}; is up (normalize.up: {settings.up}, {_direction(choice.up)}) right?"
         ) from None
     size = settings.image_size
+    if settings.distance == "canonical" and not np.isfinite(data["lengths_mm"][:, 0]).any():
+        raise UserError(
+            f"capture {capture}: no frame has a visual hull, whose length normalize.distance: canonical needs"
+        )
     placed = place_cameras(offsets, data["lengths_mm"][:, 0], FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE, settings)
     w2c = rigid(R_level, -(R_level @ placed.position[..., None])[..., 0])
     R_view = R_level @ R_world
@@ -203,7 +216,7 @@ def normalize(
     rays = np.einsum("nvij,nvsj->nvsi", raw_to_view, data["outline_rays"])
     outline = rays[..., :2] / rays[..., 2:]
     middle = np.einsum("nvij,nvj->nvi", raw_to_view, data["center_rays"])
-    zoom = _zoom(capture, outline, placed.image_focal, data["flags"], settings)
+    zoom = _zoom(capture, outline, placed.image_focal, data["flags"], data["hull_iou"], settings)
     image_focal, focal = placed.image_focal * zoom, placed.focal * zoom
     fit = measure_fit(
         outline * image_focal[..., None, None] + size / 2,
@@ -212,6 +225,15 @@ def normalize(
         middle[..., :2] / middle[..., 2:] * image_focal[..., None] + size / 2,
         size,
     )
+
+    covered = np.nanmedian(fit["fill"]) if np.isfinite(fit["fill"]).any() else np.nan
+    if covered < LEAST_FILL:
+        raise UserError(
+            f"capture {capture}: the mouse would cover {covered:.2g} of the image, some {size * np.sqrt(covered):.0f} px across: "
+            f"raise normalize.zoom ({settings.zoom})"
+            + f" or canonical_extent ({settings.canonical_extent})"
+            * (settings.distance == "canonical")
+        )
 
     scale = placed.world_units_per_mm
     world_from_mm = np.zeros((len(subject), 4, 4))
@@ -236,8 +258,9 @@ def normalize(
     if (elevation.mean(axis=0) < 0).all() and not settings.cameras_below:
         raise UserError(
             f"capture {capture}: with up = {_direction(choice.up)} (normalize.up: {settings.up}) all cameras stand below the mouse "
-            f"(mean elevations {', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up_axis to the axis "
-            "of the calibration's world that points up, or normalize.cameras_below: true for a rig that films through the floor"
+            f"(mean elevations {', '.join(f'{e:.0f}' for e in elevation.mean(axis=0))} degrees): set normalize.up: calibration and "
+            "up_axis to the direction of the calibration's world that points up, or normalize.cameras_below: true for a rig that films "
+            "through the floor"
         )
     for warning in choice.warnings():
         print(f"warning: capture {capture}: {warning}", file=sys.stderr)
@@ -290,10 +313,15 @@ def normalize(
     )
 
 
-def _zoom(capture: str, outline: Array, focal: Array, flags: NDArray[np.uint8], settings: Normalize) -> float:
+def _zoom(
+    capture: str, outline: Array, focal: Array, flags: NDArray[np.uint8], hull_iou: Array, settings: Normalize
+) -> float:
     if settings.zoom != "fit":
         return settings.zoom
-    whole = ((flags & (Flag.EMPTY | Flag.CLIPPED)) == 0) & np.isfinite(outline).all(axis=(2, 3))
+    # What `sample` will hardly accept must not decide how large the mouse appears: a hand, another animal, a shadow.
+    measured = hull_iou[np.isfinite(hull_iou)]
+    alike = ~(hull_iou < 0.6 * np.median(measured)) if measured.size else np.ones(flags.shape, bool)
+    whole = (flags == 0) & alike & np.isfinite(outline).all(axis=(2, 3))
     if not whole.any():
         raise UserError(f"capture {capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit")
     return fit_zoom(outline[whole], settings.image_size, focal[whole], settings.fit_margin, settings.fit_quantile)

@@ -7,15 +7,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mousefacelift.config import UP_AXES
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Array, Rig, common_normal
 
-AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
 WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is warned about
 
-# Of the floor: frames looked at, cells of its plane, the share of cells below it (noise), parts of the jackknife.
+# Of the floor: frames looked at, cells of its plane, the share of cells below it (noise), parts of the jackknife; and what
+# it takes: points, spread of the animal's places, certainty, cameras (cones of fewer leave phantoms beside a tail).
 FLOOR_FRAMES, CELL_MM, BELOW, PARTS = 500, 4.0, 0.05, 10
-FLOOR_POINTS, FLOOR_SPAN_MM, FLOOR_MAX_DEG = 100, 15.0, 5.0
+FLOOR_POINTS, FLOOR_SPAN_MM, FLOOR_MAX_DEG, FLOOR_CAMERAS = 100, 15.0, 5.0, 4
+# What repeated measuring does not show: the lowest points' heights differ with the posture and so with the place, and a
+# rig may lean as a whole.
+BIAS_MM, LEAN_DEG = 0.3, 2.0
 # An axis of the calibration this near to what was measured is meant to be up, and is exact where the measurement is not.
 SNAP_DEG, SNAP_CAMERAS_DEG = 1.0, 20.0
 
@@ -25,9 +29,10 @@ class Candidate:
     """One opinion about world up. up: [3] unit vector in the calibration's world.
 
     uncertainty_deg: standard deviation of its direction, as measured; None of the calibration, which is not measured.
+    method `axis`: the axis of the calibration nearest to the chosen direction, where the calibration was not asked.
     """
 
-    method: Literal["calibration", "floor", "cameras"]
+    method: Literal["calibration", "axis", "floor", "cameras"]
     up: Array
     uncertainty_deg: float | None
 
@@ -44,31 +49,33 @@ class Choice:
     def confidence(self, candidate: Candidate) -> float:
         """How much a candidate can be trusted, 0 to 1.
 
-        Of a measured one, the probability that it lies within WARN_DEG of the truth, its errors taken as normally
-        distributed. Of the calibration, how well it agrees with the surest measured one; 0 without any.
+        Of a measured one, the probability that it lies within WARN_DEG of the truth, were its errors normally distributed
+        with its uncertainty. Of the calibration, how well it agrees with the measured ones together; 0 without any.
         """
         if candidate.uncertainty_deg is not None:
             return float(1 - np.exp(-0.5 * (WARN_DEG / max(candidate.uncertainty_deg, 0.01)) ** 2))
-        measured = [(c.uncertainty_deg, c) for c in self.candidates if c.uncertainty_deg is not None]
-        if not measured:
+        weights = {c.method: c.uncertainty_deg**-2 for c in self.candidates if c.uncertainty_deg}
+        if not weights:
             return 0.0
-        uncertainty, surest = min(measured, key=lambda pair: pair[0])
-        return float(np.exp(-0.5 * angle_deg(candidate.up, surest.up) ** 2 / (uncertainty**2 + SNAP_DEG**2)))
+        mean = np.sum([weights[c.method] * c.up for c in self.candidates if c.method in weights], axis=0)
+        off = angle_deg(candidate.up, mean / np.linalg.norm(mean))
+        return float(np.exp(-0.5 * off**2 / (1 / sum(weights.values()) + SNAP_DEG**2)))
 
     def warnings(self) -> list[str]:
-        """A sentence for every candidate that lies more than WARN_DEG from the chosen direction."""
+        """A sentence for every opinion that lies more than WARN_DEG from the chosen direction."""
         return [
             f"up by {c.method} is {angle_deg(c.up, self.up):.1f} degrees from the chosen up (by {self.method}); confidence "
             f"{self.confidence(c):.2f}"
             for c in self.candidates
-            if angle_deg(c.up, self.up) > WARN_DEG
+            if c.method != "axis" and angle_deg(c.up, self.up) > WARN_DEG
         ]
 
 
 def axis_vector(name: str | Sequence[float]) -> Array:
     """Unit vector [3] of "+x" ... "-z", or of three numbers."""
     if not isinstance(name, str):
-        return np.asarray(name, np.float64) / np.linalg.norm(name)
+        direction = np.asarray(name, np.float64) / np.abs(name).max()  # first, so that no square overflows
+        return direction / np.linalg.norm(direction)
     return np.eye(3)["xyz".index(name[1])] * (1 if name[0] == "+" else -1)
 
 
@@ -77,14 +84,14 @@ def angle_deg(a: Array, b: Array) -> float:
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
 
 
-def choose_up(method: str, up_axis: str | Sequence[float], rig: Rig, thin_mm: Array) -> Choice:
-    """World up by `method`: calibration (the axis `up_axis`), floor, cameras, or auto.
+def choose_up(method: str, up_axis: str | Sequence[float] | None, rig: Rig, thin_mm: Array) -> Choice:
+    """World up by `method`: calibration (the direction `up_axis`; None is "+z"), floor, cameras, or auto.
 
     thin_mm: [N, K, 4] points of tail and paws with their depth, as hull.Hull.thin_mm; NaN behind the last. auto takes the
     floor where it is known, else the cameras; and instead of either the axis of the calibration that agrees with it.
     Raises UserError if the asked-for method cannot tell.
     """
-    axis = axis_vector(up_axis)
+    axis = axis_vector(up_axis or "+z")
     candidates: list[Candidate] = []
     missing: dict[str, str] = {}
     try:
@@ -94,6 +101,8 @@ def choose_up(method: str, up_axis: str | Sequence[float], rig: Rig, thin_mm: Ar
     # The floor is looked for from below, so that it needs a notion of up: the images', which are hardly upside down.
     start = candidates[0].up if candidates else _mean_image_up(rig, axis)
     try:
+        if len(rig) < FLOOR_CAMERAS:
+            raise ValueError(f"fewer than {FLOOR_CAMERAS} cameras see a tail too vaguely to show the floor")
         candidates.insert(0, up_from_floor(thin_mm, start))
     except ValueError as error:
         missing["floor"] = str(error)
@@ -103,24 +112,24 @@ def choose_up(method: str, up_axis: str | Sequence[float], rig: Rig, thin_mm: Ar
             raise UserError(f"normalize.up: {method}: {missing[method]}: use up: calibration with up_axis, or auto")
         chosen = measured[method]
     elif method == "auto":
-        chosen = _agreed(measured, up_axis)
+        chosen = _agreed(measured, axis)
     else:
         chosen = Candidate("calibration", axis, None)
     if chosen.method != "calibration":
-        nearest = max((axis_vector(name) for name in AXES), key=lambda each: float(each @ chosen.up))
-        candidates.append(Candidate("calibration", nearest, None))
+        nearest = max((axis_vector(name) for name in UP_AXES), key=lambda each: float(each @ chosen.up))
+        candidates.append(Candidate("axis", nearest, None))
     else:
         candidates.append(chosen)
     return Choice(chosen.up, chosen.method, tuple(candidates), missing)
 
 
-def _agreed(measured: dict[str, Candidate], up_axis: str | Sequence[float]) -> Candidate:
+def _agreed(measured: dict[str, Candidate], otherwise: Array) -> Candidate:
     if not measured:
-        return Candidate("calibration", axis_vector(up_axis), None)
+        return Candidate("calibration", otherwise, None)
     best = measured.get("floor") or measured["cameras"]
     sure = max(SNAP_DEG, min(3 * (best.uncertainty_deg or 0), FLOOR_MAX_DEG))
     tolerance = SNAP_CAMERAS_DEG if best.method == "cameras" else sure
-    near = [axis_vector(name) for name in AXES if angle_deg(axis_vector(name), best.up) <= tolerance]
+    near = [axis_vector(name) for name in UP_AXES if angle_deg(axis_vector(name), best.up) <= tolerance]
     return Candidate("calibration", near[0], None) if near else best
 
 
@@ -128,7 +137,7 @@ def up_from_cameras(rig: Rig) -> Candidate:
     """The direction that is most nearly at right angles to all cameras' horizontals, which are level in a level camera.
 
     A camera's pitch does not matter, as it would to the mean of the image-up vectors; its roll does. The uncertainty is
-    that of a least-squares normal to directions whose rolls are independent: it cannot tell a rig that leans as a whole.
+    that of a least-squares normal to directions whose rolls are independent, and LEAN_DEG for a rig that leans as a whole.
     Raises ValueError for fewer than three
     cameras, or cameras that all look along one vertical plane.
     """
@@ -139,7 +148,8 @@ def up_from_cameras(rig: Rig) -> Candidate:
         raise ValueError("the cameras' horizontals are nearly parallel")
     image_up = -np.stack([camera.R[1] for camera in rig]).mean(axis=0)
     uncertainty = np.sqrt(max(strength[0], 0.0) / (len(rig) - 2) / strength[1])
-    return Candidate("cameras", up * (1 if up @ image_up >= 0 else -1), float(np.degrees(uncertainty)))
+    uncertainty_deg = float(np.hypot(np.degrees(uncertainty), LEAN_DEG))
+    return Candidate("cameras", up * (1 if up @ image_up >= 0 else -1), uncertainty_deg)
 
 
 def _mean_image_up(rig: Rig, otherwise: Array) -> Array:
@@ -154,8 +164,8 @@ def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
     thin_mm: [N, K, 4] points and their depth. The back of an animal rises and falls with its posture, on the demo by 1.6
     degrees in the fitted plane; what lies on the floor does not. The lowest points of each frame, one for each cell of
     the plane, are fitted by quantile regression (Koenker and Bassett 1978): a share BELOW of them may lie under the floor.
-    The uncertainty is the jackknife's over parts of the capture. Raises ValueError if the points span no plane, or the
-    parts disagree.
+    The uncertainty is the jackknife's over parts of the capture, and BIAS_MM over the spread of the animal's places. Raises
+    ValueError if these span no plane (an animal that stays where it is shows the plane of its posture), or parts disagree.
     """
     frames = np.flatnonzero(np.isfinite(thin_mm[:, :, 0]).any(axis=1))
     frames = frames[np.linspace(0, len(frames) - 1, min(FLOOR_FRAMES, len(frames))).astype(int)]
@@ -165,14 +175,15 @@ def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
     if len(points) < FLOOR_POINTS:
         raise ValueError("tail and paws are seen too seldom to show the floor")
     up = _floor_normal(points, depth, frame, start)
-    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(points))
+    places = np.nanmedian(np.where(known[..., None], chosen[..., :3], np.nan), axis=1)
+    spread = float(np.linalg.svd(places - places.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(places)))
     if spread < FLOOR_SPAN_MM:
         raise ValueError(f"the animal's places do not span a plane (they spread by {spread:.0f} mm across)")
     part = frame * PARTS // (frame.max() + 1)
     others = np.stack([_floor_normal(points[k], depth[k], frame[k], up) for k in (part != p for p in range(PARTS))])
     variance = (PARTS - 1) * ((others - others.mean(axis=0)) ** 2).sum(axis=1).mean()
     # Of a direction: both components together; its standard deviation along one is this by the square root of 2.
-    uncertainty = float(np.degrees(np.sqrt(variance / 2)))
+    uncertainty = float(np.degrees(np.hypot(np.sqrt(variance / 2), BIAS_MM / spread)))
     if uncertainty > FLOOR_MAX_DEG:
         raise ValueError(f"the animal does not show one floor (parts of the capture differ: {uncertainty:.0f} degrees)")
     return Candidate("floor", up, uncertainty)
@@ -190,7 +201,7 @@ def _floor_normal(points: Array, depth: Array, frame: NDArray[np.intp], start: A
         order = np.lexsort((height, *cell.T))
         begins = np.concatenate([[True], (np.diff(cell[order], axis=0) != 0).any(axis=1)])
         lowest = order[begins]
-        slope = _quantile_plane((points[lowest] - depth[lowest, None] * up) @ plane.T, height[lowest], BELOW)
+        slope = _quantile_plane(points[lowest] @ plane.T, height[lowest], BELOW)
         turned = up - slope @ plane
         turned /= np.linalg.norm(turned)
         change, up = angle_deg(turned, up), turned
