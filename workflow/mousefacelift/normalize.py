@@ -226,28 +226,20 @@ def normalize(
         size,
     )
 
-    covered = np.nanmedian(fit["fill"]) if np.isfinite(fit["fill"]).any() else np.nan
-    if covered < LEAST_FILL:
-        raise UserError(
-            f"capture {capture}: the mouse would cover {covered:.2g} of the image, some {size * np.sqrt(covered):.0f} px across: "
-            f"raise normalize.zoom ({settings.zoom})"
-            + f" or canonical_extent ({settings.canonical_extent})"
-            * (settings.distance == "canonical")
-        )
+    _check_seen(capture, fit["fill"], settings)
 
     scale = placed.world_units_per_mm
     world_from_mm = np.zeros((len(subject), 4, 4))
     world_from_mm[:, :3, :3] = scale[:, None, None] * R_world
     world_from_mm[:, :3, 3] = -scale[:, None] * (subject @ R_world.T)
     world_from_mm[:, 3, 3] = 1
-    reprojection = np.full((len(subject), 3), np.nan)
-    for n, points in enumerate(data["surface_mm"].astype(np.float64)):
-        points = points[np.isfinite(points[:, 0])]
-        if len(points):
-            distances_px = reprojection_error(
-                points, world_from_mm[n], w2c[n], focal[n], centers, R_view[n], image_focal[n]
-            )
-            reprojection[n] = *np.quantile(distances_px, [0.5, 0.95]), distances_px.max()
+    written = zip(world_from_mm, w2c, focal, R_view, image_focal, strict=True)
+    reprojection = np.array(
+        [
+            _median_p95_max(reprojection_error(_known(points), world, pose, f, centers, R, image_f))
+            for points, (world, pose, f, R, image_f) in zip(data["surface_mm"], written, strict=True)
+        ]
+    )
 
     # Measured from the matrices to be written, not restated from the settings.
     right, down = w2c[..., 0, :3], w2c[..., 1, :3]
@@ -311,6 +303,26 @@ def normalize(
             },
         },
     )
+
+
+def _known(points: NDArray[np.float32]) -> Array:
+    """The points [K, 3] before the NaN that fill up the array."""
+    return points[np.isfinite(points[:, 0])].astype(np.float64)
+
+
+def _median_p95_max(values: Array) -> tuple[float, float, float]:
+    """NaN of no values."""
+    return (*np.quantile(values, [0.5, 0.95]), values.max()) if values.size else (np.nan, np.nan, np.nan)
+
+
+def _check_seen(capture: str, fill: Array, settings: Normalize) -> None:
+    known = fill[np.isfinite(fill)]
+    if known.size and (covered := float(np.median(known))) < LEAST_FILL:
+        raised = "canonical_extent" if settings.distance == "canonical" else "zoom"
+        raise UserError(
+            f"capture {capture}: the mouse would cover {covered:.2g} of the image, some "
+            f"{settings.image_size * np.sqrt(covered):.0f} px across: raise normalize.{raised} ({getattr(settings, raised)})"
+        )
 
 
 def _zoom(
