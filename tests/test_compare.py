@@ -20,13 +20,14 @@ from conftest import AZIMUTHS, ELEVATIONS, look_at_origin
 from mousefacelift.camerasets import CameraSet, facelift_reference, read_cameras
 from mousefacelift.cli import app
 from mousefacelift.compare import compare, measure, per_camera
-from mousefacelift.compareview import as_json, markdown, mean_rig, page, write_comparison
+from mousefacelift.compareview import as_json, check_folder, markdown, mean_rig, page, rig_figure, write_comparison
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera
-from mousefacelift.rigs import write_rig
+from mousefacelift.rigs import read_rig, write_rig
 
 EXAMPLES = Path(__file__).parents[2] / "shared" / "calibrations"
 REFERENCE = facelift_reference()
+SHOWN = ("samples", "azimuth: range")  # not judged
 
 
 def example(name):
@@ -149,8 +150,8 @@ def test_facelifts_own_file_is_its_inference_orbit():
 
 def test_a_data_set_matches_itself_in_everything():
     comparison = compare(REFERENCE, REFERENCE)
-    assert {row.verdict for row in comparison.rows if row.quantity != "samples"} == {"match"}
-    assert comparison.summary == ("A and B match in all 16 quantities.",)
+    assert {row.verdict for row in comparison.rows if row.quantity not in SHOWN} == {"match"}
+    assert comparison.summary == ("A and B match in all 15 quantities.",)
 
 
 # What is measured.
@@ -220,7 +221,7 @@ def test_a_camera_straight_above_has_no_azimuth_and_no_roll():
     assert np.isnan([found.azimuth[0, 6], found.roll[0, 6]]).all()
     assert found.elevation[0, 6] == pytest.approx(90)
     comparison = compare(data, data)
-    assert {row.verdict for row in comparison.rows if row.quantity != "samples"} == {"match"}, "the others are judged"
+    assert {row.verdict for row in comparison.rows if row.quantity not in SHOWN} == {"match"}, "the others are judged"
     assert json.loads(json.dumps(as_json(comparison), allow_nan=False))["a"]["cameras"][6]["roll"] is None
     assert "| – |" in markdown(comparison)
 
@@ -235,11 +236,14 @@ def test_rows_of_cameras_are_means_over_samples_and_azimuths_go_round():
 
 
 # Verdicts.
-def test_a_turn_about_up_changes_azimuths_alone():
-    assert differing(REFERENCE, turned(REFERENCE, Rotation.from_euler("z", 11.25 / 2, degrees=True))) == set()
+def test_a_turn_about_up_changes_azimuths_which_are_shown_and_not_judged():
     data = cameras(ring())
-    found = verdicts(data, turned(data, Rotation.from_euler("z", 30, degrees=True)))
-    assert {name for name, verdict in found.items() if verdict == "differ"} == {"azimuth: range"}
+    for angle in (5, 30, 170):
+        rows = compare(data, turned(data, Rotation.from_euler("z", angle, degrees=True))).rows
+        (azimuth,) = (row for row in rows if row.quantity == "azimuth: range")
+        assert azimuth.texts[0] != azimuth.texts[1]
+        assert (azimuth.verdict, azimuth.tolerance) == ("", "not compared")
+        assert {row.verdict for row in rows if row.quantity not in SHOWN} == {"match"}
 
 
 def changed(data, **changes):
@@ -277,7 +281,6 @@ NUDGES = {
     "tilt of": lambda x: turned(BASE, Rotation.from_euler("x", 0.5 * x, degrees=True)),
     "roll": lambda x: rolled(BASE, 1.0 * x, view=3),
     "elevation": lambda x: other_ring(elevations=ELEVATIONS + np.deg2rad(15 * x)),
-    "azimuth: range": lambda x: turned(BASE, Rotation.from_euler("z", 10 * x, degrees=True)),
     "azimuth: widest": lambda x: other_ring(AZIMUTHS[0] + np.linspace(0, np.deg2rad(300 - 80 * x), 6)),
     "cameras off": lambda x: other_ring(elevations=np.arcsin(np.array([1, -1, 0, 1, -1, 0]) * 0.05 * x * np.sqrt(1.5))),
     "that plane": lambda x: turned(BASES["that plane"], Rotation.from_euler("x", 5 * x, degrees=True)),
@@ -312,7 +315,7 @@ def test_a_number_that_is_not_known_is_neither_a_match_nor_a_difference():
     assert of["image size, px"].verdict == "unknown"
     assert of["image size, px"].texts == ("512x512", "?")
     assert comparison.summary[:2] == (
-        "A and B match in the other 13 quantities.",
+        "A and B match in the other 12 quantities.",
         "Not known of both: image size, px; focal length / image width; "
         "principal point from centre, px: mean x, mean y (largest).",
     )
@@ -386,13 +389,54 @@ def test_a_calibration_with_another_up_axis_is_turned_upright(tmp_path):
     poses = np.array(ring())[0]
     fallen = turned(cameras([poses]), Rotation.from_euler("x", 90, degrees=True)).c2w[0]  # +z becomes -y
     y_down = str(written_rig(tmp_path, "fallen.json", fallen))
-    assert differing(upright, read_cameras(y_down, up_axis="-y")) <= {"azimuth"}
+    assert differing(upright, read_cameras(y_down, up_axis="-y")) == set()
     assert "tilt of the cameras' common horizon" in verdicts(upright, read_cameras(y_down))
     assert "up: -y of the calibration's world" in read_cameras(y_down, up_axis="-y").frame
     assert measure(read_cameras(y_down)).elevation.max() > 45
 
 
+def test_lenses_are_compared_without_their_distortion_and_the_frame_says_so(tmp_path):
+    plain = read_cameras(str(written_rig(tmp_path)))
+    assert "distortion" not in plain.frame
+    for name, lens in (("bent", {"dist": np.array([0.1, *[0.0] * 13])}), ("fisheye", {"fisheye": True})):
+        rig = tuple(replace(camera, **lens) for camera in read_rig(tmp_path / "rig.json"))
+        write_rig(rig, tmp_path / f"{name}.json", "opencv-json")
+        found = read_cameras(str(tmp_path / f"{name}.json"))
+        assert found.frame == plain.frame + "; lenses are compared without their distortion"
+        np.testing.assert_array_equal(found.fxfycxcy, plain.fxfycxcy)
+
+
 # What is wrong is said.
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(source):
+    with pytest.raises(UserError, match="the name of a data set is empty"):
+        read_cameras(source)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: text(f / "out", ""), "--output .*out: .*out is not a folder"),
+        (lambda f: text(f / "out", "") / "deep" / "er", "er: .*out is not a folder"),
+        (lambda f: (f / "out").symlink_to("nowhere") or f / "out", "out is not a folder"),
+        (lambda f: (f / "out" / "comparison.md").mkdir(parents=True) or f / "out", "comparison.md is a folder, in the way"),
+    ],
+)  # fmt: skip
+def test_an_output_that_cannot_be_written_is_found_before_anything_is_read_or_printed(tmp_path, make, message):
+    output = make(tmp_path)
+    run = CliRunner().invoke(app, ["compare-cameras", "no such source", "facelift", "--output", str(output)])
+    assert (run.exit_code, run.stdout) == (1, "")
+    assert isinstance(run.exception, UserError) and re.search(message, str(run.exception))
+
+
+def test_a_folder_that_must_not_be_written_to_is_no_output(tmp_path, monkeypatch):
+    check_folder(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir()), "nothing is created"
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=f"--output {tmp_path}/new/folder: {tmp_path} cannot be written to"):
+        check_folder(tmp_path / "new" / "folder")
+
+
 def broken_h5(folder, change):
     path = folder / "shard.h5"
     with h5py.File(path, "w") as file:
@@ -518,6 +562,13 @@ def test_names_cannot_become_markup():
     text = markdown(comparison)
     assert "<script>" not in text.replace("\\<", "")
     assert "\\|\\[red\\]\\*x\\*" in text
+
+
+def test_a_name_is_written_in_a_3d_label_as_it_is():
+    figure = rig_figure(compare(replace(BASE, names=("a<b>&c", *BASE.names[1:])), REFERENCE))
+    (labels,) = (trace for trace in figure.data if trace.text and "cam5" in trace.text)
+    assert labels.text[0] == "a<b>&c"
+    assert labels.hovertext[0] == "A: a&lt;b&gt;&amp;c", "there Plotly reads HTML"
 
 
 def test_files_are_complete_or_absent(tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from conftest import level_cameras
 from mousefacelift.center import Flag
-from mousefacelift.config import Sample, Shard
+from mousefacelift.config import Config, Sample, Shard, Split, Train
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import inverse_rigid
-from mousefacelift.sample import SPLITS, read_samples, rejection, sample
+from mousefacelift.sample import SPLITS, check_views, read_samples, rejection, sample
 from mousefacelift.selection import uniform
 from mousefacelift.shard import shard
 
@@ -52,8 +52,12 @@ def run(
 
 
 def tables(folder):
-    with (folder / "rejected.tsv").open(newline="") as file:
-        return read_samples(folder / "samples.tsv"), list(csv.DictReader(file, delimiter="\t"))
+    return read_samples(folder / "samples.tsv"), table(folder / "rejected.tsv")
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
 
 
 def test_the_order_of_views_is_the_same_for_every_sample(tmp_path):
@@ -100,14 +104,22 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     lost = np.flatnonzero(random.random(frames) < 0.1)
     measured, limit = data.draw(st.booleans()), data.draw(st.none() | st.integers(1, 70))
     select, stratify = data.draw(st.sampled_from(["uniform", "diverse"])), data.draw(st.booleans())
+    assume(select == "uniform" or limit)
     settings = Sample(frames=limit, gap_s=data.draw(st.floats(0, 1)), select=select, stratify=stratify)
     cut = np.full((frames, 6), 0.01 if measured else np.nan)
     bad = flags & ~np.uint8(Flag.CLIPPED if measured else 0)
     good = [f for f in range(frames) if f not in lost and not bad[f].any() and fits[f].all()]
     assume(good)
     folder = tmp_path_factory.mktemp("sample")
-    with patch("mousefacelift.sample._plot"):  # half of the time
-        rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, cut=cut, settings=settings)
+    try:
+        with patch("mousefacelift.sample._plot"):  # half of the time
+            rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, cut=cut, settings=settings)
+    except UserError as error:
+        assert "lower sample.gap_s" in str(error)
+        rejected = table(folder / "rejected-failed.tsv")
+        assert [int(r["frame"]) for r in rejected] == list(range(frames))
+        assert {int(r["frame"]) for r in rejected if "(sample." in r["reason"]} == set(good)
+        return
     kept, dropped = [int(r["frame"]) for r in rows], [int(r["frame"]) for r in rejected]
     assert sorted(kept + dropped) == list(range(frames))
     assert set(kept) <= set(good)
@@ -202,7 +214,8 @@ def test_the_limit_on_frames_is_uniform_over_the_good_ones(tmp_path):
 @pytest.mark.parametrize("count", [5, 4])
 def test_fewer_cameras_than_views_is_an_error_that_says_what_to_set(tmp_path, count):
     message = (
-        rf"capture day1 has {count} .*, fewer than sample\.views \(6\): set sample\.views: {count} and .*: {count - 1}$"
+        rf"capture day1 has {count} .*, fewer than sample\.views \(6\): set sample\.views: {count} and "
+        rf"train\.num_input_views: {count - 1}{', and train.i_know: true .*' * (count < 5)}$"
     )
     with pytest.raises(UserError, match=message):
         run(tmp_path, names=NAMES[:count])
@@ -211,9 +224,17 @@ def test_fewer_cameras_than_views_is_an_error_that_says_what_to_set(tmp_path, co
     assert {len(row["views"].split(",")) for row in rows} == {count}
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_what_too_few_cameras_are_told_to_set_is_a_configuration(count):
+    with pytest.raises(UserError) as caught:
+        check_views("day1", NAMES[:count], 6)
+    told = dict(re.findall(r"(?:sample|train)\.(\w+): (\w+)", str(caught.value)))
+    Config(sample=Sample(views=told.pop("views")), train=Train(**told))
+
+
 def test_of_more_cameras_those_that_spread_best_are_chosen_and_judged(tmp_path):
     flags, cut = np.zeros((100, 6), np.uint8), np.zeros((100, 6))
-    flags[:40, [1, 4, 5]], cut[40:60, [1, 4, 5]] = Flag.EMPTY, 0.5  # cameras 2, 5, 6, which are not chosen
+    flags[:30, [1, 4, 5]], cut[30:49, [1, 4, 5]] = Flag.EMPTY, 0.5  # cameras 2, 5, 6, which are not chosen
     flags[70, 2] = Flag.UNSHARP
     rows, rejected = run(tmp_path, flags=flags, cut=cut, settings=Sample(views=3, gap_s=0))
     assert {row["views"] for row in rows} == {"1,4,3"}
@@ -221,6 +242,22 @@ def test_of_more_cameras_those_that_spread_best_are_chosen_and_judged(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["views"] == rows[0]["views"].split(",")
     assert summary["min_angle_deg"] > 100
+    assert summary["cameras_left_out"] == {}
+
+
+def test_a_camera_that_seldom_sees_the_mouse_is_not_chosen_however_well_it_stands(tmp_path, capsys):
+    flags, iou = np.zeros((100, 6), np.uint8), np.full((100, 6), 0.9)
+    flags[:, 2], iou[:60, 0] = Flag.EMPTY, 0.1  # of cameras 1, 3, 4, which spread best
+    rows, rejected = run(tmp_path, flags=flags, iou=iou, lost=range(90, 100), settings=Sample(views=3, gap_s=0))
+    assert {row["views"] for row in rows} == {"2,6,5"}
+    assert len(rejected) == 10, "those without a centre"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["cameras_left_out"] == {"1": 0.3333, "3": 0}
+    err = capsys.readouterr().err
+    assert "camera 3 is not among those that views are chosen from: it could be one in 0 % of the frames" in err
+    rows, _ = run(tmp_path, flags=flags, iou=iou, settings=Sample(views=5, gap_s=0))
+    assert {row["views"] for row in rows} == {"1,5,4,2,6"}, "the next best fills up"
+    assert json.loads((tmp_path / "summary.json").read_text())["cameras_left_out"] == {"3": 0}
 
 
 def test_a_chosen_few_of_the_demos_views_become_shards(tmp_path, demo_run):
@@ -286,11 +323,45 @@ def test_when_all_are_rejected_the_reasons_are_counted(tmp_path):
     flags = np.zeros((100, 6), np.uint8)
     flags[:40, 1], flags[40:, 3], flags[90:, 4] = Flag.EMPTY, Flag.CLIPPED, Flag.CLIPPED
     message = (
-        r"day1: no frame can become a sample \(.*rejected\.tsv\): 60 x clipped by the video's edge; 40 x no silhouette$"
+        r"day1: no frame can become a sample \(.*rejected-failed\.tsv\): 60 x clipped by the video's edge: "
+        r"camera 4, 5 \(10\); 40 x no silhouette: camera 2$"
     )
     with pytest.raises(UserError, match=message):
         run(tmp_path, flags=flags)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.h5", "rejected.tsv", "subject.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.h5", "rejected-failed.tsv", "subject.h5"]
+    assert len(table(tmp_path / "rejected-failed.tsv")) == 100
+    run(tmp_path)
+    assert not (tmp_path / "rejected-failed.tsv").exists(), "of an earlier run"
+
+
+def test_a_capture_whose_samples_all_fall_into_gaps_is_an_error_that_says_what_to_set(tmp_path, capsys):
+    message = (
+        r"day1: no frame can become a sample \(.*rejected-failed\.tsv\): 95 x not among the 5 .*; 5 x within the gap .*: lower "
+        r"sample\.gap_s \(now 100 s\) or lower sample\.rounds \(now 1000\) or raise sample\.frames \(now 5\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, settings=Sample(frames=5, gap_s=100, rounds=1000))
+    assert "warning" not in capsys.readouterr().err, "the error says it"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cameras.h5", "rejected-failed.tsv", "subject.h5"]
+
+
+def test_a_split_that_gets_no_samples_is_told(tmp_path, capsys):
+    rows, _ = run(tmp_path, settings=Sample(frames=1, gap_s=100, rounds=100000))
+    assert [row["split"] for row in rows] == ["train"], "a single frame is no border between splits"
+    (warning,) = json.loads((tmp_path / "summary.json").read_text())["warnings"]
+    assert warning == (
+        "no sample is for val and test: lower sample.gap_s (now 100 s) or lower sample.rounds (now 100000) or raise "
+        "sample.frames (now 1) or set the fraction to 0 (sample.fractions)"
+    )
+    assert f"warning: capture day1: {warning}" in capsys.readouterr().err
+    for settings, split in (
+        (Sample(), None),
+        (Sample(split="animal"), "val"),
+        (Sample(frames=1, fractions=Split(train=1, val=0, test=0)), None),
+    ):
+        run(tmp_path, settings=settings, split=split)
+        assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == []
+        assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["cut", "axis"])

@@ -25,6 +25,7 @@ from mousefacelift.selection import (
     spread_views,
     standardised,
     uniform,
+    usable_views,
     view_order,
 )
 
@@ -195,6 +196,43 @@ def test_exchanging_finds_nearly_what_trying_all_finds(monkeypatch):
         assert quick >= 0.9 * smallest_angle(vectors[spread_views(vectors, 6)])
 
 
+@pytest.mark.parametrize("most", [0, 1000])
+def test_among_equal_smallest_angles_those_are_chosen_whose_others_are_larger(monkeypatch, most):
+    monkeypatch.setattr("mousefacelift.selection.MAX_SUBSETS", most)
+    angle = np.deg2rad([0, 60, 120, 180])
+    chosen = spread_views(np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1), 3)
+    assert chosen[0] == 0 and chosen[-1] == 3, "60 degrees apart are two in any three of them"
+
+
+def test_no_single_exchange_makes_the_views_of_a_large_rig_better():
+    for seed in range(20):
+        vectors = directions(seed, 40)
+        chosen = spread_views(vectors, 9)
+        best = smallest_angle(vectors[chosen])
+        for member in chosen:
+            rest = [v for v in chosen if v != member]
+            for other in set(range(40)) - set(chosen):
+                assert smallest_angle(vectors[[*rest, other]]) <= best + 1e-9
+
+
+@given(st.permutations(range(6)), st.integers(2, 6), st.lists(st.integers(0, 9), min_size=6, max_size=6))
+def test_views_are_chosen_among_cameras_that_are_of_use_half_as_often_as_the_best(order, count, useful):
+    names = ["cam10", "cam9", "top", "cam2", "b", "01"]
+    usable = np.arange(9)[:, None] < useful
+    among = usable_views(names, usable, count)
+    often = [v for v in range(6) if useful[v] >= max(useful) / 2]
+    assert among == sorted(among) and set(often) <= set(among)
+    assert len(among) == max(count, len(often))
+    assert all(useful[v] <= useful[w] for v in set(range(6)) - set(among) for w in among)
+    shuffled = usable_views([names[v] for v in order], usable[:, list(order)], count)
+    assert {order[v] for v in shuffled} == set(among)
+
+
+def test_of_cameras_of_equal_use_the_first_by_name_fill_up():
+    usable = np.array([[0, 0, 0, 1]], bool)
+    assert usable_views(["cam10", "cam2", "cam9", "cam11"], usable, 3) == [1, 2, 3]
+
+
 def test_views_that_look_the_same_way_are_not_chosen_together():
     pairs = np.repeat(directions(3, 6), 2, axis=0)
     chosen = spread_views(pairs, 6)
@@ -317,6 +355,13 @@ def test_frames_of_different_splits_are_never_closer_than_the_gap(steps, shares,
         assert len(kept) == len(time)
 
 
+@given(FRACTIONS, st.floats(0, 100), st.integers(1, 100_000), st.integers(1, 3))
+def test_a_single_instant_is_of_the_largest_split_and_in_no_gap(shares, gap_s, rounds, frames):
+    fractions = split(shares)
+    (name,) = set(split_blocks(np.full(frames, 7.0), fractions, gap_s, rounds))
+    assert getattr(fractions, name) == max(fractions.model_dump().values())
+
+
 def bouts(seed, length=25):
     """Standardised shapes of 1000 frames at 20 Hz: 95 % walking, and rearing in two bouts, early in the capture."""
     random = np.random.default_rng(seed)
@@ -335,6 +380,27 @@ def test_a_rare_pose_has_strata_of_its_own_the_same_every_time(seed):
     mostly_rare = [k for k in set(strata.tolist()) if rare[strata == k].mean() > 0.5]
     assert np.isin(strata[rare], mostly_rare).mean() > 0.75
     np.testing.assert_array_equal(pose_strata(shapes), strata)
+
+
+def test_frames_that_were_not_measured_count_as_typical():
+    random = np.random.default_rng(0)
+    shapes = np.concatenate([random.normal(0, 0.1, (50, 6)), random.normal(4, 0.1, (20, 6))])
+    unmeasured = pose_strata(np.concatenate([shapes, np.full((30, 6), np.nan)]))
+    np.testing.assert_array_equal(unmeasured, pose_strata(np.concatenate([shapes, np.zeros((30, 6))])))
+    assert not set(unmeasured[50:70].tolist()) & set(unmeasured[70:].tolist())
+
+
+@given(st.integers(0, 1000))
+def test_frames_of_a_rare_pose_that_a_gap_may_take_are_not_counted_on(seed):
+    rare = np.zeros(1000, int)
+    random = np.random.default_rng(seed)
+    blocks = 2 * random.choice(24, 4, replace=False) + 1
+    for block in blocks[:2]:
+        rare[block * 20 : block * 20 + 2] = 1  # a fitting share for val and for test, but on a border
+    for block in blocks[2:]:
+        rare[block * 20 + 6 : block * 20 + 14] = 1
+    splits = np.array(split_stratified(np.arange(1000) / 20, rare, TENTHS, 0.3, rounds=5), object)
+    assert {"val", "test"} <= set(splits[rare == 1].tolist())
 
 
 @given(st.integers(0, 1000))

@@ -81,6 +81,10 @@ def read_cameras(source: str, origin: str = "world", up_axis: str = "+z", unit: 
 
     Raises UserError naming the path for whatever is missing, damaged, empty, a single camera, or a camera at the origin.
     """
+    if not source.strip():
+        raise UserError(
+            f"the name of a data set is empty: name a file or folder, or {FACELIFT!r}, the built-in reference"
+        )
     path = Path(source)
     if source == FACELIFT:
         return facelift_reference()
@@ -244,6 +248,8 @@ def _placed(source: str, rig: Rig, origin: str, up_axis: str) -> CameraSet:
         f"origin: {about}; up: {up_axis} of the calibration's world; scaled by {scale:.6f} per mm to a mean camera distance "
         f"of {MEAN_CAMERA_DISTANCE}"
     )
+    if any(camera.fisheye or camera.dist.any() for camera in rig):
+        frame += "; lenses are compared without their distortion"
     placed = rigid(turn @ c2w[..., :3, :3], offsets * scale)
     return CameraSet(source, "calibration", frame, tuple(c.name for c in rig), placed, fxfycxcy, size)
 

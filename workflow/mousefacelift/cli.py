@@ -308,8 +308,9 @@ def compare_cameras(
     _limit_threads(1)
     from mousefacelift.camerasets import read_cameras
     from mousefacelift.compare import compare
-    from mousefacelift.compareview import print_comparison, write_comparison
+    from mousefacelift.compareview import check_folder, print_comparison, write_comparison
 
+    check_folder(output)
     sets = (read_cameras(source, origin.value, up_axis.value, unit) for source in (a, b))
     comparison = compare(*sets)
     print_comparison(comparison)

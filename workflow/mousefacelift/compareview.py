@@ -1,6 +1,7 @@
 """Showing a comparison of cameras: tables for the terminal, and a page, a Markdown text and JSON for keeping."""
 
 import html
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from mousefacelift.camerasets import CameraSet
 from mousefacelift.compare import Comparison, number, per_camera
+from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, write_json
 from mousefacelift.geometry import Array, Camera, Rig
 from mousefacelift.rigview import frustum
@@ -30,6 +32,7 @@ HISTOGRAMS = (
     ("roll", "roll, degrees", 0.5),
     ("focal", "focal length, px", 1.0),
 )
+SUFFIXES = ("md", "html", "json")
 BINS = 24
 MAX_LABELS = 12  # more names in the 3D scene cover each other
 STYLE = """
@@ -102,6 +105,18 @@ def _rich_table(title: str, head: Iterable[str]) -> "Table":
         left = column.endswith(("quantity", "camera"))
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     return table
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError if `write_comparison` could not write to the folder. Nothing is created."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"--output {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output {folder}: {there} cannot be written to")
+    for path in (folder / f"comparison.{suffix}" for suffix in SUFFIXES):
+        if path.is_dir():
+            raise UserError(f"--output {folder}: {path} is a folder, in the way of the file")
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -242,10 +257,12 @@ def rig_figure(comparison: Comparison) -> "Figure":
             x=path[:, 0], y=path[:, 1], z=path[:, 2], mode="lines", line={"color": color, "width": 3},
             name=f"{letter}: {len(rig)} views", hoverinfo="skip", legendgroup=letter,
         )  # fmt: skip
-        names = [html.escape(camera.name) for camera in rig]
+        names = [camera.name for camera in rig]
         figure.add_scatter3d(
             x=label[:, 0], y=label[:, 1], z=label[:, 2], mode="markers+text" if len(rig) <= MAX_LABELS else "markers",
-            text=names, hovertext=[f"{letter}: {name}" for name in names], hoverinfo="text", marker={"color": color, "size": 2},
+            # Plotly reads what it shows under the pointer as HTML, and the labels of 3D scenes as they are.
+            text=names, hovertext=[f"{letter}: {html.escape(name)}" for name in names], hoverinfo="text",
+            marker={"color": color, "size": 2},
             textfont={"color": color, "size": 11}, textposition="top center", showlegend=False, legendgroup=letter,
         )  # fmt: skip
     for name, end, color in zip("XYZ", np.eye(3), ("#d62728", "#2ca02c", "#9467bd"), strict=True):

@@ -241,6 +241,12 @@ class Sample(Section):
             raise ValueError(f"stratify: true is for split: block; split is {self.split}")
         return self
 
+    @model_validator(mode="after")
+    def _chooses_diverse_frames_of_more(self) -> "Sample":
+        if self.select == "diverse" and self.frames is None:
+            raise ValueError("select: diverse chooses among more frames than are wanted: set frames, to how many")
+        return self
+
 
 class Shard(Section):
     """Final images and their containers."""

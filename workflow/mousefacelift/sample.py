@@ -27,6 +27,7 @@ from mousefacelift.selection import (
     split_stratified,
     standardised,
     uniform,
+    usable_views,
 )
 
 SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
@@ -75,9 +76,11 @@ class Frames:
 def check_views(capture: str, cameras: Sequence[str], views: int) -> None:
     """Raise UserError, saying what to set, if a capture has fewer cameras than a sample shall have views."""
     if len(cameras) < views:
+        inputs = len(cameras) - 1
+        few = ", and train.i_know: true (fewer than 4 inputs are known to fail on six-view rigs)" if inputs < 4 else ""
         raise UserError(
             f"capture {capture} has {len(cameras)} cameras ({', '.join(cameras)}), fewer than sample.views ({views}): set "
-            f"sample.views: {len(cameras)} and train.num_input_views: {len(cameras) - 1}"
+            f"sample.views: {len(cameras)} and train.num_input_views: {inputs}{few}"
         )
 
 
@@ -91,7 +94,17 @@ def rejection(
     centre lies in front of the camera and within its calibrated field; iou [V], the overlap of silhouette and visual hull;
     cut [V], the share of the mouse's volume beyond the video's edge. iou and cut are NaN where they were not measured.
     """
-    checks: list[tuple[str, np.ndarray]] = [
+    for reason, failed in _checks(flags, fits, located, iou, cut, settings):
+        if failed.any():
+            return Rejection(reason, tuple(name for name, bad in zip(cameras, failed, strict=True) if bad))
+    return None
+
+
+def _checks(
+    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cut: np.ndarray, settings: Sample
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Each reason, the gravest first, and which views give it: arrays of any one shape, that of `flags`."""
+    return [
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
         ("no silhouette", (flags & Flag.EMPTY) > 0),
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
@@ -106,10 +119,6 @@ def rejection(
         ),
         ("silhouette does not fit the normalised view", ~fits),
     ]
-    for reason, failed in checks:
-        if failed.any():
-            return Rejection(reason, tuple(name for name, bad in zip(cameras, failed, strict=True) if bad))
-    return None
 
 
 def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sample, split: str | None = None) -> None:
@@ -119,8 +128,12 @@ def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sampl
     pose stratum if stratified. split: that of the whole capture, for `sample.split: capture` and `animal` (see
     `selection.capture_splits`).
 
-    Raises UserError if the capture has fewer cameras than `views`, or no frame can become a sample.
+    Raises UserError if the capture has fewer cameras than `views`, or no frame becomes a sample: then rejected-failed.tsv
+    is all that is written.
     """
+    # Of a failed job Snakemake deletes the outputs; what shows the reason must stay.
+    failed = output / "rejected-failed.tsv"
+    failed.unlink(missing_ok=True)
     if (split is None) != (settings.split == "block"):
         raise UserError(
             f"sample.split is {settings.split}: "
@@ -129,7 +142,9 @@ def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sampl
         )
     frames = _read(cameras_file, subject_file)
     check_views(frames.capture, frames.cameras, settings.views)
-    order, min_angle_deg = choose_views(frames.cameras, frames.w2c, settings.views)
+    among, left_out = _worth_choosing(frames, settings)
+    spread, min_angle_deg = choose_views([frames.cameras[v] for v in among], frames.w2c[:, among], settings.views)
+    order = [among[v] for v in spread]
     views = [frames.cameras[v] for v in order]
 
     why = _judge(frames, sorted(order), settings)
@@ -151,19 +166,23 @@ def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sampl
     outcome = np.full(len(frames.frame), "rejected", object)
     outcome[good] = "left out"
     outcome[chosen] = [name or "left out" for name in splits]
-    summary = _summary(frames, why, outcome) | {"views": views, "min_angle_deg": round(min_angle_deg, 3)}
+    summary = _summary(frames, why, outcome) | {
+        "views": views,
+        "min_angle_deg": round(min_angle_deg, 3),
+        "cameras_left_out": left_out,
+    }
+    summary["warnings"] = _warnings(summary["samples"], settings) if split is None else []
     if strata is not None:
         summary["strata"] = _strata(frames.shape[chosen], strata, outcome[chosen])
     _print(summary)
 
     label = [f"{t:.6f}" for t in frames.time_s]
     rejected = [(frames.capture, frames.frame[n], label[n], reason) for n, reason in enumerate(why) if reason]
+    if not summary["accepted"]:
+        _write_tsv(failed, REJECTED_COLUMNS, rejected)
+        advice = f": {' or '.join(_advice(settings))}" if len(good) else ""
+        raise UserError(f"capture {frames.capture}: no frame can become a sample ({failed}): {_commonest(why)}{advice}")
     _write_tsv(output / "rejected.tsv", REJECTED_COLUMNS, rejected)
-    if not len(good):
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in summary["rejected"]["by_reason"].items())
-        raise UserError(
-            f"capture {frames.capture}: no frame can become a sample ({output / 'rejected.tsv'}): {reasons}"
-        )
     samples = [
         (f"{frames.capture}-{frames.frame[n]:06d}", frames.capture, frames.frame[n], label[n], frames.chunk[n], outcome[n], ",".join(views))
         for n in chosen
@@ -214,6 +233,16 @@ def _read(cameras_file: Path, subject_file: Path) -> Frames:
     )
 
 
+def _worth_choosing(frames: Frames, settings: Sample) -> tuple[list[int], dict[str, float]]:
+    """The cameras to choose views from, and of the others the share of the centred frames that each could be a view of."""
+    measures = (frames.flags, frames.fits, frames.located, frames.hull_iou, frames.cut)
+    flags, fits, located, iou, cut = (values[frames.centred] for values in measures)
+    usable = ~np.any([failed for _, failed in _checks(flags, fits, located, iou, cut, settings)], axis=0)
+    among = usable_views(frames.cameras, usable, settings.views)
+    others = (v for v in range(len(frames.cameras)) if v not in among)
+    return among, {frames.cameras[v]: round(float(usable[:, v].mean()), 4) for v in others}
+
+
 def _judge(frames: Frames, views: list[int], settings: Sample) -> list[Rejection | None]:
     """The rejection of each frame, by some of its views."""
     cameras = [frames.cameras[v] for v in views]
@@ -236,6 +265,36 @@ def _split(
     if strata is not None:
         return split_stratified(time_s, strata, settings.fractions, settings.gap_s, settings.rounds)
     return split_blocks(time_s, settings.fractions, settings.gap_s, settings.rounds)
+
+
+def _commonest(why: list[Rejection | None]) -> str:
+    """Why frames were rejected, the commonest first, and for which cameras; with its count if not for it every time."""
+    reasons = Counter(each.reason for each in why if each)
+    parts = []
+    for reason, count in reasons.most_common():
+        blamed = Counter(name for each in why if each and each.reason == reason for name in each.cameras).most_common()
+        cameras = [name if times == count else f"{name} ({times})" for name, times in blamed]
+        parts.append(f"{count} x {Rejection(reason, tuple(cameras))}")
+    return "; ".join(parts)
+
+
+def _advice(settings: Sample) -> list[str]:
+    """What may be changed where good frames are there and a split, or all, got none."""
+    changes = {
+        f"lower sample.gap_s (now {settings.gap_s:g} s)": settings.gap_s > 0,
+        f"lower sample.rounds (now {settings.rounds})": settings.rounds > 1,
+        f"raise sample.frames (now {settings.frames})": settings.frames is not None,
+    }
+    return [change for change, helps in changes.items() if helps]
+
+
+def _warnings(samples: dict[str, int], settings: Sample) -> list[str]:
+    """Of a capture that is divided in time: the splits that it was to have and has no sample of."""
+    empty = [name for name in SPLITS if getattr(settings.fractions, name) > 0 and not samples[name]]
+    if not empty or not any(samples.values()):
+        return []
+    advice = " or ".join([*_advice(settings), "set the fraction to 0 (sample.fractions)"])
+    return [f"no sample is for {' and '.join(empty)}: {advice}"]
 
 
 def _summary(frames: Frames, why: list[Rejection | None], outcome: np.ndarray) -> dict[str, Any]:
@@ -292,6 +351,14 @@ def _print(summary: dict[str, Any]) -> None:
         for row in strata:
             table.add_row(*(f"{row[name]:g}" if row[name] is not None else "unknown" for name in columns))
         console.print(table)
+    for name, share in summary["cameras_left_out"].items():
+        print(
+            f"camera {name} is not among those that views are chosen from: it could be one in {100 * share:.0f} % of the frames "
+            "with a mouse, in less than half as many as the best camera",
+            file=sys.stderr,
+        )
+    for warning in summary["warnings"]:
+        print(f"warning: capture {summary['capture']}: {warning}", file=sys.stderr)
     lost = ", ".join(f"{name}: {count}" for name, count in summary["rejected"]["by_camera"].items() if count)
     print(
         f"views {', '.join(summary['views'])}, at least {summary['min_angle_deg']:.1f} degrees apart; "

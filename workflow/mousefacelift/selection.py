@@ -116,6 +116,18 @@ def choose_views(names: Sequence[str], w2c: Array, count: int) -> tuple[list[int
     return [chosen[v] for v in view_order(w2c[:, chosen])], float(np.degrees(2 * np.arcsin(distance / 2)))
 
 
+def usable_views(names: Sequence[str], usable: NDArray[np.bool_], count: int) -> list[int]:
+    """Ascending indices of the cameras from which `count` views may be chosen: those that are of use often enough.
+
+    usable: [N, V], whether a frame could be a sample if the camera's view were the only one. Often enough is half as often
+    as the best camera's; if fewer than `count` are, those that come next, in the natural order of names among equals.
+    """
+    counts = usable.sum(axis=0)
+    best_first = sorted(range(len(names)), key=lambda v: (-counts[v], natural_key(names[v]), names[v]))
+    enough = int((2 * counts >= counts.max()).sum())
+    return sorted(best_first[: max(enough, count)])
+
+
 def spread_views(directions: Array, count: int) -> list[int]:
     """Ascending indices of the `count` of V directions [V, 3], of any length, that spread best on the sphere.
 
@@ -221,8 +233,11 @@ def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1)
     """Split of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
 
     time_s: [N] increasing. Every one of `rounds` equal stretches of time is divided by `fractions`. A gap of gap_s
-    seconds is centred on each boundary between two blocks of different splits.
+    seconds is centred on each boundary between two blocks of different splits. A single instant is of one split.
     """
+    if time_s[0] == time_s[-1]:
+        one = allocate(1, fractions)
+        return [max(one, key=lambda name: one[name])] * len(time_s)
     stretch = (time_s[-1] - time_s[0]) / rounds
     starts: list[float] = []
     names: list[str] = []
