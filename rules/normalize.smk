@@ -21,7 +21,7 @@ rule normalize_capture:
         "../envs/prep.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,
         runtime=15,
     params:
         settings=settings("normalize"),
