@@ -19,6 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("mousefacelift", deadline=None, derandomize=True, max_examples=60, print_blob=False)
 settings.load_profile("mousefacelift")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def one_number_of_threads():
+    """The command line sets its process's threads, which numba cannot change once it has started them: here all tests share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mousefacelift.cli._limit_threads", lambda threads: threads)
+        yield
+
+
 VIEWS = 6
 # Of the lab: turned about an axis that is none of the world's, 310 mm to the unit, the mouse far from the origin.
 TURN = np.array([[2.0, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3

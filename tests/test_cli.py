@@ -33,8 +33,6 @@ FRAMES = range(100, 104)  # whole in every view
 def call(monkeypatch, capsys):
     """Runs the command line in this process, from the repository's root; gives exit status, stdout and stderr."""
     monkeypatch.chdir(ROOT)
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        monkeypatch.setenv(variable, "1")
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])

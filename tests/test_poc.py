@@ -47,8 +47,6 @@ def results(synthetic_shards, trained, tmp_path_factory):
     words = ["poc", "--manifest", synthetic_shards, "--train", trained, "--output", out, "--split", "test"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            patch.setenv(variable, "1")
         with pytest.raises(SystemExit) as end:
             main()
     assert not end.value.code
