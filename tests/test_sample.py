@@ -15,7 +15,7 @@ from mousefacelift.center import Flag
 from mousefacelift.config import Config, Sample, Shard, Split, Train
 from mousefacelift.errors import UserError
 from mousefacelift.geometry import inverse_rigid
-from mousefacelift.sample import SPLITS, check_views, read_samples, rejection, sample
+from mousefacelift.sample import SPLITS, check_views, read_samples, rejections, sample, view_checks
 from mousefacelift.selection import uniform
 from mousefacelift.shard import shard
 
@@ -167,7 +167,8 @@ def judge(flags=None, cut=None, settings=None, located=range(6), fits=range(6)):
     for view, amount in (cut or {}).items():
         share[view] = amount
     there, inside = np.isin(np.arange(6), list(located)), np.isin(np.arange(6), list(fits))
-    return rejection(values, inside, there, np.ones(6), share, NAMES, settings or Sample())
+    frame = (each[None] for each in (values, inside, there, np.ones(6), share))
+    return rejections(view_checks(*frame, settings or Sample()), NAMES)[0]
 
 
 def test_a_view_is_rejected_by_how_much_of_the_mouse_the_videos_edge_cuts_off():

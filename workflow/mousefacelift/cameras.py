@@ -20,7 +20,7 @@ from mousefacelift.center import Flag
 from mousefacelift.config import Cameras
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, open_h5, write_json
-from mousefacelift.geometry import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.geometry import Array, Rig, evenly, pixel_rays, project, triangulate
 from mousefacelift.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
 from mousefacelift.images import decode_crop
 from mousefacelift.progress import track
@@ -44,8 +44,9 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     silhouettes); triangulated_mm [N, 3] from the silhouettes' centres of mass alone, where the hull is looked for, and
     residual_px [N, V] how far these lie from it in the raw frame; outline_px [N, V, S, 2] corners of a polygon around each
     silhouette; unit rays in the camera frame through them, outline_rays [N, V, S, 3], and through the silhouettes' centres of
-    mass, center_rays [N, V, 3]; flags (those of center, and LARGE) and area_px; of the hull volume_mm3 [N], lengths_mm [N, 3], axis [N, 3], hull_iou and cut [N, V], surface_mm
-    [N, K, 3] and thin_mm [N, K, 4], see hull.Hull, in float32 with NaN behind the last point.
+    mass, center_rays [N, V, 3]; flags (those of center, and LARGE) and area_px; of the hull, see hull.Hull, volume_mm3 [N],
+    lengths_mm [N, 3], axis [N, 3], hull_iou and cut [N, V], surface_mm [N, K, 3] and thin_mm [N, K, 4], the last two in
+    float32 with NaN behind the last point.
 
     Raises UserError if a calibration is damaged, a camera contradicts the others in place, or in time.
     """
@@ -69,7 +70,7 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     radius_mm = outline_radius(rig, triangulated_mm, outline_rays)
     _check_unit(capture, radius_mm)
     hulls = _hulls(chunks, rig, triangulated_mm, radius_mm, found, settings, threads)
-    # The hull's centroid is nearer to the mouse's: on the demo 0.6 mm from it (median), the triangulated centre 1.2 mm.
+    # The hull's centroid is nearer to the mouse's: on the demo 0.65 mm from it (median), the triangulated centre 1.2 mm.
     center_mm = np.where(np.isfinite(hulls["centroid_mm"]), hulls["centroid_mm"], triangulated_mm)
     stretches = _stretches(len(data["frame"]))
     tracks = data["center_px"][stretches], data["frame"][stretches], rig, use[stretches]
@@ -190,7 +191,7 @@ def _hulls(
     """What subject.h5 holds of the hulls, and their centroid_mm [N, 3]; of some frames iou_others, iou_without [N, V]."""
     known = np.flatnonzero(np.isfinite(radius_mm))
     leave_one_out = np.zeros(len(radius_mm), bool)
-    leave_one_out[known[np.linspace(0, len(known) - 1, min(len(known), LEAVE_ONE_OUT_FRAMES)).astype(int)]] = True
+    leave_one_out[evenly(known, LEAVE_ONE_OUT_FRAMES)] = True
     jobs, begin = [], 0
     for path in chunks:
         with open_h5(path, "mousefacelift center") as file:

@@ -116,7 +116,8 @@ class Cameras(Section):
     min_views: int = Field(3, ge=2, description="usable silhouettes a frame needs for its centre to be triangulated")
 
 
-UP_AXES = ("+x", "-x", "+y", "-y", "+z", "-z")
+UpAxis = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
+UP_AXES = get_args(UpAxis)
 
 
 class Normalize(Section):
@@ -126,7 +127,7 @@ class Normalize(Section):
         "auto",
         description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
     )
-    up_axis: Literal["+x", "-x", "+y", "-y", "+z", "-z"] | tuple[float, float, float] | None = Field(
+    up_axis: UpAxis | tuple[float, float, float] | None = Field(
         None,
         description="for up: calibration, the direction in the calibration's world that points up, an axis or [x, y, z]; null: +z",
     )

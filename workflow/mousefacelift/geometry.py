@@ -6,6 +6,7 @@ Conventions: camera frame OpenCV (+x right, +y down, +z forward), x_cam = R @ x_
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -307,6 +308,32 @@ def view_map(camera: Camera, R_view: Array, fxfycxcy: Array, x: Array, y: Array)
         xy = ray[..., :2] / ray[..., 2:]
     raw = normalized_to_pixels(distort(xy, camera.dist, camera.fisheye), camera.K)
     return raw, np.where(ray[..., 2] > 0, np.hypot(xy[..., 0], xy[..., 1]), np.inf)
+
+
+def evenly(items: NDArray[Any], count: int) -> NDArray[Any]:
+    """At most `count` of the items [N, ...], evenly spread, first and last included."""
+    return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(int)]
+
+
+def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDArray[np.intp]:
+    """Indices of at most `count` of points [N, D]: `first`, then always the one farthest from those before it.
+
+    Ties go to the earlier point; the first k of k + 1 picks are the k picks. Gonzalez (1985), Clustering to minimize the
+    maximum intercluster distance.
+    """
+    columns = np.ascontiguousarray(points.T)  # several times as fast as rows, for every voxel of every hull
+    chosen = np.full(min(count, len(points)), first, np.intp)
+    distance = np.full(len(points), np.inf, points.dtype)
+    for k in range(len(chosen)):
+        if k:
+            chosen[k] = distance.argmax()
+        latest = chosen[k]
+        apart = (columns[0] - columns[0, latest]) ** 2
+        for column in columns[1:]:
+            apart += (column - column[latest]) ** 2
+        distance = np.minimum(distance, apart)
+        distance[latest] = -1
+    return chosen
 
 
 def rigid(R: Array, t: Array) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from mousefacelift.geometry import Array, Camera, Rig, project
+from mousefacelift.geometry import Array, Camera, Rig, evenly, far_apart, project
 
 # A view's silhouette: alpha [h, w], above 127 is mouse, and its window x, y, width, height in the raw frame.
 Cutout = tuple[NDArray[np.uint8], ArrayLike]
@@ -138,7 +138,7 @@ def visual_hull(
         lengths_mm=2 * np.sqrt(5 * moments[::-1]),
         iou=iou,
         cut=cut,
-        surface_mm=_far_apart(points[surface], SURFACE_POINTS),
+        surface_mm=_far_apart(points[surface]),
         thin_mm=_thin(points, depth, surface),
         voxel_mm=voxel_mm,
         iou_others=iou_others,
@@ -249,23 +249,12 @@ class _View:
         return float(np.count_nonzero(hull & mouse) / np.count_nonzero(hull | mouse))
 
 
-def _evenly(indices: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """At most `count` of the indices, evenly spread: voxels stand in the order of space, coarsest cell by cell."""
-    return indices if len(indices) <= count else indices[np.linspace(0, len(indices) - 1, count).astype(int)]
-
-
-def _far_apart(points: Floats, count: int) -> Array:
-    """At most `count` of points [n, 3], chosen by farthest-point sampling from the one farthest from their mean."""
-    x, y, z = np.ascontiguousarray(points.T)
-    chosen = np.zeros(min(count, len(points)), np.intp)
-    distance = np.full(len(points), np.inf, np.float32)
-    if len(points):
-        chosen[0] = ((points - points.mean(axis=0)) ** 2).sum(axis=1).argmax()
-    for before, k in enumerate(range(1, len(chosen))):
-        last = points[chosen[before]]
-        distance = np.minimum(distance, (x - last[0]) ** 2 + (y - last[1]) ** 2 + (z - last[2]) ** 2)
-        chosen[k] = distance.argmax()
-    return points[chosen].astype(np.float64)
+def _far_apart(points: Floats) -> Array:
+    """The points [n, 3] of Hull.surface_mm, from the one farthest from their mean."""
+    if not len(points):
+        return np.zeros((0, 3))
+    first = int(((points - points.mean(axis=0)) ** 2).sum(axis=1).argmax())
+    return points[far_apart(points, first, SURFACE_POINTS)].astype(np.float64)
 
 
 def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
@@ -274,10 +263,11 @@ def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
     Thin is what lies farther from the thick part, a third as deep as the deepest voxel and deeper, than this is deep.
     """
     deepest = float(depth.max())
-    surface = _evenly(surface, 32 * THIN_POINTS)
-    thick = points[_evenly(np.flatnonzero(depth >= deepest / 3), 500)]
+    # Voxels stand in the order of space, coarsest cell by cell: every n-th of them are spread over all.
+    surface = evenly(surface, 32 * THIN_POINTS)
+    thick = points[evenly(np.flatnonzero(depth >= deepest / 3), 500)]
     distance, _ = cKDTree(thick).query(points[surface], distance_upper_bound=deepest)
-    thin = _evenly(surface[np.isinf(distance)], THIN_POINTS)
+    thin = evenly(surface[np.isinf(distance)], THIN_POINTS)
     return np.column_stack([points[thin], depth[thin]]).astype(np.float64)
 
 

@@ -54,7 +54,7 @@ class Frames:
     """What earlier stages say of a capture's N candidate frames in its V cameras.
 
     frame, time_s, chunk: [N]. centred: [N], whether the mouse's centre is known; without it the rest is void, and w2c
-    [C, V, 4, 4] has the C centred frames alone. flags, fits, located, hull_iou, cut: [N, V], see `rejection`. shape:
+    [C, V, 4, 4] has the C centred frames alone. flags, fits, located, hull_iou, cut: [N, V], see `view_checks`. shape:
     [N, 6], see `selection.shape_descriptors`.
     """
 
@@ -84,26 +84,18 @@ def check_views(capture: str, cameras: Sequence[str], views: int) -> None:
         )
 
 
-def rejection(
-    flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cut: np.ndarray,
-    cameras: Sequence[str], settings: Sample,
-) -> Rejection | None:  # fmt: skip
-    """Why a frame cannot be a sample; None if it can.
-
-    Of its views: flags [V]; fits [V], whether the silhouette lies inside the view; located [V], whether the mouse's 3D
-    centre lies in front of the camera and within its calibrated field; iou [V], the overlap of silhouette and visual hull;
-    cut [V], the share of the mouse's volume beyond the video's edge. iou and cut are NaN where they were not measured.
-    """
-    for reason, failed in _checks(flags, fits, located, iou, cut, settings):
-        if failed.any():
-            return Rejection(reason, tuple(name for name, bad in zip(cameras, failed, strict=True) if bad))
-    return None
+Checks = list[tuple[str, NDArray[np.bool_]]]
 
 
-def _checks(
+def view_checks(
     flags: np.ndarray, fits: np.ndarray, located: np.ndarray, iou: np.ndarray, cut: np.ndarray, settings: Sample
-) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Each reason, the gravest first, and which views give it: arrays of any one shape, that of `flags`."""
+) -> Checks:
+    """Each reason why a frame cannot be a sample, the gravest first, and the views [N, V] that give it.
+
+    flags [N, V]; fits [N, V], whether the silhouette lies inside the view; located [N, V], whether the mouse's 3D centre
+    lies in front of the camera and within its calibrated field; iou [N, V], the overlap of silhouette and visual hull;
+    cut [N, V], the share of the mouse's volume beyond the video's edge. iou and cut are NaN where they were not measured.
+    """
     return [
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
         ("no silhouette", (flags & Flag.EMPTY) > 0),
@@ -119,6 +111,15 @@ def _checks(
         ),
         ("silhouette does not fit the normalised view", ~fits),
     ]
+
+
+def rejections(checks: Checks, cameras: Sequence[str]) -> list[Rejection | None]:
+    """Why each of N frames cannot be a sample; None if it can. checks: of the views of these cameras alone."""
+    why: list[Rejection | None] = [None] * len(checks[0][1])
+    for reason, failed in reversed(checks):  # the gravest has the last word
+        for n in np.flatnonzero(failed.any(axis=1)):
+            why[n] = Rejection(reason, tuple(name for name, bad in zip(cameras, failed[n], strict=True) if bad))
+    return why
 
 
 def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sample, split: str | None = None) -> None:
@@ -142,12 +143,13 @@ def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sampl
         )
     frames = _read(cameras_file, subject_file)
     check_views(frames.capture, frames.cameras, settings.views)
-    among, left_out = _worth_choosing(frames, settings)
+    checks = view_checks(frames.flags, frames.fits, frames.located, frames.hull_iou, frames.cut, settings)
+    among, left_out = _worth_choosing(frames, checks, settings.views)
     spread, min_angle_deg = choose_views([frames.cameras[v] for v in among], frames.w2c[:, among], settings.views)
     order = [among[v] for v in spread]
     views = [frames.cameras[v] for v in order]
 
-    why = _judge(frames, sorted(order), settings)
+    why = _judge(frames, checks, sorted(order))
     good = np.array([n for n, reason in enumerate(why) if reason is None], int)
     pose = standardised(frames.shape[good])
     if settings.select == "diverse" and settings.frames is not None:
@@ -233,27 +235,19 @@ def _read(cameras_file: Path, subject_file: Path) -> Frames:
     )
 
 
-def _worth_choosing(frames: Frames, settings: Sample) -> tuple[list[int], dict[str, float]]:
+def _worth_choosing(frames: Frames, checks: Checks, views: int) -> tuple[list[int], dict[str, float]]:
     """The cameras to choose views from, and of the others the share of the centred frames that each could be a view of."""
-    measures = (frames.flags, frames.fits, frames.located, frames.hull_iou, frames.cut)
-    flags, fits, located, iou, cut = (values[frames.centred] for values in measures)
-    usable = ~np.any([failed for _, failed in _checks(flags, fits, located, iou, cut, settings)], axis=0)
-    among = usable_views(frames.cameras, usable, settings.views)
+    usable = ~np.any([failed for _, failed in checks], axis=0)[frames.centred]
+    among = usable_views(frames.cameras, usable, views)
     others = (v for v in range(len(frames.cameras)) if v not in among)
     return among, {frames.cameras[v]: round(float(usable[:, v].mean()), 4) for v in others}
 
 
-def _judge(frames: Frames, views: list[int], settings: Sample) -> list[Rejection | None]:
+def _judge(frames: Frames, checks: Checks, views: list[int]) -> list[Rejection | None]:
     """The rejection of each frame, by some of its views."""
-    cameras = [frames.cameras[v] for v in views]
-    measures = (frames.flags, frames.fits, frames.located, frames.hull_iou, frames.cut)
-    flags, fits, located, iou, cut = (values[:, views] for values in measures)
-    return [
-        rejection(flags[n], fits[n], located[n], iou[n], cut[n], cameras, settings)
-        if centred
-        else Rejection("mouse found in too few views")
-        for n, centred in enumerate(frames.centred)
-    ]
+    of_views = rejections([(reason, failed[:, views]) for reason, failed in checks], [frames.cameras[v] for v in views])
+    nowhere = Rejection("mouse found in too few views")
+    return [why if centred else nowhere for why, centred in zip(of_views, frames.centred, strict=True)]
 
 
 def _split(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mousefacelift.config import SPLITS, Sample, Split
 from mousefacelift.errors import UserError
 from mousefacelift.files import natural_key
-from mousefacelift.geometry import Array, azimuth_elevation, inverse_rigid
+from mousefacelift.geometry import Array, azimuth_elevation, far_apart, inverse_rigid
 
 Indices = NDArray[np.int64]
 
@@ -59,21 +59,14 @@ def standardised(values: Array) -> Array:
 
 
 def farthest_points(points: Array, count: int) -> Indices:
-    """Indices of `count` of N points [N, D], each the farthest from those before it; ties go to the earlier point.
+    """Indices of `count` of N points [N, D], each the farthest from those before it, see `geometry.far_apart`.
 
-    The first is the one nearest to the origin, which `standardised` puts at the median. The first k of k + 1 picks are the k
-    picks. Points with NaN come last. Gonzalez (1985), Clustering to minimize the maximum intercluster distance.
+    The first is the one nearest to the origin, which `standardised` puts at the median. Points with NaN come last.
     """
     finite = np.isfinite(points).all(axis=1)
     known = points[finite]
-    picked: list[int] = []
-    distance = np.full(len(known), np.inf)
-    while len(picked) < min(count, len(known)):
-        k = int(np.argmax(distance)) if picked else int(np.argmin((known**2).sum(axis=1)))
-        picked.append(k)
-        distance = np.minimum(distance, ((known - known[k]) ** 2).sum(axis=1))
-        distance[k] = -1
-    return np.concatenate([np.flatnonzero(finite)[np.array(picked, int)], np.flatnonzero(~finite)])[:count]
+    picked = far_apart(known, int(np.argmin((known**2).sum(axis=1))), count) if len(known) else np.zeros(0, int)
+    return np.concatenate([np.flatnonzero(finite)[picked], np.flatnonzero(~finite)])[:count]
 
 
 def pose_strata(points: Array) -> Indices:
