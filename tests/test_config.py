@@ -64,7 +64,7 @@ def test_an_empty_file_is_the_default_configuration(tmp_path):
         ({"center": {"strid": 2}}, "my.yaml: unknown key 'center.strid': did you mean 'stride'?"),
         ({"train": {"loss": {"l1": 1}}}, "unknown key 'train.loss.l1': did you mean 'l2'?"),
         ({"sample": {"fractions": {"training": 1}}}, "unknown key 'sample.fractions.training': did you mean 'train'?"),
-        ({"shard": {"zzz": 1}}, "unknown key 'shard.zzz': valid keys here: png_level, gzip_level"),
+        ({"shard": {"zzz": 1}}, "unknown key 'shard.zzz': valid keys here: tar_codec, tar_level, h5_codec, h5_level"),
         ({"str": 1}, "my.yaml: unknown key 'str': "),
         ({"train": {"int": 1}}, "unknown key 'train.int': "),
         ({"train": {"a[0]": 1}}, "unknown key 'train.a[0]': "),

@@ -130,7 +130,7 @@ def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished):
         ("cameras", "max_residual_px", 50, "cameras_capture"),
         ("normalize", "zoom", 1.0, "normalize_capture"),
         ("sample", "gap_s", 0.01, "sample_capture"),
-        ("shard", "png_level", 2, "shard_chunk"),
+        ("shard", "h5_level", 5, "shard_chunk"),
         ("train", "seed", 1, "train"),
         ("evaluate", "pictures", 0, "evaluate"),
     ],

@@ -9,7 +9,7 @@ STAGE_VERSIONS = {
     "cameras": 3,
     "normalize": 2,
     "sample": 3,
-    "shard": 3,
+    "shard": 4,
     "train": 1,
     "evaluate": 1,
     "compare_cameras": 1,

@@ -1,0 +1,176 @@
+"""Shards on disk: a WebDataset tar and an HDF5 file, side by side, with the same samples.
+
+Tar: `{key}.cam0.png` to `{key}.cam5.png` and `{key}.json` per sample, samples one after the other. HDF5: the same as
+arrays, one sample per chunk. Whoever reads the images of an HDF5 file elsewhere imports hdf5plugin before, for its codec.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from mousefacelift import STAGE_VERSIONS
+from mousefacelift.config import Shard
+from mousefacelift.errors import UserError
+from mousefacelift.files import atomic
+from mousefacelift.geometry import inverse_rigid
+from mousefacelift.images import Image, decode_image, encode_image
+
+FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # per view
+
+
+def h5_codec(settings: Shard) -> dict[str, Any]:
+    """h5py's arguments for the compression of images."""
+    level = settings.h5_level
+    return {
+        "zstd": lambda: dict(hdf5plugin.Zstd(clevel=3 if level is None else level)),
+        "lz4": lambda: dict(hdf5plugin.LZ4()),
+        "blosc-lz4": lambda: dict(hdf5plugin.Blosc("lz4", clevel=5 if level is None else level, shuffle=0)),
+        "blosc-zstd": lambda: dict(hdf5plugin.Blosc("zstd", clevel=3 if level is None else level, shuffle=0)),
+        "gzip": lambda: {"compression": "gzip", "compression_opts": 1 if level is None else level},
+        "lzf": lambda: {"compression": "lzf"},
+    }[settings.h5_codec]()
+
+
+def encode_view(rgba: Image, settings: Shard) -> bytes:
+    """A view as the tar's member."""
+    level = {"png": 1, "webp": 4, "qoi": 0}[settings.tar_codec] if settings.tar_level is None else settings.tar_level
+    return encode_image(rgba, settings.tar_codec, level)
+
+
+class ShardWriter:
+    """Writes a tar and an HDF5 file in one pass; both appear under their final names only when complete.
+
+    The same samples give the same bytes: no times, owners or hash orders are written.
+    """
+
+    def __init__(self, tar: Path, h5: Path, samples: int, views: list[str], size: int, settings: Shard) -> None:
+        self._paths, self._stack, self._count = (tar, h5), ExitStack(), 0
+        self._shape = (samples, len(views), size)
+        self._views, self._settings = views, settings
+
+    def __enter__(self) -> "ShardWriter":
+        tar, h5 = (self._stack.enter_context(atomic(path)) for path in self._paths)
+        self._tar = self._stack.enter_context(tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT))
+        self._h5 = self._stack.enter_context(h5py.File(h5, "w", libver="latest"))
+        n, v, size = self._shape
+        # fletcher32: a chunk that was damaged after the training had begun is an error, not a picture.
+        image = {"chunks": (1, v, size, size, 4), "fletcher32": True} | h5_codec(self._settings) if n else {}
+        self._h5.attrs.update(stage="shard", version=STAGE_VERSIONS["shard"], views=self._views)
+        self._h5.create_dataset("image", (n, v, size, size, 4), np.uint8, **image)
+        for name, shape in FIELDS.items():
+            self._h5.create_dataset(name, (n, v, *shape), np.float64)
+        self._h5.create_dataset("frame", (n,), np.int64)
+        self._h5.create_dataset("key", (n,), h5py.string_dtype())
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._stack.__exit__(*exception)
+
+    def add(self, meta: dict[str, Any], images: list[Image], files: list[bytes]) -> None:
+        """Append one sample to both files.
+
+        meta: what the tar's JSON says, in FaceLift's schema: `id`, `frame`, `frames` with w2c, fx, fy, cx, cy and
+        file_path per view, and `world_from_mm` where that is known. images: the views; files: the same, encoded.
+        """
+        i = self._count
+        for frame, file in zip(meta["frames"], files, strict=True):
+            self._add_member(frame["file_path"], file)
+        self._add_member(f"{meta['id']}.json", json.dumps(meta, separators=(",", ":"), allow_nan=False).encode())
+        self._h5["image"][i] = np.stack(images)
+        self._h5["c2w"][i], self._h5["fxfycxcy"][i] = meta_cameras(meta)
+        self._h5["frame"][i], self._h5["key"][i] = meta["frame"], meta["id"]
+        if "world_from_mm" in meta:
+            if not i:
+                self._h5.create_dataset("world_from_mm", (self._shape[0], 4, 4), np.float64)
+            self._h5["world_from_mm"][i] = meta["world_from_mm"]
+        self._count += 1
+
+    def _add_member(self, name: str, content: bytes) -> None:
+        # A new TarInfo has time, owner and group 0.
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(content), 0o644
+        self._tar.addfile(info, io.BytesIO(content))
+
+
+def meta_cameras(meta: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """c2w [V, 4, 4] and fxfycxcy [V, 4] of a sample's JSON."""
+    w2c = np.array([frame["w2c"] for frame in meta["frames"]], np.float64)
+    intrinsics = [[frame[name] for name in ("fx", "fy", "cx", "cy")] for frame in meta["frames"]]
+    return inverse_rigid(w2c), np.array(intrinsics, np.float64)
+
+
+@dataclass(frozen=True)
+class TarSample:
+    """One sample as it lies in a tar: its key, its JSON and its views' files, cam0 first."""
+
+    key: str
+    json: bytes
+    files: list[bytes]
+
+    def meta(self, where: str) -> dict[str, Any]:
+        """The JSON, parsed. Raises UserError beginning with `where` if it is not a sample's."""
+        try:
+            meta = json.loads(self.json)
+            c2w, fxfycxcy = meta_cameras(meta)
+            if c2w.shape != (len(self.files), 4, 4) or fxfycxcy.shape != (len(self.files), 4):
+                raise ValueError(f"{len(self.files)} views, but cameras of shape {c2w.shape}")
+        except (ValueError, KeyError, TypeError, np.linalg.LinAlgError) as error:
+            raise UserError(f"{where}, sample {self.key}: damaged JSON ({error!r:.200})") from None
+        return dict(meta)
+
+    def images(self, where: str) -> list[Image]:
+        """The views, decoded: [S, S, 4] RGBA each. Raises UserError beginning with `where`, naming sample and view."""
+        return [decode_image(file, f"{where}, sample {self.key}, cam{i}") for i, file in enumerate(self.files)]
+
+
+def tar_samples(stream: IO[bytes], where: str, views: int) -> Iterator[TarSample]:
+    """The samples of a tar in their order, read from beginning to end without seeking.
+
+    stream: a file or a network connection; where: what to call it in messages; views: how many a sample has. Raises
+    UserError naming the last whole sample for a tar that is damaged or truncated, and naming the sample of which a
+    member is missing, foreign or twice there.
+    """
+    members: dict[str, bytes] = {}
+    key, after = "", "at its beginning"
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for info in tar:
+                file = tar.extractfile(info)
+                name, _, suffix = info.name.partition(".")
+                if file is None or not suffix:
+                    raise UserError(f"{where}, {after}: member {info.name!r} does not belong to a sample")
+                if members and name != key:
+                    raise UserError(f"{where}, sample {key}: {_missing(members, views)}")
+                kind = suffix.partition(".")[0]
+                if kind in members:
+                    raise UserError(f"{where}, sample {name}: member {info.name!r} is there twice")
+                key, members[kind] = name, file.read()
+                if len(members[kind]) != info.size:
+                    raise UserError(f"{where}, sample {name}: member {info.name!r} is truncated")
+                if len(members) == views + 1:
+                    if missing := _missing(members, views):
+                        raise UserError(f"{where}, sample {key}: {missing}")
+                    yield TarSample(key, members["json"], [members[f"cam{i}"] for i in range(views)])
+                    members, after = {}, f"after sample {key}"
+                tar.members = []  # type: ignore[attr-defined]  # it remembers all of them: here they would pile up
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{where}, {f'sample {key}' if members else after}: damaged tar ({error})") from None
+    if members:
+        raise UserError(f"{where}, sample {key}: {_missing(members, views)}")
+
+
+def _missing(members: dict[str, bytes], views: int) -> str:
+    """What a sample lacks; empty if nothing."""
+    lacking = [name for name in (*(f"cam{i}" for i in range(views)), "json") if name not in members]
+    foreign = [name for name in members if name != "json" and name not in {f"cam{i}" for i in range(views)}]
+    words = [f"{', '.join(lacking)} missing"] if lacking else []
+    return " and ".join(words + ([f"{', '.join(foreign)} not expected"] if foreign else []))
