@@ -10,6 +10,8 @@ from mousefacelift.cameras import read_capture_rig
 from mousefacelift.captures import captures_table, read_captures
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
+from mousefacelift.manifest import read_manifest
+from mousefacelift.manifest import STAGES
 from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.sample import check_views
 from mousefacelift.selection import capture_splits
@@ -39,6 +41,7 @@ RESULTS = CONFIG.results.rstrip("/")
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 RUN = CONFIG.train.run
+MANIFEST = CONFIG.train.manifest or f"{RESULTS}/shard/manifest.json"  # what is trained and evaluated on
 # Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
 TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 64000}[CONFIG.train.preset]
 
@@ -51,6 +54,11 @@ wildcard_constraints:
 def settings(stage):
     """A stage's section as JSON: in the rule's params, so that a changed setting re-runs this stage and what follows."""
     return section_json(getattr(CONFIG, stage))
+
+
+def data_settings():
+    """The sections that the shards depend on, for their manifest to record."""
+    return json.dumps(CONFIG.model_dump(mode="json", include=set(STAGES)), sort_keys=True)
 
 
 def background_settings():
@@ -90,8 +98,21 @@ def normalized_cameras(wildcards):
     return f"{RESULTS}/normalize/{wildcards.capture}/cameras.h5"
 
 
+def given_manifest(split):
+    """train.manifest as an input, none if it is on the web; known now to be there, and to hold samples of the split."""
+    try:
+        data = read_manifest(CONFIG.train.manifest)
+    except UserError as error:
+        raise WorkflowError(f"train.manifest: {error}") from None
+    if not data.split(split):
+        raise WorkflowError(f"train.manifest: {CONFIG.train.manifest} lists no {split} samples")
+    return [] if data.url else CONFIG.train.manifest
+
+
 def trained_manifest(wildcards):
     """The manifest, unless no view of its samples would be held out."""
+    if CONFIG.train.manifest:
+        return given_manifest("train")
     if CONFIG.train.num_input_views >= CONFIG.sample.views:
         raise WorkflowError(
             f"train.num_input_views is {CONFIG.train.num_input_views}, but samples have {CONFIG.sample.views} views "
@@ -103,6 +124,8 @@ def trained_manifest(wildcards):
 def evaluated_manifest(wildcards):
     """The manifest, unless the split to evaluate is given no frames: better said now than after training."""
     split = CONFIG.evaluate.split
+    if CONFIG.train.manifest:
+        return given_manifest(split)
     if not getattr(CONFIG.sample.fractions, split):
         raise WorkflowError(f"evaluate.split is {split}, but sample.fractions gives it nothing")
     return f"{RESULTS}/shard/manifest.json"

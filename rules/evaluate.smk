@@ -26,11 +26,12 @@ rule evaluate:
         runtime=240,
         gpu=CONFIG.train.gpus,
     params:
+        manifest=MANIFEST,
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
         run=RUN,
         settings=settings("evaluate"),
         version=STAGE_VERSIONS["evaluate"],
     shell:
-        "mousefacelift evaluate --manifest {input.manifest:q} --train {params.train:q} --settings {params.settings:q}"
+        "mousefacelift evaluate --manifest {params.manifest:q} --train {params.train:q} --settings {params.settings:q}"
         " --threads {threads} --output {params.folder:q} 2>&1 | tee {log:q}"

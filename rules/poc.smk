@@ -31,11 +31,12 @@ rule poc:
         runtime=480,
         gpu=CONFIG.train.gpus,
     params:
+        manifest=MANIFEST,
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
         run=RUN,
         split=CONFIG.evaluate.split,
         version=STAGE_VERSIONS["poc"],
     shell:
-        "mousefacelift poc --manifest {input.manifest:q} --train {params.train:q} --split {params.split}"
+        "mousefacelift poc --manifest {params.manifest:q} --train {params.train:q} --split {params.split}"
         " --threads {threads} --output {params.folder:q} 2>&1 | tee {log:q}"

@@ -47,12 +47,14 @@ rule shard_manifest:
         f"{BENCHMARKS}/shard/manifest.tsv"
     conda:
         "../envs/prep.yaml"
-    threads: 1
+    threads: 4
     resources:
         mem_mb=1000,
         runtime=60,
     params:
         needed=[f"--need={split}" for split in SPLITS if getattr(CONFIG.sample.fractions, split)],
+        settings=data_settings(),
         version=STAGE_VERSIONS["shard"],
     shell:
-        "mousefacelift manifest --output {output:q} {params.needed} {input.h5:q} 2> {log:q}"
+        "mousefacelift manifest --output {output:q} {params.needed} --settings {params.settings:q} --threads {threads}"
+        " {input.h5:q} 2> {log:q}"

@@ -21,11 +21,12 @@ rule train:
         runtime=2880,
         gpu=CONFIG.train.gpus,
     params:
+        manifest=MANIFEST,
         folder=subpath(output.weights, parent=True),
         # Not an output: Snakemake would wipe it before a retry. A hash of settings and data names the folder inside.
         checkpoints=f"{RESULTS}/train/{RUN}/checkpoints",
         settings=settings("train"),
         version=STAGE_VERSIONS["train"],
     shell:
-        "mousefacelift train --manifest {input.manifest:q} --settings {params.settings:q} --threads {threads}"
+        "mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q} --threads {threads}"
         " --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1 | tee {log:q}"

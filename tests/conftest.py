@@ -1,16 +1,18 @@
 """A small capture with a known truth: a coloured ball, seen by six cameras, written as shards."""
 
-import hashlib
-import json
 import os
+from collections import Counter
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from mousefacelift.config import Shard
+from mousefacelift.containers import ShardWriter, encode_view
 from mousefacelift.geometry import look_at, rigid
+from mousefacelift.manifest import write_manifest
+from mousefacelift.shard import opencv_cameras
 
 # One thread per test process: the models are so small that starting threads costs more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,39 +78,44 @@ def ball(c2w, fxfycxcy, size, center, radius):
     return np.rint(255 * np.concatenate([rgb, hits / 16], -1)).astype(np.uint8)
 
 
-def write_shards(folder, samples=None, size=64, seed=0):
-    """Write manifest.json and one HDF5 file per split (and one empty shard); returns the manifest's path."""
+def write_shards(folder, samples=None, size=64, seed=0, settings=None):
+    """Write a shard, tar and HDF5, for each split, an empty one, and their manifest; returns the manifest's path.
+
+    samples: how many by split; as pairs where a split shall have several shards.
+    """
     samples = samples or {"train": 5, "val": 2, "test": 2}
+    pairs = samples.items() if isinstance(samples, dict) else samples
+    before = Counter()
     random = np.random.default_rng(seed)
-    shards = []
-    for split, count in (*samples.items(), ("train", 0)):
-        name = f"{split}/ball-{len(shards):04d}"
-        shards.append({"split": split, "capture": "ball", "tar": f"{name}.tar", "h5": f"{name}.h5", "samples": count})
-        path = folder / f"{name}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not count:
-            continue
-        c2w = np.array(
-            [[look_at_origin(a, e, 2.7 + 0.1 * np.sin(3 * a)) for a, e in zip(AZIMUTHS, ELEVATIONS, strict=True)]]
-        ).repeat(count, 0)
-        fxfycxcy = np.tile([1.6 * size, 1.6 * size, size / 2, size / 2], (count, VIEWS, 1))
-        image = np.empty((count, VIEWS, size, size, 4), np.uint8)
-        for i in range(count):
-            center, radius = random.uniform(-0.15, 0.15, 3), random.uniform(0.3, 0.45)
-            for v in range(VIEWS):
-                image[i, v] = ball(c2w[i, v], fxfycxcy[i, v], size, center, radius)
-        world_from_mm = np.tile(np.eye(4), (count, 1, 1))
-        world_from_mm[:, :3, :3] = UNITS_PER_MM * TURN
-        world_from_mm[:, :3, 3] = [0.4, -0.3, 0.2] + 0.1 * np.arange(count)[:, None]
-        with h5py.File(path, "w") as file:
-            file.create_dataset("image", data=image, chunks=(1, *image.shape[1:]), compression="gzip")
-            file["c2w"], file["fxfycxcy"] = c2w, fxfycxcy
-            file["world_from_mm"] = world_from_mm
-            file["frame"] = np.arange(count)
-            file["key"] = np.array([f"ball-{split}-{i:06d}" for i in range(count)], h5py.string_dtype())
-        shards[-1]["sha256"] = {"h5": hashlib.sha256(path.read_bytes()).hexdigest()}
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({"image_size": size, "views": VIEWS, "shards": shards}))
+    settings = settings or Shard()
+    c2w = np.array([look_at_origin(a, e, 2.7 + 0.1 * np.sin(3 * a)) for a, e in zip(AZIMUTHS, ELEVATIONS, strict=True)])
+    fxfycxcy = np.tile([1.6 * size, 1.6 * size, size / 2, size / 2], (VIEWS, 1))
+    views = [f"{v + 1}" for v in range(VIEWS)]
+    for n, (split, count) in enumerate((*pairs, ("train", 0))):
+        path = folder / split / f"ball-{n:04d}.h5"
+        with ShardWriter(path.with_suffix(".tar"), path, count, views if count else [], size, settings) as writer:
+            for i in range(before[split], before[split] + count):
+                key = f"ball-{split}-{i:06d}"
+                center, radius = random.uniform(-0.15, 0.15, 3), random.uniform(0.3, 0.45)
+                images = [ball(c2w[v], fxfycxcy[v], size, center, radius) for v in range(VIEWS)]
+                world_from_mm = np.eye(4)
+                world_from_mm[:3, :3] = UNITS_PER_MM * TURN
+                world_from_mm[:3, 3] = np.array([0.4, -0.3, 0.2]) + 0.1 * i
+                files = [f"{key}.cam{v}.{settings.tar_codec}" for v in range(VIEWS)]
+                meta = {
+                    "id": key, "capture": "ball", "frame": i, "time_s": i / 20, "split": split, "views": views,
+                    "distance_policy": "exact", "world_units_per_mm": UNITS_PER_MM, "qc": {"fill": {"1": 0.625}},
+                    "world_from_mm": world_from_mm.tolist(),
+                    "frames": opencv_cameras(np.linalg.inv(c2w), fxfycxcy, size, files),
+                }  # fmt: skip
+                writer.add(meta, images, [encode_view(image, settings) for image in images])
+        before[split] += count
+    return list_shards(folder / "manifest.json")
+
+
+def list_shards(manifest):
+    """Write the manifest of what is there; returns its path."""
+    write_manifest(list(manifest.parent.glob("*/*.h5")), manifest, needed=())
     return manifest
 
 

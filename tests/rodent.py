@@ -12,11 +12,12 @@ from mousefacelift.cameras import cameras, read_capture_rig
 from mousefacelift.captures import Capture, captures_table, read_captures
 from mousefacelift.center import center
 from mousefacelift.config import Config
+from mousefacelift.manifest import write_manifest
 from mousefacelift.normalize import normalize
 from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.rigs import write_rig
 from mousefacelift.sample import SPLITS, sample
-from mousefacelift.shard import manifest, shard
+from mousefacelift.shard import shard
 from mousefacelift.video import read_frames
 
 DEMO = Path(__file__).parents[1] / "workflow" / "demo" / "rodent-a"
@@ -69,7 +70,7 @@ def run_from_normalize(before: Run, folder: Path, config: Config, threads: int =
         stem = f"{capture.name}-{chunk.stem}"
         outputs = {s: (folder / f"shard/{s}/{stem}.tar", folder / f"shard/{s}/{stem}.h5") for s in SPLITS}
         shard(folder / "samples.tsv", chunk, poses, rig, k, outputs, config.shard, threads)
-    manifest(sorted(folder.glob("shard/*/*.h5")), folder / "shard/manifest.json")
+    write_manifest(sorted(folder.glob("shard/*/*.h5")), folder / "shard/manifest.json")
     return Run(folder, capture, config)
 
 

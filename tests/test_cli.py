@@ -20,10 +20,14 @@ COMMANDS = [
     "sample",
     "shard",
     "manifest",
+    "verify",
     "train",
     "evaluate",
     "poc",
     "compare-cameras",
+    "export",
+    "import",
+    "show",
     "schema",
 ]
 FRAMES = range(100, 104)  # whole in every view
@@ -206,7 +210,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypat
     (tmp_path / "file").write_text("")
     arguments = ["mousefacelift", "manifest", "--output", str(tmp_path / "file" / "manifest.json"), "none.h5"]
     monkeypatch.setattr("sys.argv", arguments)
-    monkeypatch.setattr("mousefacelift.shard.manifest", lambda *_: (tmp_path / "file" / "x").mkdir())
+    monkeypatch.setattr("mousefacelift.manifest.write_manifest", lambda *_: (tmp_path / "file" / "x").mkdir())
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1

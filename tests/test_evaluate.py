@@ -11,9 +11,10 @@ import torch
 
 from conftest import write_shards
 from mousefacelift.config import Evaluate
-from mousefacelift.data import Samples, read_manifest
+from mousefacelift.data import Samples
 from mousefacelift.errors import UserError
 from mousefacelift.evaluate import METRICS, evaluate, input_views, nearest_view, turntable_cameras
+from mousefacelift.manifest import read_manifest
 from mousefacelift.splats import read_ply
 
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)

@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 
-from conftest import write_shards
+from conftest import list_shards, write_shards
 from mousefacelift.cli import main
 from mousefacelift.config import Evaluate
-from mousefacelift.data import Samples, read_manifest
+from mousefacelift.data import Samples
 from mousefacelift.errors import UserError
 from mousefacelift.evaluate import METRICS, evaluate, open_trained, predict_views
+from mousefacelift.manifest import read_manifest
 from mousefacelift.poc import camera_conditions, checkpoint_note, facelift_cameras, paired_difference, poc, verdict
 
 CONDITIONS = ("raw", "z_up", "y_up", "facelift")
@@ -298,14 +299,13 @@ def test_the_sentence_says_on_which_cameras_the_weights_were_trained(synthetic_s
 def test_a_rig_of_four_views_is_compared_too(synthetic_shards, trained, tmp_path):
     shards = tmp_path / "shards"
     shutil.copytree(synthetic_shards.parent, shards)
-    manifest = json.loads((shards / "manifest.json").read_text()) | {"views": 4}
-    (shards / "manifest.json").write_text(json.dumps(manifest))
     for path in shards.rglob("*.h5"):
         with h5py.File(path, "r+") as file:
             for name in ("image", "c2w", "fxfycxcy"):
                 values = file[name][:, :4]
                 del file[name]
                 file[name] = values
+    list_shards(shards / "manifest.json")
     folder = with_record(trained, tmp_path / "train", lambda r: r["train"].update(num_input_views=3, i_know=True))
     poc(shards / "manifest.json", folder, tmp_path / "out", "val", threads=1)
     assert len(rows_of(tmp_path / "out" / "metrics.tsv")) == 2 * 4 * 4
@@ -313,12 +313,12 @@ def test_a_rig_of_four_views_is_compared_too(synthetic_shards, trained, tmp_path
 
 
 def damaged(tmp_path, change):
-    """Shards of one test sample, whose file is changed."""
+    """Shards of one test sample, whose file is changed, and which the manifest lists as it is then."""
     manifest = write_shards(tmp_path / "shards", {"train": 0, "test": 1})
     (path,) = [path for path in manifest.parent.rglob("*.h5") if path.parent.name == "test"]
     with h5py.File(path, "r+") as file:
         change(file)
-    return manifest
+    return list_shards(manifest)
 
 
 def skewed(file):

@@ -1,7 +1,5 @@
 import hashlib
-import io
 import json
-import tarfile
 
 import cv2
 import h5py
@@ -15,7 +13,7 @@ from mousefacelift.errors import UserError
 from mousefacelift.geometry import Camera, look_at, pad_distortion
 from mousefacelift.images import decode_crop
 from mousefacelift.rigs import rig_from_json
-from mousefacelift.shard import SPLAT_BLUR, View, manifest, render_view, shard
+from mousefacelift.shard import SPLAT_BLUR, View, render_view, shard
 from rodent import ground_truth, project_raw, project_view, record, run_from_normalize, run_stages
 
 FRAMES = range(100, 106)
@@ -267,35 +265,6 @@ def test_the_same_input_gives_the_same_bytes_on_any_number_of_threads(dotted, tm
     stored = run.folder / "shard" / "train" / f"{run.capture.name}-0000.tar"
     assert digests[0] == digests[1]
     assert digests[0][0] == hashlib.sha256(stored.read_bytes()).hexdigest()
-
-
-def test_the_manifest_lists_every_shard_with_count_bytes_and_checksum(demo_run):
-    folder = demo_run.folder / "shard"
-    listed = json.loads((folder / "manifest.json").read_text())
-    assert listed["image_size"] == 512
-    assert listed["views"] == 6
-    assert sum(listed["samples"].values()) == sum(demo_run.samples_in(p) for p in demo_run.shards)
-    for entry in listed["shards"]:
-        for kind in ("tar", "h5"):
-            content = (folder / entry[kind]).read_bytes()
-            assert len(content) == entry["bytes"][kind]
-            assert hashlib.sha256(content).hexdigest() == entry["sha256"][kind]
-        with tarfile.open(fileobj=io.BytesIO((folder / entry["tar"]).read_bytes())) as tar:
-            assert len(tar.getnames()) == 7 * entry["samples"]
-
-
-def test_no_training_sample_at_all_is_an_error(tmp_path, demo_run):
-    source = next(p for p in demo_run.shards if "val" in p.parts or "test" in p.parts)
-    target = tmp_path / "val" / source.name
-    target.parent.mkdir()
-    for suffix in (".h5", ".tar"):
-        target.with_suffix(suffix).write_bytes(source.with_suffix(suffix).read_bytes())
-    with pytest.raises(UserError, match="no sample is for train"):
-        manifest([target], tmp_path / "manifest.json")
-    assert not (tmp_path / "manifest.json").exists()
-    with pytest.raises(UserError, match="no sample is for test"):
-        manifest([target], tmp_path / "manifest.json", needed=("val", "test"))
-    manifest([target], tmp_path / "manifest.json", needed=("val",))
 
 
 def synthetic_camera(dist=(), width=640, height=480):

@@ -259,7 +259,7 @@ def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
 
 
 def test_only_matrices_decay():
-    module = FineTuning(train_module.GSLRM(MICRO), SETTINGS, None, None)
+    module = FineTuning(train_module.GSLRM(MICRO), SETTINGS, None)
     decay = defaultdict(set)
     for group in module.configure_optimizers().param_groups:
         for parameter in group["params"]:

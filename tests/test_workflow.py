@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import yaml
 from rodent import record, write_table
 
 REPOSITORY = Path(__file__).parents[1]
-TARGETS = ("center", "cameras", "normalize", "sample", "shard", "compare_cameras", "train", "evaluate", "all")
+TARGETS = ("center", "cameras", "normalize", "sample", "shard", "verify", "compare_cameras", "train", "evaluate", "all")
 PARTS = ("Snakefile", "rules", "config", "profiles", "envs")
 
 
@@ -106,6 +107,28 @@ def test_a_second_run_has_nothing_to_do(finished):
     run = snakemake(finished, "all")
     assert "Nothing to be done" in run.stdout
     print(f"second run: {time.monotonic() - begin:.1f} s")
+
+
+@pytest.mark.slow
+def test_shards_are_verified_when_asked_for_by_name_and_the_manifest_knows_their_settings(finished, tmp_path):
+    project = shutil.copytree(finished, tmp_path / "project")
+    manifest = project / "results" / "shard" / "manifest.json"
+    listed = json.loads(manifest.read_text())
+    assert list(listed["config"]) == sorted(["center", "cameras", "normalize", "sample", "shard"])
+    assert listed["config"]["normalize"]["zoom"] == "fit"
+    run = snakemake(project, "verify")
+    assert run.returncode == 0, run.stdout[-4000:]
+    receipt = project / "results" / "verify" / "verify.json"
+    assert json.loads(receipt.read_text())["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    damaged = manifest.parent / next(e["h5"] for e in listed["shards"] if e["samples"])
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    run = snakemake(project, "verify", "--force")
+    assert run.returncode == 1
+    assert f"{damaged.parent.name}/{damaged.name}" in run.stdout
+    assert "1 problem; delete the files named above and rerun the workflow" in run.stdout
+    assert not receipt.exists()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,12 +28,14 @@ CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in
 BackgroundOption = Annotated[
     Path | None, typer.Option("--background", help="What `background` wrote, for center.masks: background.")
 ]
+ManifestOption = Annotated[str, typer.Option(help="manifest.json of the shards, a path or an http(s) URL.")]
 UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the file's lengths: mm, cm, m.")]
 COMPARED = (
     "A calibration (file or folder), shards (manifest.json, .h5, .tar or a folder), FaceLift's opencv_cameras.json or a folder "
     "of samples with one each, or the word facelift: its training views."
 )
 CONFIG = Path("config/config.yaml")
+MAX_PROBLEMS = 50  # printed
 
 
 class Split(StrEnum):
@@ -41,6 +44,13 @@ class Split(StrEnum):
     train = "train"
     val = "val"
     test = "test"
+
+
+class Layout(StrEnum):
+    """Layouts of other programs that samples can be exported to."""
+
+    facelift = "facelift"
+    transforms = "transforms"
 
 
 class Origin(StrEnum):
@@ -235,16 +245,54 @@ def manifest(
     shards: Annotated[list[Path], typer.Argument(help="All {split}/{capture}-{chunk}.h5 files.")],
     output: Annotated[Path, typer.Option(help="manifest.json to write.")],
     need: Annotated[list[Split], typer.Option(help="Splits that must have samples.")] = [Split.train],  # noqa: B006
+    settings: Annotated[
+        str | None, typer.Option(help="The sections of stages 1 to 5 as JSON, to be recorded; else none are.")
+    ] = None,
+    threads: ThreadsOption = 1,
 ) -> None:
-    """List every shard with its samples, bytes and checksum."""
-    from mousefacelift.shard import manifest as stage
+    """List every shard with its samples, bytes and checksum, and what all of it was made by."""
+    threads = _limit_threads(threads)
+    from mousefacelift.manifest import STAGES, write_manifest
 
-    stage(shards, output, tuple(need))
+    try:
+        values = None if settings is None else json.loads(settings)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not valid JSON ({error})") from None
+    if settings is not None and (not isinstance(values, dict) or set(values) != set(STAGES)):
+        raise UserError(f"--settings: expected the sections {', '.join(STAGES)} in one JSON object")
+    write_manifest(shards, output, tuple(need), values, threads)
+
+
+@app.command()
+def verify(
+    manifest: Annotated[Path, typer.Argument(help="manifest.json of the shards.")],
+    output: Annotated[Path | None, typer.Option(help="JSON receipt to write if nothing is wrong.")] = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Re-read all shards completely; name every damaged file and sample."""
+    threads = _limit_threads(threads)
+    from mousefacelift.verify import verify as stage
+    from mousefacelift.verify import write_receipt
+
+    begin = time.monotonic()
+    if output is not None:
+        output.unlink(missing_ok=True)  # it stood for other bytes
+    problems = stage(manifest, threads)
+    for problem in problems[:MAX_PROBLEMS]:
+        print(problem)
+    if len(problems) > MAX_PROBLEMS:
+        print(f"and {len(problems) - MAX_PROBLEMS} more")
+    if problems:
+        raise UserError(
+            f"{manifest}: {len(problems)} problem{'s' * (len(problems) > 1)}; delete the files named above and rerun the "
+            "workflow, which makes those that are wanted again"
+        )
+    print(f"{manifest}: {write_receipt(manifest, output)}: no problem found in {time.monotonic() - begin:.1f} s")
 
 
 @app.command()
 def train(
-    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    manifest: ManifestOption,
     output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, config.yaml.")],
     checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")],
     settings: SettingsOption = None,
@@ -261,7 +309,7 @@ def train(
 
 @app.command()
 def evaluate(
-    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    manifest: ManifestOption,
     train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
     output: Annotated[Path, typer.Option(help="Folder for metrics, pictures, turntable and splats.")],
     settings: SettingsOption = None,
@@ -278,7 +326,7 @@ def evaluate(
 
 @app.command()
 def poc(
-    manifest: Annotated[Path, typer.Option(help="manifest.json of the shards.")],
+    manifest: ManifestOption,
     train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
     output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
     split: Annotated[Split | None, typer.Option(help="Split to compare on; else evaluate's, of --config.")] = None,
@@ -316,6 +364,65 @@ def compare_cameras(
     print_comparison(comparison)
     for path in write_comparison(comparison, output):
         print(path)
+
+
+@app.command("export")
+def export_(
+    manifest: Annotated[Path, typer.Argument(help="manifest.json of the shards.")],
+    folder: Annotated[Path, typer.Argument(help="New folder to write.")],
+    to: Annotated[Layout, typer.Option(help="FaceLift's sample folders and lists, or nerfstudio's transforms.json.")],
+    split: Annotated[list[Split], typer.Option(help="Splits to write; may be given several times.")] = list(Split),  # noqa: B006
+    threads: ThreadsOption = 1,
+) -> None:
+    """Write the shards' samples as folders for FaceLift's own trainer, or for nerfstudio."""
+    threads = _limit_threads(threads)
+    from mousefacelift.exports import export_facelift, export_transforms
+
+    write = export_facelift if to is Layout.facelift else export_transforms
+    write(manifest, folder, [each.value for each in split], threads)
+    print(folder)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of FaceLift samples (opencv_cameras.json, images), with lists or not.")
+    ],
+    output: Annotated[Path, typer.Argument(help="New folder for {split}/{name}-{chunk}.tar, .h5 and manifest.json.")],
+    fractions: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of train, val and test, where no lists (data_train.txt, …) tell; 0.8 0.1 0.1 if not given."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the shards; else the folder's.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help=f"Configuration whose section shard names the codecs; else {CONFIG}, if it is there."),
+    ] = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Write folders of FaceLift samples as shards."""
+    threads = _limit_threads(threads)
+    from mousefacelift.config import Shard, Split, validate
+    from mousefacelift.exports import import_facelift
+
+    config = config or (CONFIG if CONFIG.exists() else None)
+    settings = _section("shard", None, config) if config else Shard()
+    parts = fractions and validate(Split, dict(zip(Split.model_fields, fractions, strict=True)), "--fractions")
+    import_facelift(folder, output, settings, parts, name, threads)
+    print(output / "manifest.json")
+
+
+@app.command()
+def show(
+    shard: Annotated[Path, typer.Argument(help="A shard, .tar or .h5, or a manifest.json.")],
+    output: Annotated[Path, typer.Option(help="PNG file to draw samples in.")] = Path("contact-sheet.png"),
+    samples: Annotated[int, typer.Option(min=1, max=100, help="How many samples to draw.")] = 8,
+) -> None:
+    """Print what a shard holds, and draw a contact sheet of it."""
+    _limit_threads(1)
+    from mousefacelift.show import show as look
+
+    look(shard, output, samples)
 
 
 rig_app = typer.Typer(no_args_is_help=True, help="Look at a calibration, or convert it.")

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mousefacelift.errors import UserError
+from mousefacelift.remote import is_url
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -292,12 +293,29 @@ class Train(Section):
     init: str | None = Field(
         None, description="weights to start from, a model.safetensors of an earlier run; null: train from nothing"
     )
+    manifest: str | None = Field(
+        None,
+        description="manifest.json of other shards to train on, a path or an http(s) URL; null: the workflow's own",
+    )
+    container: Literal["h5", "tar"] = Field(
+        "h5", description="which form of the shards is read: HDF5, in any order, or tars, streamed from disk or web"
+    )
+    shuffle_buffer: int = Field(
+        256, ge=1, description="for container: tar, samples among which each loader draws the next one"
+    )
     image_size: int = Field(512, ge=32, multiple_of=8, description="shards are area-averaged to this size, px")
     num_input_views: int = Field(5, ge=1, description="views the model sees; the others are held out, in rotation")
     i_know: bool = Field(False, description="allow fewer than 4 input views, which is known to fail")
     augment: bool = Field(
         False,
         description="turn each sample about +Z and mirror every other one, images and cameras alike: for few samples",
+    )
+    brightness: float = Field(
+        0.1, ge=0, lt=1, description="the mouse's brightness is changed by a factor of up to 1 plus or minus this"
+    )
+    contrast: float = Field(0.1, ge=0, lt=1, description="the same for its contrast, about its mean grey")
+    view_dropout: Fraction = Field(
+        0.0, description="in this fraction of the steps the model is given one input view less, another in each sample"
     )
     steps: int = Field(20000, ge=1, description="optimiser steps")
     batch_size: int = Field(1, ge=1, description="samples per step")
@@ -327,6 +345,14 @@ class Train(Section):
                 f"num_input_views is {self.num_input_views}: trained with fewer than 4 inputs of 6 views GS-LRM stays at "
                 "PSNR 13 to 15 (1 is an inference setting); use 5, or set i_know: true to train so nevertheless"
             )
+        if self.view_dropout and self.num_input_views < 2:
+            raise ValueError(f"view_dropout needs at least 2 input views, num_input_views is {self.num_input_views}")
+        return self
+
+    @model_validator(mode="after")
+    def _only_tars_are_streamed(self) -> "Train":
+        if self.manifest and is_url(self.manifest) and self.container != "tar":
+            raise ValueError("manifest is on the web, where HDF5 cannot be read at random: set container: tar")
         return self
 
 

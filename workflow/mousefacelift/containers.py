@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -24,7 +24,7 @@ from mousefacelift.files import atomic
 from mousefacelift.geometry import inverse_rigid
 from mousefacelift.images import Image, decode_image, encode_image
 
-FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # per view
+FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
 
 
 def h5_codec(settings: Shard) -> dict[str, Any]:
@@ -56,6 +56,7 @@ class ShardWriter:
         self._paths, self._stack, self._count = (tar, h5), ExitStack(), 0
         self._shape = (samples, len(views), size)
         self._views, self._settings = views, settings
+        self._small: dict[str, list[Any]] = {}
 
     def __enter__(self) -> "ShardWriter":
         tar, h5 = (self._stack.enter_context(atomic(path)) for path in self._paths)
@@ -66,10 +67,7 @@ class ShardWriter:
         image = {"chunks": (1, v, size, size, 4), "fletcher32": True} | h5_codec(self._settings) if n else {}
         self._h5.attrs.update(stage="shard", version=STAGE_VERSIONS["shard"], views=self._views)
         self._h5.create_dataset("image", (n, v, size, size, 4), np.uint8, **image)
-        for name, shape in FIELDS.items():
-            self._h5.create_dataset(name, (n, v, *shape), np.float64)
-        self._h5.create_dataset("frame", (n,), np.int64)
-        self._h5.create_dataset("key", (n,), h5py.string_dtype())
+        self._stack.push(lambda error, *_: None if error else self._write_small())
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -86,13 +84,25 @@ class ShardWriter:
             self._add_member(frame["file_path"], file)
         self._add_member(f"{meta['id']}.json", json.dumps(meta, separators=(",", ":"), allow_nan=False).encode())
         self._h5["image"][i] = np.stack(images)
-        self._h5["c2w"][i], self._h5["fxfycxcy"][i] = meta_cameras(meta)
-        self._h5["frame"][i], self._h5["key"][i] = meta["frame"], meta["id"]
+        small = dict(zip(("c2w", "fxfycxcy"), meta_cameras(meta), strict=True))
+        small |= {"frame": meta["frame"], "key": meta["id"]}
         if "world_from_mm" in meta:
-            if not i:
-                self._h5.create_dataset("world_from_mm", (self._shape[0], 4, 4), np.float64)
-            self._h5["world_from_mm"][i] = meta["world_from_mm"]
+            small["world_from_mm"] = meta["world_from_mm"]
+        if i and small.keys() != self._small.keys():
+            raise ValueError(f"{meta['id']}: world_from_mm must be known of all samples of a shard or of none")
+        for name, value in small.items():
+            self._small.setdefault(name, []).append(value)
         self._count += 1
+
+    def _write_small(self) -> None:
+        """Everything but the images, at the end and at once: HDF5 takes its time for each request."""
+        n, v, _ = self._shape
+        shapes = {name: (n, v, *shape) for name, shape in FIELDS.items()} | {"world_from_mm": (n, 4, 4)}
+        for name, shape in shapes.items():
+            if name in self._small or not n:
+                self._h5[name] = np.array(self._small.get(name, []), np.float64).reshape(shape)
+        self._h5["frame"] = np.array(self._small.get("frame", []), np.int64)
+        self._h5.create_dataset("key", data=self._small.get("key", []), shape=(n,), dtype=h5py.string_dtype())
 
     def _add_member(self, name: str, content: bytes) -> None:
         # A new TarInfo has time, owner and group 0.
@@ -123,7 +133,7 @@ class TarSample:
             c2w, fxfycxcy = meta_cameras(meta)
             if c2w.shape != (len(self.files), 4, 4) or fxfycxcy.shape != (len(self.files), 4):
                 raise ValueError(f"{len(self.files)} views, but cameras of shape {c2w.shape}")
-        except (ValueError, KeyError, TypeError, np.linalg.LinAlgError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, np.linalg.LinAlgError) as error:
             raise UserError(f"{where}, sample {self.key}: damaged JSON ({error!r:.200})") from None
         return dict(meta)
 
@@ -132,10 +142,10 @@ class TarSample:
         return [decode_image(file, f"{where}, sample {self.key}, cam{i}") for i, file in enumerate(self.files)]
 
 
-def tar_samples(stream: IO[bytes], where: str, views: int) -> Iterator[TarSample]:
+def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
     """The samples of a tar in their order, read from beginning to end without seeking.
 
-    stream: a file or a network connection; where: what to call it in messages; views: how many a sample has. Raises
+    stream: a file, or whatever can be read from; where: what to call it in messages; views: how many a sample has. Raises
     UserError naming the last whole sample for a tar that is damaged or truncated, and naming the sample of which a
     member is missing, foreign or twice there.
     """

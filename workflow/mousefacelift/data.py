@@ -1,55 +1,40 @@
-"""Shards as training samples: manifest and HDF5 in, tensors over white out, in an order that a resumed run repeats."""
+"""Shards as training samples: manifest, HDF5 or tars in, batches out, in an order that a resumed run repeats.
+
+Samples travel from the loaders to the device as bytes, a quarter of the floats they become there (`floating`).
+"""
 
 import functools
-import hashlib
 import os
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import h5py
+import hdf5plugin  # noqa: F401 - importing it is what lets HDF5 read its codecs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mousefacelift.config import Train
 from mousefacelift.errors import UserError
-from mousefacelift.files import read_json
+from mousefacelift.manifest import Manifest
 from mousefacelift.progress import track
+from mousefacelift.verify import check_cameras
 
+# OpenCV's threads do not survive the fork of a loader process, which would wait for them forever.
+cv2.setNumThreads(1)
+
+STAGGER = -1  # in place of an epoch's number
+MAX_OPEN = 64  # HDF5 files per process: systems allow about a thousand
 SplitName = Literal["train", "val", "test"]
-MAX_TILT = np.sin(np.deg2rad(5))  # of a view's horizontal against the world's
-MAX_OFF_AXIS = np.cos(np.deg2rad(5))  # between the optical axis and the direction to the origin
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `shard` wrote: `image_size` px, `views` per sample, the shards, and the hash that stands for all of it.
-
-    The manifest lists every shard's checksum, so that its own bytes identify the data.
-    """
-
-    folder: Path
-    image_size: int
-    views: int
-    shards: list[dict[str, Any]]
-    sha256: str
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read manifest.json. Raises UserError if it is missing, damaged or lacks a key."""
-    values = read_json(path, "shard")
-    try:
-        shards = [{key: shard[key] for key in ("split", "h5", "samples")} for shard in values["shards"]]
-        size, views = int(values["image_size"]), int(values["views"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a shard manifest ({error!r}); delete it and rerun the workflow") from None
-    return Manifest(path.parent, size, views, shards, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """One split, every sample a dict of tensors; V views of S x S px.
+    """One split of the HDF5 files, every sample a dict of tensors; V views of S x S px.
 
     image [V, 3, S, S] float32 in [0, 1] over white; alpha [V, S, S] float32; c2w, w2c [V, 4, 4] float32;
     fxfycxcy [V, 4] float32 in pixels of the S x S image; index, the sample's place in the split.
@@ -61,33 +46,23 @@ class Samples(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, manifest: Manifest, split: SplitName, image_size: int, cache_gb: float):
-        if manifest.image_size % image_size:
-            raise UserError(
-                f"train.image_size {image_size} does not divide the shards' {manifest.image_size} px: pixels could not "
-                f"be averaged exactly; choose {manifest.image_size} divided by a whole number"
-            )
+        check_size(manifest, image_size)
         self.image_size, self.views = image_size, manifest.views
         self.keys: list[str] = []
         self.frames: list[int] = []
         self._places: list[tuple[Path, int]] = []
-        self._open: dict[tuple[int, Path], h5py.File] = {}
+        self._open: OrderedDict[tuple[int, Path], h5py.File] = OrderedDict()
         c2w, fxfycxcy = [], []
-        for shard in manifest.shards:
-            if shard["split"] == split and shard["samples"]:
-                path = manifest.folder / shard["h5"]
-                cameras = self._read_index(path, shard["samples"], manifest)
-                c2w.append(cameras[0])
-                fxfycxcy.append(cameras[1])
+        for shard in manifest.split(split):
+            cameras = self._read_index(manifest.local(shard, "h5"), shard["samples"], manifest)
+            c2w.append(cameras[0])
+            fxfycxcy.append(cameras[1])
         if not c2w:
             c2w, fxfycxcy = [np.zeros((0, self.views, 4, 4))], [np.zeros((0, self.views, 4))]
-        poses = np.concatenate(c2w)
-        self.c2w = torch.from_numpy(poses).float()
-        self.w2c = torch.from_numpy(np.linalg.inv(poses)).float()
-        # The first pixel's centre is at 0.5, so averaging k x k pixels divides all four intrinsics by k, exactly.
-        self.fxfycxcy = torch.from_numpy(np.concatenate(fxfycxcy) * image_size / manifest.image_size).float()
+        self._cameras = camera_tensors(np.concatenate(c2w), np.concatenate(fxfycxcy), image_size / manifest.image_size)
         self._cache: Tensor | None = None
         if len(self) * self.views * 4 * image_size**2 <= cache_gb * 1e9:
-            self._cache = torch.empty(len(self), self.views, 4, image_size, image_size, dtype=torch.uint8)
+            self._cache = torch.empty(len(self), self.views, image_size, image_size, 4, dtype=torch.uint8)
             advance = track(len(self), f"loading {split}") if len(self) else None
             for index in range(len(self)):
                 self._cache[index] = self._read(index)
@@ -102,17 +77,18 @@ class Samples(Dataset[dict[str, Any]]):
         """Whether the split is in memory, so that loader processes would only copy it."""
         return self._cache is not None
 
+    @property
+    def fxfycxcy(self) -> Tensor:
+        """Intrinsics of all samples, [N, V, 4]."""
+        return self._cameras["fxfycxcy"]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return floating(self.stored(index))
+
+    def stored(self, index: int) -> dict[str, Any]:
+        """The sample as it travels: `rgba` uint8 [V, S, S, 4], composited over white, instead of image and alpha."""
         rgba = self._read(index) if self._cache is None else self._cache[index]
-        image = rgba.float() / 255
-        return {
-            "image": image[:, :3],
-            "alpha": image[:, 3],
-            "c2w": self.c2w[index],
-            "w2c": self.w2c[index],
-            "fxfycxcy": self.fxfycxcy[index],
-            "index": index,
-        }
+        return {"rgba": rgba, **{name: values[index] for name, values in self._cameras.items()}, "index": index}
 
     def field(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Something else that the shards hold for every sample, [N, *shape].
@@ -134,7 +110,7 @@ class Samples(Dataset[dict[str, Any]]):
         return values
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_open": OrderedDict()}
 
     def _read_index(self, path: Path, samples: int, manifest: Manifest) -> tuple[NDArray[Any], NDArray[Any]]:
         """Check one shard against the manifest, note its samples, and return its cameras in float64."""
@@ -166,20 +142,23 @@ class Samples(Dataset[dict[str, Any]]):
         return c2w, fxfycxcy
 
     def _file(self, path: Path) -> h5py.File:
-        """A shard open in this process: HDF5 handles do not survive a fork."""
-        opened = self._open.get((os.getpid(), path))
-        if opened is None:
-            try:
-                opened = h5py.File(path, "r")
-            except FileNotFoundError:
-                raise UserError(f"{path}: no such shard, but the manifest lists it; rerun the workflow") from None
-            except OSError as error:
-                raise UserError(f"{path}: damaged shard ({error}); delete it and rerun the workflow") from None
-            self._open[os.getpid(), path] = opened
-        return opened
+        """A shard open in this process: HDF5 handles do not survive a fork. The least recently used ones are closed."""
+        name = (os.getpid(), path)
+        if name in self._open:
+            self._open.move_to_end(name)
+            return self._open[name]
+        try:
+            self._open[name] = h5py.File(path, "r", rdcc_nbytes=0)  # a chunk is a sample: nothing is read twice
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such shard, but the manifest lists it; rerun the workflow") from None
+        except OSError as error:
+            raise UserError(f"{path}: damaged shard ({error}); delete it and rerun the workflow") from None
+        if len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return self._open[name]
 
     def _read(self, index: int) -> Tensor:
-        """One sample over white at image_size: [V, 4, S, S] uint8, RGB and alpha."""
+        """One sample over white at image_size: [V, S, S, 4] uint8."""
         path, row = self._places[index]
         try:
             rgba = self._file(path)["image"][row]
@@ -187,81 +166,144 @@ class Samples(Dataset[dict[str, Any]]):
             raise UserError(
                 f"{path}: damaged shard, sample {self.keys[index]} ({error}); delete it and rerun the workflow"
             ) from None
-        return torch.from_numpy(np.stack([over_white(view, self.image_size) for view in rgba]))
+        return over_white(rgba, self.image_size)
 
 
-def over_white(rgba: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Composite one view on white, then average it to size x size px.
+def check_size(manifest: Manifest, image_size: int) -> None:
+    """Raise UserError unless views of image_size px are averages of whole pixels of the shards'."""
+    if manifest.image_size % image_size:
+        raise UserError(
+            f"train.image_size {image_size} does not divide the shards' {manifest.image_size} px: pixels could not "
+            f"be averaged exactly; choose {manifest.image_size} divided by a whole number"
+        )
 
-    [H, W, 4] straight alpha -> [4, size, size]: composited RGB and alpha, rounded once. In this order, because
-    averaging straight colours across an edge would mix in the colour of transparent pixels.
+
+def camera_tensors(c2w: NDArray[Any], fxfycxcy: NDArray[Any], scale: float) -> dict[str, Tensor]:
+    """c2w, w2c [..., 4, 4] and fxfycxcy [..., 4] as float32 tensors, the latter for images scaled by `scale`.
+
+    The first pixel's centre is at 0.5, so that averaging k x k pixels divides all four intrinsics by k, exactly.
     """
-    averaged = np.full((size, size, 4), [255, 255, 255, 0], np.uint8)
-    opaque, k = rgba[..., 3] > 0, len(rgba) // size
-    rows, cols = np.flatnonzero(opaque.any(1)) // k, np.flatnonzero(opaque.any(0)) // k
-    if len(rows):
+    values = {"c2w": c2w, "w2c": np.linalg.inv(c2w), "fxfycxcy": fxfycxcy * scale}
+    return {name: torch.from_numpy(np.asarray(value)).float() for name, value in values.items()}
+
+
+def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
+    """Composite views on white, then average them to size x size px; `rgba` may be overwritten.
+
+    [V, H, W, 4] straight alpha -> [V, size, size, 4] uint8: composited RGB and alpha, rounded once. In this order,
+    because averaging straight colours across an edge would mix in the colour of transparent pixels.
+    """
+    k = rgba.shape[1] // size
+    if k == 1:
+        for view in rgba:
+            # Only the silhouette's edge changes: inside it alpha is 255, outside it the shards are white already.
+            edge = cv2.findNonZero(cv2.inRange(cv2.extractChannel(view, 3), 1, 254))
+            if edge is not None:
+                cols, rows = edge.reshape(-1, 2).T
+                pixels = view[rows, cols].astype(np.float32)
+                view[rows, cols, :3] = np.rint(255 + (pixels[:, :3] - 255) * (pixels[:, 3:] / 255))
+        return torch.from_numpy(rgba)
+    averaged = np.full((len(rgba), size, size, 4), [255, 255, 255, 0], np.uint8)
+    for view, target in zip(rgba, averaged, strict=True):
         # The mouse is a tenth of the image: everything outside its box is white without arithmetic.
-        top, bottom, left, right = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
-        box: NDArray[Any] = rgba[k * top : k * bottom, k * left : k * right].astype(np.float32)
-        box[..., :3] = 255 + (box[..., :3] - 255) * (box[..., 3:] / 255)
-        if k > 1:
+        x, y, w, h = cv2.boundingRect(cv2.extractChannel(view, 3))
+        if w:
+            left, top, right, bottom = x // k, y // k, -(-(x + w) // k), -(-(y + h) // k)
+            box = view[k * top : k * bottom, k * left : k * right].astype(np.float32)
+            box[..., :3] = 255 + (box[..., :3] - 255) * (box[..., 3:] / 255)
             box = box.reshape(bottom - top, k, right - left, k, 4).mean((1, 3))
-        averaged[top:bottom, left:right] = np.rint(box)
-    return np.ascontiguousarray(averaged.transpose(2, 0, 1))
+            target[top:bottom, left:right] = np.rint(box)
+    return torch.from_numpy(averaged)
 
 
-def check_cameras(c2w: NDArray[Any], fxfycxcy: NDArray[Any], names: list[str]) -> None:
-    """Raise UserError, naming the first sample and view, unless all cameras are what GS-LRM was trained on.
-
-    c2w [N, V, 4, 4], fxfycxcy [N, V, 4]; finite, rigid, positive focal lengths; the view looks at the world's origin,
-    level, with +Z up in the image. A world with another up axis is refused, not guessed: weights are Z-up.
+def floating(sample: dict[str, Any]) -> dict[str, Any]:
+    """A sample or a batch with `rgba` uint8 [..., V, S, S, 4] replaced by float32 image [..., V, 3, S, S] and alpha
+    [..., V, S, S], on the device it is on; with the brightness and contrast of `tone` [..., 2], if there is one.
     """
-    R, center = c2w[..., :3, :3], c2w[..., :3, 3]
-    right, down, axis = R[..., 0], R[..., 1], R[..., 2]
-    with np.errstate(all="ignore"):
-        toward = -center / np.linalg.norm(center, axis=-1, keepdims=True)
-        finite = np.isfinite(c2w).all((-1, -2)) & np.isfinite(fxfycxcy).all(-1)
-        orthonormal = np.abs(np.swapaxes(R, -1, -2) @ R - np.eye(3)).max((-1, -2)) < 1e-4
-        problems = {
-            "is not finite": ~finite,
-            "is not a rigid pose (rotation without mirroring or scale, last row 0 0 0 1)": ~(
-                orthonormal & (np.linalg.det(R) > 0) & (np.abs(c2w[..., 3, :] - [0, 0, 0, 1]).max(-1) < 1e-6)
-            ),
-            "has a focal length that is not positive": ~(fxfycxcy[..., :2] > 0).all(-1),
-            "does not look at the world's origin, where the mouse should be": ~((axis * toward).sum(-1) > MAX_OFF_AXIS),
-            "is not level with +Z up: rotate the world to Z-up and level the views (`normalize` does both)": ~(
-                (np.abs(right[..., 2]) < MAX_TILT) & (down[..., 2] < 1e-6)
-            ),
-        }
-    for problem, wrong in problems.items():
-        if wrong.any():
-            sample, view = np.argwhere(wrong)[0]
-            raise UserError(
-                f"{names[sample]}: the camera of view {view} {problem} ({wrong.sum()} of {wrong.size} views)"
-            )
+    rest = {name: value for name, value in sample.items() if name not in ("rgba", "tone")}
+    planes = sample["rgba"].movedim(-1, -3) * (1 / 255)
+    image, alpha = planes[..., :3, :, :], planes[..., 3, :, :]
+    if "tone" in sample:
+        image = toned(image, alpha, sample["tone"])
+    return {"image": image, "alpha": alpha} | rest
+
+
+def toned(image: Tensor, alpha: Tensor, tone: Tensor) -> Tensor:
+    """The mouse brighter and with more contrast, the white around it as it was.
+
+    image [..., V, 3, S, S] over white, alpha [..., V, S, S], tone [..., 2]: factors of brightness, then of contrast
+    about the mean grey of the mouse in all views. All views change alike, so that they still show one mouse.
+    """
+    brightness, contrast = (tone[..., i, None, None, None, None] for i in (0, 1))
+    cover = alpha.unsqueeze(-3)
+    mouse = (image - (1 - cover)) * brightness  # colours times alpha
+    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)[:, None, None]
+    dims = (-4, -3, -2, -1)
+    mean = (mouse * weights).sum(dims, keepdim=True) / cover.sum(dims, keepdim=True).clamp_min(1e-6)
+    mouse = (mouse - mean * cover) * contrast + mean * cover
+    return torch.minimum(mouse.clamp_min(0), cover) + (1 - cover)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a stored sample becomes a visit: what is input and what held out, and by how much it is changed.
+
+    Everything is a function of seed, epoch, sample and batch, whatever ran before and wherever it runs. A sample's
+    held-out views advance with every epoch, so that over V epochs each of its V views is held out equally often. With
+    `augment` every visit turns its sample by another angle and mirrors it or not; brightness and contrast are changed by
+    factors of at most 1 + and at least 1 - these; in the fraction `view_dropout` of the batches one input less is given.
+    """
+
+    num_inputs: int
+    seed: int = 0
+    augment: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    view_dropout: float = 0.0
+
+    def visit(self, sample: dict[str, Any], epoch: int, first: int, batch: int) -> dict[str, Any]:
+        """A stored sample in an epoch, as part of a batch; in epoch 0 the views from `first` on are held out.
+
+        Adds inputs [num_inputs] and held_out [V - num_inputs], view indices in their order by azimuth.
+        """
+        random = np.random.default_rng([self.seed, epoch, sample["index"]])
+        angle, mirror, place = random.uniform(0, 2 * np.pi), random.random() < 0.5, random.random()
+        tone = 1 + random.uniform(-1, 1, 2) * (self.brightness, self.contrast)
+        if self.augment:
+            sample = turned(sample, angle, mirror)
+        if self.brightness or self.contrast:
+            sample = sample | {"tone": torch.from_numpy(tone).float()}
+        views = len(sample["rgba"])
+        chosen = split_views(views, self.num_inputs, first + epoch * (views - self.num_inputs))
+        # For the whole batch alike: its samples are stacked.
+        if np.random.default_rng([self.seed, batch, views]).random() < self.view_dropout:
+            dropped = chosen["inputs"][int(place * self.num_inputs)]
+            chosen["inputs"] = chosen["inputs"][chosen["inputs"] != dropped]
+            chosen["held_out"] = torch.cat([chosen["held_out"], dropped[None]]).sort().values
+        return sample | chosen
+
+
+def recipe(settings: Train) -> Recipe:
+    """The recipe of a training's settings."""
+    return Recipe(
+        settings.num_input_views, settings.seed, settings.augment, settings.brightness, settings.contrast, settings.view_dropout
+    )  # fmt: skip
 
 
 class Visits(Dataset[dict[str, Any]]):
-    """The endless sequence of training samples: visit i is a pure function of (seed, i), whatever ran before.
+    """The endless sequence of training samples: every epoch visits all samples once, in an order of its own.
 
-    Every epoch visits all samples once in an order of its own. A sample's held-out views advance with every epoch, so
-    that over V epochs each of its V views is held out equally often. Adds to the sample: inputs [num_inputs] and
-    held_out [V - num_inputs], view indices in their order by azimuth. With `augment`, every visit turns its sample by
-    another angle and mirrors it or not.
+    Visit i is a function of the recipe and i alone. Batches are of `batch_size` visits.
     """
 
-    def __init__(self, samples: Samples, num_inputs: int, seed: int, augment: bool = False):
-        self.samples, self.num_inputs, self.seed, self.augment = samples, num_inputs, seed, augment
+    def __init__(self, samples: Samples, recipe: Recipe, batch_size: int = 1):
+        self.samples, self.recipe, self.batch_size = samples, recipe, batch_size
 
     def __getitem__(self, visit: int) -> dict[str, Any]:
         epoch, place = divmod(visit, len(self.samples))
-        index = int(_order(self.seed, epoch, len(self.samples))[place])
-        first = int(_order(self.seed, -1, len(self.samples))[index]) + epoch * (self.samples.views - self.num_inputs)
-        sample = self.samples[index]
-        if self.augment:
-            random = np.random.default_rng([self.seed, visit])
-            sample = turned(sample, random.uniform(0, 2 * np.pi), mirror=random.random() < 0.5)
-        return sample | split_views(self.samples.views, self.num_inputs, first)
+        index = int(permutation(self.recipe.seed, epoch, len(self.samples))[place])
+        first = int(permutation(self.recipe.seed, STAGGER, len(self.samples))[index])
+        return self.recipe.visit(self.samples.stored(index), epoch, first, visit // self.batch_size)
 
 
 class HeldOut(Dataset[dict[str, Any]]):
@@ -274,11 +316,11 @@ class HeldOut(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.samples[index] | split_views(self.samples.views, self.num_inputs, index)
+        return self.samples.stored(index) | split_views(self.samples.views, self.num_inputs, index)
 
 
 def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]:
-    """The same sample in a world turned about +Z by `angle` radians and, before that, mirrored in x or not.
+    """The same stored sample in a world turned about +Z by `angle` radians and, before that, mirrored in x or not.
 
     Exact: a turn leaves the images as they are and moves the cameras; a mirror flips images and principal points, and
     reflects the cameras (in the world and in their own x axis, so that they stay rotations).
@@ -288,10 +330,10 @@ def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]
     sample = dict(sample)
     if mirror:
         flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
-        sample["image"], sample["alpha"] = sample["image"].flip(-1), sample["alpha"].flip(-1)
+        sample["rgba"] = sample["rgba"].flip(-2)
         sample["c2w"], sample["w2c"] = flip @ sample["c2w"] @ flip, flip @ sample["w2c"] @ flip
         fx, fy, cx, cy = sample["fxfycxcy"].unbind(-1)
-        sample["fxfycxcy"] = torch.stack([fx, fy, sample["image"].shape[-1] - cx, cy], -1)
+        sample["fxfycxcy"] = torch.stack([fx, fy, sample["rgba"].shape[-2] - cx, cy], -1)
     return sample | {"c2w": turn @ sample["c2w"], "w2c": sample["w2c"] @ turn.T}
 
 
@@ -305,6 +347,6 @@ def split_views(views: int, num_inputs: int, first: int) -> dict[str, Tensor]:
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
-    """A permutation of the samples. Epoch -1 is none: it staggers which view each sample holds out first."""
-    return np.random.default_rng([seed, epoch + 1]).permutation(samples)
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """An order of `count` samples or shards; of epoch STAGGER: which view each sample holds out first."""
+    return np.random.default_rng([seed, epoch + 1]).permutation(count)

@@ -13,15 +13,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mousefacelift.config import Evaluate, Train, load_yaml, validate
-from mousefacelift.data import Manifest, Samples, SplitName, read_manifest
+from mousefacelift.data import Samples, SplitName
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, write_json
 from mousefacelift.geometry import inverse_rigid, orbit
 from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
+from mousefacelift.manifest import Manifest, read_manifest
 from mousefacelift.progress import track
 from mousefacelift.splats import write_ply
 from mousefacelift.train import choose_accelerator, set_threads
+from mousefacelift.verify import refuse_damaged
 
 METHODS = ("model", "white", "mean_train", "nearest_view")
 LABELS = {
@@ -65,7 +67,7 @@ class Comparison:
     scores: dict[str, dict[str, Tensor]]
 
 
-def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate, threads: int) -> None:
+def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Evaluate, threads: int) -> None:
     """Predict every view of every sample of a split from the other views, and score the predictions.
 
     `train_dir` holds model.safetensors and config.yaml of `train`, which give the image size and the number of inputs.
@@ -73,6 +75,7 @@ def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate,
     turntable.mp4 and {key}.ply to `out_dir`. Raises UserError for missing or damaged inputs and for an empty split.
     """
     trained = open_trained(manifest, train_dir, settings.split, threads)
+    refuse_damaged(trained.data, "h5", {"train"} - {settings.split}, threads)
     samples = trained.samples
 
     for stale in (*out_dir.glob("*.ply"), out_dir / "turntable.mp4"):
@@ -100,7 +103,7 @@ def evaluate(manifest: Path, train_dir: Path, out_dir: Path, settings: Evaluate,
             _write_turntable(out_dir / "turntable.mp4", gaussians, focal, settings)
 
 
-def open_trained(manifest: Path, train_dir: Path, split: SplitName, threads: int) -> Trained:
+def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, threads: int) -> Trained:
     """The model that `train` wrote to `train_dir` (model.safetensors, config.yaml), with the samples of a split.
 
     Raises UserError for missing or damaged files, for an empty split, and for samples with too few views.
@@ -109,6 +112,7 @@ def open_trained(manifest: Path, train_dir: Path, split: SplitName, threads: int
     record = load_yaml(train_dir / "config.yaml")
     train = validate(Train, record.get("train"), f"{train_dir / 'config.yaml'}: train")
     model = load_weights(train_dir / "model.safetensors").eval()
+    refuse_damaged(data, "h5", (split,), threads)
     set_threads(threads)
     # A split is read once, so that a cache would only cost memory.
     samples = Samples(data, split, train.image_size, cache_gb=0)

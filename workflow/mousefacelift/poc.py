@@ -74,7 +74,7 @@ class Drawn:
     psnr: dict[str, Tensor]
 
 
-def poc(manifest: Path, train_dir: Path, out_dir: Path, split: SplitName, threads: int) -> None:
+def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, threads: int) -> None:
     """Predict every view of a split from the others under each camera condition, and score the predictions.
 
     A held-out view is drawn with its condition's own camera; the target is always the same image. Writes metrics.json

@@ -1,10 +1,6 @@
-"""Stage 5, shard: one remap per view from the raw crop to the final RGBA image; WebDataset tar, HDF5 and manifest."""
+"""Stage 5, shard: one remap per view from the raw crop to the final RGBA image; WebDataset tar and HDF5."""
 
 import functools
-import hashlib
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift import STAGE_VERSIONS
-from mousefacelift.config import SPLITS, Shard
+from mousefacelift.config import Shard
 from mousefacelift.containers import ShardWriter, encode_view
 from mousefacelift.errors import UserError
-from mousefacelift.files import open_h5, write_json
+from mousefacelift.files import open_h5
 from mousefacelift.geometry import Array, Camera, view_map
 from mousefacelift.images import Image, decode_crop
+from mousefacelift.parallel import in_order
 from mousefacelift.progress import track
 from mousefacelift.rigs import rig_from_json
 from mousefacelift.sample import read_samples
@@ -77,10 +73,13 @@ def render_view(crop: Image, window: NDArray[np.int32], camera: Camera, view: Vi
     points = np.resize(raw.reshape(-1, 2)[pixels], (-(-len(pixels) // 1024), 1024, 2))  # OpenCV's rows are short
     sampled = cv2.remap(crop, points, None, method, borderMode=cv2.BORDER_CONSTANT)
     sampled = sampled.reshape(-1, 4)[: len(pixels)]
-    opaque = sampled[:, 3] > 0
-    sampled, pixels = sampled[opaque].astype(np.float32), pixels[opaque]
-    sampled[:, :3] = np.clip(np.rint(sampled[:, :3] * (255 / sampled[:, 3:])), 0, 255)
-    image[y0 + pixels // (x1 - x0), x0 + pixels % (x1 - x0)] = sampled
+    some = sampled[:, 3] > 0
+    sampled, pixels = sampled[some], pixels[some]
+    edge = np.flatnonzero(sampled[:, 3] < 255)
+    premultiplied = sampled[edge].astype(np.float32)
+    sampled[edge, :3] = np.minimum(np.rint(premultiplied[:, :3] * (255 / premultiplied[:, 3:])), 255)
+    rows, columns = np.divmod(pixels, x1 - x0)
+    image.reshape(-1, 4)[(rows + y0) * view.size + columns + x0] = sampled
     return image
 
 
@@ -168,8 +167,7 @@ def shard(
         }  # fmt: skip
         policy = str(cameras.attrs["distance"])
     with open_h5(center_file, "mousefacelift center") as center:
-        frames = center["frame"][()].tolist()
-        crops = {frame: n for n, frame in enumerate(frames)}
+        crops = {int(f): n for n, f in enumerate(center["frame"][()])}
         window, stored = center["window"][()], center["crop_zstd"]
         views = samples[0]["views"].split(",") if samples else []
         unknown = set(views) - set(names)
@@ -178,29 +176,30 @@ def shard(
         order = [names.index(name) for name in views]
         done = track(max(len(samples), 1), f"shard {center_file.parent.name} chunk {chunk}")
 
-        def one_view(data: NDArray[np.uint8], n: int, p: int, v: int) -> tuple[Image, bytes]:
+        def one_sample(row: dict[str, str]) -> tuple[dict[str, Any], list[Image], list[bytes]]:
+            """A sample's JSON, its views, and the same as the tar's files."""
             cv2.setNumThreads(1)
-            view = View(fields["R_view"][p, v], fields["image_fxfycxcy"][p, v], size)
-            crop = decode_crop(data, window[n, v, 2:], f"{center_file}, frame {frames[n]}, camera {names[v]}")
-            image = render_view(crop, window[n, v], rig[names[v]], view)
-            return image, encode_view(image, settings)
-
-        def finished(pool: ThreadPoolExecutor) -> Iterator[tuple[dict[str, str], int, list[tuple[Image, bytes]]]]:
-            """Samples in order; a few are worked on ahead, so that memory stays bounded."""
-            pending: deque[tuple[dict[str, str], int, list[Future[tuple[Image, bytes]]]]] = deque()
-            for row in samples:
-                frame = int(row["frame"])
-                if frame not in crops or frame not in poses:
-                    raise UserError(
-                        f"{samples_file}: frame {frame} is not in {center_file} or {cameras_file}; run `mousefacelift sample` again"
-                    )
-                n, p = crops[frame], poses[frame]
-                pending.append((row, p, [pool.submit(one_view, stored[n, v], n, p, v) for v in order]))
-                if len(pending) > threads:
-                    row_, p_, futures = pending.popleft()
-                    yield row_, p_, [future.result() for future in futures]
-            for row_, p_, futures in pending:
-                yield row_, p_, [future.result() for future in futures]
+            frame = int(row["frame"])
+            if frame not in crops or frame not in poses:
+                raise UserError(
+                    f"{samples_file}: frame {frame} is not in {center_file} or {cameras_file}; run `mousefacelift sample` again"
+                )
+            n, p = crops[frame], poses[frame]
+            row_crops = stored[n]  # all cameras at once: HDF5 takes its time for each request
+            images = []
+            for v in order:
+                crop = decode_crop(row_crops[v], window[n, v, 2:], f"{center_file}, frame {frame}, camera {names[v]}")
+                view = View(fields["R_view"][p, v], fields["image_fxfycxcy"][p, v], size)
+                images.append(render_view(crop, window[n, v], rig[names[v]], view))
+            files = [f"{row['key']}.cam{i}.{settings.tar_codec}" for i in range(len(order))]
+            meta = {
+                "id": row["key"], "capture": row["capture"], "frame": frame, "time_s": float(fields["time_s"][p]),
+                "split": row["split"], "views": views, "distance_policy": policy,
+                "world_units_per_mm": float(fields["world_units_per_mm"][p]), "qc": _quality(fields, p, order, views),
+                "world_from_mm": fields["world_from_mm"][p].tolist(),
+                "frames": opencv_cameras(fields["w2c"][p, order], fields["fxfycxcy"][p, order], size, files),
+            }  # fmt: skip
+            return meta, images, [encode_view(image, settings) for image in images]
 
         with ExitStack() as stack:
             writers = {
@@ -215,18 +214,8 @@ def shard(
                 )
                 for split, paths in outputs.items()
             }
-            pool = stack.enter_context(ThreadPoolExecutor(max_workers=threads))
-            for row, p, rendered in finished(pool):
-                w2c, fxfycxcy = fields["w2c"][p, order], fields["fxfycxcy"][p, order]
-                meta = {
-                    "id": row["key"], "capture": row["capture"], "frame": int(row["frame"]), "time_s": float(fields["time_s"][p]),
-                    "split": row["split"], "views": views, "distance_policy": policy,
-                    "world_units_per_mm": float(fields["world_units_per_mm"][p]), "qc": _quality(fields, p, order, views),
-                    "world_from_mm": fields["world_from_mm"][p].tolist(),
-                    "frames": opencv_cameras(w2c, fxfycxcy, size, [f"{row['key']}.cam{i}.{settings.tar_codec}" for i in range(len(order))]),
-                }  # fmt: skip
-                images, files = zip(*rendered, strict=True)
-                writers[row["split"]].add(meta, list(images), list(files))
+            for meta, images, files in in_order(one_sample, samples, threads):
+                writers[meta["split"]].add(meta, images, files)
                 done()
 
 
@@ -240,59 +229,3 @@ def _quality(fields: dict[str, Array], pose: int, order: list[int], views: list[
     return {name: dict(zip(views, numbers(fields[name][pose, order]), strict=True)) for name in measures} | {
         "reprojection_px": dict(zip(("median", "p95", "max"), numbers(fields["reprojection_px"][pose]), strict=True))
     }
-
-
-def manifest(h5_files: list[Path], output: Path, needed: tuple[str, ...] = ("train",)) -> None:
-    """Write `shard/manifest.json`: every shard with split, capture, samples, bytes and sha256; totals per split.
-
-    h5_files: `{split}/{capture}-{chunk}.h5` beside their tars, below the manifest's folder. Raises UserError if a
-    shard is unreadable, a tar is missing, or one of the `needed` splits has no sample: known now, not after training.
-    """
-    entries = []
-    sizes, views = set(), set()
-    for path in h5_files:
-        tar = path.with_suffix(".tar")
-        if not tar.exists():
-            raise UserError(f"{tar}: no such file; it is written by `mousefacelift shard`")
-        with open_h5(path, "mousefacelift shard") as file:
-            count, v, size = file["image"].shape[:3]
-            keys = [key.decode() for key in file["key"][()]]
-        if count:
-            sizes.add(size)
-            views.add(v)
-        capture, _, chunk = path.stem.rpartition("-")
-        entries.append(
-            {
-                "split": path.parent.name, "capture": capture, "chunk": int(chunk), "samples": count,
-                **{kind: f.relative_to(output.parent).as_posix() for kind, f in (("tar", tar), ("h5", path))},
-                "bytes": {kind: f.stat().st_size for kind, f in (("tar", tar), ("h5", path))},
-                "sha256": {kind: _sha256(f) for kind, f in (("tar", tar), ("h5", path))},
-                "first": keys[0] if keys else None, "last": keys[-1] if keys else None,
-            }
-        )  # fmt: skip
-    if len(sizes) > 1 or len(views) > 1:
-        raise UserError(
-            f"{output.parent}: shards of different image sizes ({sorted(sizes)}) or view counts ({sorted(views)}) cannot be mixed"
-        )
-    totals = {split: sum(e["samples"] for e in entries if e["split"] == split) for split in SPLITS}
-    empty = [split for split in needed if not totals[split]]
-    if empty:
-        raise UserError(
-            f"{output.parent}: no sample is for {' and '.join(empty)} ({totals}): look at the captures' rejected.tsv, shorten "
-            "sample.gap_s, or change sample.fractions (0 for a split that is not wanted)"
-        )
-    write_json(
-        output,
-        {
-            "version": STAGE_VERSIONS["shard"],
-            "image_size": sizes.pop(),
-            "views": views.pop(),
-            "samples": totals,
-            "shards": entries,
-        },
-    )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

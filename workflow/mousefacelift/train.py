@@ -30,21 +30,22 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.config import Train
-from mousefacelift.data import HeldOut, Manifest, Samples, Visits, read_manifest
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
 from mousefacelift.gslrm import GSLRM, PRESETS, load_weights, render, save_weights
+from mousefacelift.loaders import ShardData
 from mousefacelift.losses import image_loss, mask_iou, psnr, psnr_foreground
+from mousefacelift.manifest import Manifest, read_manifest
+from mousefacelift.verify import refuse_damaged
 
 MAX_SKIPPED = 50  # steps in a row
 SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
 BETAS = (0.9, 0.95)
 # Settings that change how fast a run goes or where it is written, but not what it computes.
-NOT_HASHED = {"run", "gpus", "workers", "cache_gb", "checkpoint_every"}
+NOT_HASHED = {"run", "manifest", "gpus", "workers", "cache_gb", "checkpoint_every"}
 
 Batch = dict[str, Tensor]
 
@@ -71,16 +72,23 @@ class FineTuning(lightning.LightningModule):
     An epoch, to Lightning, is the stretch up to the next validation.
     """
 
-    def __init__(self, model: GSLRM, settings: Train, train: Samples, val: Samples):
+    def __init__(self, model: GSLRM, settings: Train, data: ShardData):
         super().__init__()
-        self.model, self.settings = model, settings
-        self.train_samples, self.val_samples = train, val
-        self.step = 0
+        self.model, self.settings, self.data = model, settings, data
         self.skipped = 0
         self._skipped_in_a_row = 0
         self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
         self._grad_norm = math.nan
         self._validation: dict[str, list[Tensor]] = {}
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done, which is where the data go on."""
+        return self.data.step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.data.step = value
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; weight decay on matrices only. The learning rate is set in every step."""
@@ -94,20 +102,6 @@ class FineTuning(lightning.LightningModule):
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
         return optimizer
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The visits from the present step up to the next validation."""
-        settings = self.settings
-        end = min(settings.steps, (self.step // settings.val_every + 1) * settings.val_every)
-        visits = Visits(self.train_samples, settings.num_input_views, settings.seed, settings.augment)
-        order = range(self.step * settings.batch_size, end * settings.batch_size)
-        workers = 0 if self.train_samples.cached else settings.workers
-        return DataLoader(visits, settings.batch_size, sampler=order, num_workers=workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, one sample at a time."""
-        workers = 0 if self.val_samples.cached else self.settings.workers
-        return DataLoader(HeldOut(self.val_samples, self.settings.num_input_views), 1, num_workers=workers)
 
     def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """The loss on all views, inputs and held out."""
@@ -298,8 +292,8 @@ class ProgressLines(Callback):
         return text + (f", {module.skipped} skipped" if module.skipped else "")
 
 
-def train(manifest: Path, out_dir: Path, checkpoint_dir: Path, settings: Train, threads: int) -> None:
-    """Fine-tune on the shards' train split and write model.safetensors, metrics.csv and config.yaml to `out_dir`.
+def train(manifest: Path | str, out_dir: Path, checkpoint_dir: Path, settings: Train, threads: int) -> None:
+    """Fine-tune on the train split of shards, whose manifest is a path or a URL, and write model.safetensors, metrics.csv and config.yaml to `out_dir`.
 
     Checkpoints go to a folder of `checkpoint_dir` named by the hash of settings and data. A rerun continues there after
     the last complete checkpoint; a second process with the same settings and data waits for the first one's lock.
@@ -312,28 +306,31 @@ def train(manifest: Path, out_dir: Path, checkpoint_dir: Path, settings: Train, 
             f"train.num_input_views is {settings.num_input_views}, but the shards have {data.views} views: none would "
             f"be held out; use {data.views - 1}"
         )
+    refuse_damaged(data, settings.container, ("train",), threads)
+    refuse_damaged(data, "h5", ("val",), threads)
     set_threads(threads)
-    samples = Samples(data, "train", settings.image_size, settings.cache_gb)
-    if not len(samples):
+    if not data.split("train"):
         raise UserError(f"{manifest}: no training samples; see why `sample` rejected them (rejected.tsv)")
-    val = Samples(data, "val", settings.image_size, settings.cache_gb)
+    shards = ShardData(data, settings)
 
     torch.manual_seed(settings.seed)
     model = _initial_model(settings)
     config = _run_config(data, settings)
-    identity = config | {"train": {k: v for k, v in config["train"].items() if k not in NOT_HASHED}}
+    # Which tar is streamed by which loader process, and so the order of samples, depends on how many there are.
+    free = NOT_HASHED - ({"workers"} if settings.container == "tar" else set())
+    identity = config | {"train": {k: v for k, v in config["train"].items() if k not in free}}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = checkpoint_dir / name / "last.ckpt"
     with _locked(checkpoint.with_name("lock")):
-        module = FineTuning(model, settings, samples, val)
+        module = FineTuning(model, settings, shards)
         terms = [name for name, weight in settings.loss.model_dump().items() if weight]
-        validation = ["val_psnr", "val_psnr_foreground", "val_mask_iou"] if len(val) else []
+        validation = ["val_psnr", "val_psnr_foreground", "val_mask_iou"] if len(shards.val) else []
         columns = ["step", "loss", *terms, "lr", "grad_norm", "skipped", *validation, "seconds"]
         table = MetricsTable(columns)
         if checkpoint.exists():
             _resume(module, table, checkpoint)
         if module.step < settings.steps:
-            _fit(module, table, checkpoint, out_dir, accelerator, validate=len(val) > 0)
+            _fit(module, table, checkpoint, out_dir, accelerator, validate=len(shards.val) > 0)
 
         save_weights(module.model, out_dir / "model.safetensors")
         with atomic(out_dir / "config.yaml") as temporary:
@@ -374,7 +371,7 @@ def _fit(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
-        trainer.fit(module)
+        trainer.fit(module, datamodule=module.data)
 
 
 def choose_accelerator(settings: Train) -> str:

@@ -1,0 +1,66 @@
+"""The batches of a training, from either form of the shards."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mousefacelift.config import Train
+from mousefacelift.data import HeldOut, Samples, Visits, floating, recipe
+from mousefacelift.errors import UserError
+from mousefacelift.manifest import Manifest
+from mousefacelift.stream import TarVisits
+
+
+class ShardData(lightning.LightningDataModule):
+    """Training and validation batches: from HDF5, in any order, or streamed from tars (`train.container`).
+
+    A loader's batch holds rgba uint8 [B, V, S, S, 4] over white, c2w, w2c [B, V, 4, 4], fxfycxcy [B, V, 4], inputs,
+    held_out and index; `on_after_batch_transfer`, which Lightning calls on the device, makes of rgba the float32 image
+    [B, V, 3, S, S] and alpha [B, V, S, S]. `step` counts the batches that each rank has had: a loader begins there and
+    ends at the next validation, so that a training that continues sees what an undisturbed one would.
+    """
+
+    def __init__(self, manifest: Manifest, settings: Train, rank: int = 0, world: int = 1):
+        super().__init__()
+        self.manifest, self.settings, self.rank, self.world = manifest, settings, rank, world
+        self.step = 0
+        self.train: Samples | None = None
+        if settings.container == "h5":
+            if manifest.url:
+                raise UserError(f"{manifest.url}: HDF5 cannot be read over the web; set train.container: tar")
+            self.train = Samples(manifest, "train", settings.image_size, settings.cache_gb)
+        self.val = Samples(manifest, "val", settings.image_size, settings.cache_gb)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The rank's batches from the present step up to the next validation."""
+        settings, size = self.settings, self.settings.batch_size
+        end = min(settings.steps, (self.step // settings.val_every + 1) * settings.val_every)
+        if self.train is None:
+            return self._loader(
+                TarVisits(
+                    self.manifest, recipe(settings), settings.image_size, settings.shuffle_buffer, size,
+                    self.step, end, self.rank, self.world,
+                ),
+                settings.workers,
+                batch_size=size,
+            )  # fmt: skip
+        visits = Visits(self.train, recipe(settings), size)
+        batches = [self.world * step + self.rank for step in range(self.step, end)]
+        order = [visit for batch in batches for visit in range(batch * size, (batch + 1) * size)]
+        return self._loader(visits, 0 if self.train.cached else settings.workers, batch_size=size, sampler=order)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The validation split, one sample at a time."""
+        workers = 0 if self.val.cached else self.settings.workers
+        return self._loader(HeldOut(self.val, self.settings.num_input_views), workers, batch_size=1)
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Bytes to floats, where the batch now is."""
+        return floating(batch)
+
+    def _loader(self, dataset: Any, workers: int, **options: Any) -> DataLoader[Any]:
+        pin = torch.cuda.is_available()
+        return DataLoader(dataset, num_workers=workers, pin_memory=pin, **options)

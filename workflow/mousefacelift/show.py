@@ -1,0 +1,341 @@
+"""Looking at shards: a table of their samples, and a contact sheet of some of them."""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from mousefacelift.config import SPLITS
+from mousefacelift.containers import TarSample, meta_cameras, tar_samples
+from mousefacelift.errors import UserError
+from mousefacelift.files import atomic, open_h5, read_json
+from mousefacelift.geometry import Array, azimuth_elevation, evenly
+from mousefacelift.images import Image
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+TABLE_ROWS = 24
+SHEET_WIDTH, LARGEST_TILE = 1600, 240  # px
+GAP, LINE = 4, 20  # px between tiles, and of a line of text
+GREY = 205
+DPI, FONT_SIZE, LETTER = 100, 9, 8  # points, and px of a letter of that size
+# HDF5's registry of filters; 3 is the checksum.
+H5_CODECS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
+COLUMNS = ("frame", "time s", "split", "distance", "elevation", "focal px", "mouse fills", "kB")
+CAPTION = (
+    "distance: mean of the views' cameras from the origin, world units; elevation: lowest to highest view, degrees; mouse fills: "
+    "of the image, mean of the views; kB: of the views, encoded"
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a shard holds: how many samples, its views by name, images of `size` px and their codec."""
+
+    path: Path
+    samples: int
+    views: tuple[str, ...]
+    size: int
+    codec: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample: time in s and split are None where the shard does not tell them.
+
+    c2w: [V, 4, 4]; fxfycxcy: [V, 4]; size: of its encoded views in bytes; images: V of [S, S, 4] RGBA.
+    """
+
+    key: str
+    frame: int | None
+    time_s: float | None
+    split: str | None
+    c2w: Array
+    fxfycxcy: Array
+    size: int
+    images: Sequence[Image]
+
+
+def show(shard: Path, sheet: Path, limit: int) -> None:
+    """Print what a shard holds, a row per sample, and draw `limit` samples, evenly spread, as a contact sheet (PNG).
+
+    shard: a .tar or .h5, or a manifest.json: then a row per shard, and the sheet is drawn from all of them. Without any
+    sample there is no sheet. Raises UserError, naming the shard and, if possible, the sample, for what is missing,
+    truncated or damaged.
+    """
+    from rich.console import Console
+
+    # Wide enough for every number: in a file or a narrow terminal a table must not be cut. Names are no markup.
+    console = Console(width=max(Console().width, 110), markup=False, emoji=False, highlight=False)
+    rows = _show_manifest(shard, limit, console) if shard.suffix == ".json" else _show_shard(shard, limit, console)
+    if rows is None:
+        console.print("no samples, no contact sheet")
+        return
+    _write_sheet(sheet, *rows)
+    console.print(f"contact sheet: {sheet}", soft_wrap=True)
+
+
+# Names of the views, and label and tiles of every row.
+Rows = tuple[tuple[str, ...], list[tuple[str, list[Image]]]]
+
+
+def _show_shard(path: Path, limit: int, console: "Console") -> Rows | None:
+    contents = read_contents(path)
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    if not contents.samples:
+        console.print(f"{path}: 0 samples, {size}", soft_wrap=True)
+        return None
+    console.print(
+        f"{path}: {_count(contents.samples, 'sample')} of {_count(len(contents.views), 'view')}, "
+        f"{contents.size}x{contents.size} px, {contents.codec}, {size}",
+        soft_wrap=True,
+    )
+    listed, drawn = (evenly(np.arange(contents.samples), count).tolist() for count in (TABLE_ROWS, limit))
+    table, tiles = _table(("sample", *COLUMNS), CAPTION), []
+    for place, sample in zip(sorted({*listed, *drawn}), read_samples(contents, {*listed, *drawn}), strict=True):
+        if place == 0:
+            azimuth, _ = azimuth_elevation(sample.c2w[:, :3, 3])
+            views = ", ".join(f"{name} at {a:.0f}°" for name, a in zip(contents.views, azimuth, strict=True))
+            console.print(f"views, by azimuth in the first sample: {views}", soft_wrap=True)
+        if place in listed:
+            table.add_row(*_cells(sample))
+        if place in drawn:
+            tiles.append(_row(sample))
+    console.print(table)
+    _say_left_out(contents.samples - len(listed), "samples", console)
+    return contents.views, tiles
+
+
+def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
+    values = read_json(path, "mousefacelift manifest")
+    try:
+        shards = [(str(s["split"]), Path(s["h5"]), int(s["samples"])) for s in values["shards"]]
+        views, size = int(values["views"]), int(values["image_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a manifest of shards ({error!r}); run `mousefacelift manifest` again") from None
+    console.print(f"{path}: {_count(views, 'view')}, {size}x{size} px", soft_wrap=True)
+    table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
+    listed = evenly(np.arange(len(shards)), TABLE_ROWS).tolist()
+    for split, h5, count in (shards[k] for k in listed):
+        sizes = (_megabytes([path.parent / h5.with_suffix(suffix)]) for suffix in (".tar", ".h5"))
+        table.add_row(split, str(h5.with_suffix("")), str(count), *sizes)
+    table.add_section()
+    for split in SPLITS:
+        mine = [(h5, count) for name, h5, count in shards if name == split]
+        sizes = (_megabytes([path.parent / h5.with_suffix(suffix) for h5, _ in mine]) for suffix in (".tar", ".h5"))
+        table.add_row(split, _count(len(mine), "shard"), str(sum(count for _, count in mine)), *sizes)
+    console.print(table)
+    _say_left_out(len(shards) - len(listed), "shards", console)
+
+    every = np.array([(k, place) for k, (_, _, count) in enumerate(shards) for place in range(count)]).reshape(-1, 2)
+    names, tiles = set(), []
+    for k, chosen in groupby(evenly(every, limit).tolist(), key=lambda pair: pair[0]):
+        contents = read_contents(path.parent / shards[k][1])
+        if (contents.samples, len(contents.views)) != (shards[k][2], views):
+            raise UserError(
+                f"{contents.path}: {contents.samples} samples of {_count(len(contents.views), 'view')}, but {path} says "
+                f"{shards[k][2]} of {views}; run the workflow again"
+            )
+        names.add(contents.views)
+        tiles += [_row(sample) for sample in read_samples(contents, {place for _, place in chosen})]
+    if not tiles:
+        return None
+    # Where captures name their cameras differently, a view is known by its place alone.
+    return names.pop() if len(names) == 1 else _numbered(views), tiles
+
+
+def read_contents(path: Path) -> Contents:
+    """What a .tar or .h5 shard holds, by its headers. Raises UserError naming it if it is missing, foreign or damaged."""
+    if path.suffix == ".h5":
+        return _h5_contents(path)
+    if path.suffix == ".tar":
+        return _tar_contents(path)
+    raise UserError(f"{path}: not the name of a shard: give a .tar, a .h5 or a manifest.json")
+
+
+def read_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
+    """The samples at some places of a shard, in order. Raises UserError naming shard and sample for damaged ones."""
+    return _h5_samples(contents, places) if contents.path.suffix == ".h5" else _tar_samples(contents, places)
+
+
+def _h5_contents(path: Path) -> Contents:
+    with open_h5(path, "mousefacelift shard") as file:
+        image, shapes = file["image"], {name: file[name].shape for name in ("c2w", "fxfycxcy", "frame", "key")}
+        n, v = image.shape[:2] if image.ndim == 5 else (-1, -1)
+        expected = {"c2w": (n, v, 4, 4), "fxfycxcy": (n, v, 4), "frame": (n,), "key": (n,)}
+        if shapes != expected or image.shape[2:] != (image.shape[2], image.shape[2], 4) or image.dtype != np.uint8:
+            raise UserError(
+                f"{path}: image {image.shape} and {shapes} are not a shard's; run `mousefacelift shard` again"
+            )
+        filters = image.id.get_create_plist()
+        numbers = [filters.get_filter(k)[0] for k in range(filters.get_nfilters())]
+        codecs = [H5_CODECS.get(number, f"filter {number}") for number in numbers if number > 3 or number == 1]
+        names = tuple(str(name) for name in file.attrs.get("views", ()))
+        codec = f"HDF5 {' and '.join(codecs) or 'uncompressed'}"
+        return Contents(path, n, names if len(names) == v else _numbered(v), image.shape[2], codec)
+
+
+def _h5_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
+    path, split = contents.path, contents.path.parent.name
+    with open_h5(path, "mousefacelift shard") as file:
+        for place in sorted(places):
+            try:
+                yield Shown(
+                    file["key"].asstr()[place], int(file["frame"][place]), None, split if split in SPLITS else None,
+                    file["c2w"][place], file["fxfycxcy"][place], _stored_bytes(file["image"], place), file["image"][place],
+                )  # fmt: skip
+            except (OSError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"{path}, sample {place} of {contents.samples}: damaged ({error}); delete it and run `mousefacelift shard` again"
+                ) from None
+
+
+def _stored_bytes(image: Any, place: int) -> int:
+    if image.chunks is None:
+        return int(np.prod(image.shape[1:]))
+    return int(image.id.get_chunk_info_by_coord((place, 0, 0, 0, 0)).size)
+
+
+def _tar_contents(path: Path) -> Contents:
+    members: list[tuple[str, str, str]] = []  # name, key, and what it is of the sample
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for info in tar:
+                key, _, kind = info.name.partition(".")
+                members.append((info.name, key, kind))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; it is written by `mousefacelift shard`") from None
+    except (tarfile.TarError, OSError, EOFError) as error:
+        after = f" after {members[-1][0]}" if members else ""
+        raise UserError(
+            f"{path}: damaged or no tar{after} ({error}); delete it and run `mousefacelift shard` again"
+        ) from None
+    if not members:
+        return Contents(path, 0, (), 0, "tar")
+    kinds = [kind for _, key, kind in members if key == members[0][1] and kind.startswith("cam")]
+    if not kinds:
+        raise UserError(f"{path}: its first member, {members[0][0]!r}, is no view of a sample (`key.cam0.png`)")
+    with path.open("rb") as stream:
+        sample = next(tar_samples(stream, str(path), len(kinds)))
+    stored = sample.meta(str(path)).get("views")
+    named = isinstance(stored, list) and len(stored) == len(kinds)
+    return Contents(
+        path, sum(kind == "json" for _, _, kind in members), tuple(map(str, stored or ())) if named else _numbered(len(kinds)),
+        len(sample.images(str(path))[0]), f"tar of {kinds[0].partition('.')[2]}",
+    )  # fmt: skip
+
+
+def _tar_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
+    where = str(contents.path)
+    for place, sample in enumerate(_tar_stream(contents.path, len(contents.views))):
+        if place in places:
+            meta = sample.meta(where)
+            frame, time_s, split = meta.get("frame"), meta.get("time_s"), meta.get("split")
+            yield Shown(
+                sample.key, frame if isinstance(frame, int) else None, time_s if isinstance(time_s, float) else None,
+                split if isinstance(split, str) else None, *meta_cameras(meta), sum(map(len, sample.files)), sample.images(where),
+            )  # fmt: skip
+
+
+def _tar_stream(path: Path, views: int) -> Iterator[TarSample]:
+    with path.open("rb") as stream:
+        yield from tar_samples(stream, str(path), views)
+
+
+def _numbered(views: int) -> tuple[str, ...]:
+    return tuple(f"view {i}" for i in range(views))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _megabytes(paths: list[Path]) -> str:
+    missing = [path.name for path in paths if not path.is_file()]
+    return f"{', '.join(missing)} missing" if missing else f"{sum(path.stat().st_size for path in paths) / 1e6:.1f}"
+
+
+def _say_left_out(number: int, what: str, console: "Console") -> None:
+    if number:
+        console.print(f"{number} more {what} are not listed; the rows are evenly spread over all")
+
+
+def _table(columns: Sequence[str], caption: str | None = None) -> "Table":
+    from rich.table import Table
+
+    table = Table(caption=caption, caption_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in {"sample", "split", "shard"} else "right", no_wrap=True)
+    return table
+
+
+def _cells(sample: Shown) -> list[str]:
+    """COLUMNS of a sample, after its key."""
+    centers = sample.c2w[:, :3, 3]
+    _, elevation = azimuth_elevation(centers)
+    focal = sample.fxfycxcy[:, 0]
+    low, high = f"{focal.min():.1f}", f"{focal.max():.1f}"
+    fill = np.mean([image[..., 3].mean() for image in sample.images]) / 255
+    return [
+        sample.key, "" if sample.frame is None else str(sample.frame), "" if sample.time_s is None else f"{sample.time_s:.2f}",
+        sample.split or "", f"{np.linalg.norm(centers, axis=-1).mean():.3f}", f"{elevation.min():.1f}° to {elevation.max():.1f}°",
+        low if low == high else f"{low} to {high}", f"{100 * fill:.1f} %", f"{sample.size / 1e3:.0f}",
+    ]  # fmt: skip
+
+
+def _row(sample: Shown) -> tuple[str, list[Image]]:
+    """A row of the contact sheet: what it is, and its views over white, each as large as the sheet has room for."""
+    label = [sample.key]
+    label += [f"frame {sample.frame}"] if sample.frame is not None else []
+    label += [f"{sample.time_s:.2f} s"] if sample.time_s is not None else []
+    return "   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images]
+
+
+def tile_side(views: int) -> int:
+    """Width and height of a view on the contact sheet, px."""
+    return max(1, min(LARGEST_TILE, (SHEET_WIDTH - GAP) // views - GAP))
+
+
+def _tile(rgba: Image, side: int) -> Image:
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    over_white = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    method = cv2.INTER_AREA if side < len(rgba) else cv2.INTER_NEAREST
+    return np.rint(cv2.resize(over_white, (side, side), interpolation=method)).astype(np.uint8)
+
+
+def _write_sheet(path: Path, views: Sequence[str], rows: list[tuple[str, list[Image]]]) -> None:
+    """A line with the views' names, then for each row a line with its label and its tiles, all of one size."""
+    from matplotlib.figure import Figure
+
+    side = len(rows[0][1][0])
+    step = side + GAP
+    width, height = GAP + step * len(views), LINE + (LINE + GAP + step) * len(rows)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+    def write(text: str, x: int, y: int, room: int) -> None:
+        letters = max(3, room // LETTER)
+        text = text if len(text) <= letters else f"{text[: letters - 1]}…"
+        at = (x / width, 1 - (y + LINE / 2) / height)
+        figure.text(*at, text, fontsize=FONT_SIZE, verticalalignment="center", parse_math=False)
+
+    for v, view in enumerate(views):
+        write(view if view.startswith("view") else f"view {view}", GAP + v * step, 0, side)
+    for n, (label, tiles) in enumerate(rows):
+        top = LINE + n * (LINE + GAP + step)
+        write(label, GAP, top, width - 2 * GAP)
+        # White views on white would have no edges.
+        canvas[top + LINE : top + LINE + GAP + step] = GREY
+        for v, tile in enumerate(tiles):
+            y, x = top + LINE + GAP, GAP + v * step
+            canvas[y : y + side, x : x + side] = tile
+    figure.figimage(canvas, origin="upper")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png")

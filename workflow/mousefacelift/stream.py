@@ -1,0 +1,132 @@
+"""Training samples streamed from tars, local or on a web server, in an order that a resumed run repeats."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mousefacelift.containers import TarSample, meta_cameras, tar_samples
+from mousefacelift.data import STAGGER, Recipe, camera_tensors, check_size, over_white, permutation
+from mousefacelift.errors import UserError
+from mousefacelift.manifest import Manifest
+from mousefacelift.remote import open_binary
+from mousefacelift.verify import check_cameras
+
+
+class TarVisits(IterableDataset[dict[str, Any]]):
+    """Training samples for one rank's batches from `first` up to `last`, the latter not included.
+
+    An epoch's shards are put in an order of its own and their samples counted through; each of world x workers consumers
+    streams one stretch of them, all of equal length to a sample, into a buffer from which the next one is drawn at
+    random. So every sample is visited once per epoch, and which comes when is a function of recipe, epoch and number of
+    consumers: one that continues in the middle leaves out what was visited before, unread where whole shards were.
+
+    Raises UserError, naming shard and sample, for what is damaged, missing or not what the manifest says.
+    """
+
+    def __init__(
+        self, manifest: Manifest, recipe: Recipe, image_size: int, buffer: int, batch_size: int,
+        first: int, last: int, rank: int = 0, world: int = 1,
+    ):  # fmt: skip
+        check_size(manifest, image_size)
+        self.manifest, self.recipe, self.image_size, self.buffer = manifest, recipe, image_size, buffer
+        self.batch_size, self.first, self.last, self.rank, self.world = batch_size, first, last, rank, world
+        self.shards = manifest.split("train")
+        self.starts = np.cumsum([0, *(shard["samples"] for shard in self.shards)])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        # The loader takes batches from its workers in turn, and begins with worker 0 wherever the run continues.
+        worker = (worker + self.first) % workers
+        consumer, consumers = self.rank * workers + worker, self.world * workers
+        visit, end = ((step - worker + workers - 1) // workers * self.batch_size for step in (self.first, self.last))
+        total = int(self.starts[-1])
+        share = range(total * consumer // consumers, total * (consumer + 1) // consumers)
+        if not share:
+            raise UserError(f"{total} training samples are too few for {consumers} loaders; lower train.workers")
+        stagger = permutation(self.recipe.seed, STAGGER, total)
+        while visit < end:
+            epoch, skip = divmod(visit, len(share))
+            for sample in self._epoch(epoch, share, skip, consumer):
+                batch = visit // self.batch_size * consumers + consumer
+                yield self.recipe.visit(sample, epoch, int(stagger[sample["index"]]), batch)
+                visit += 1
+                if visit == end:
+                    return
+
+    def _epoch(self, epoch: int, share: range, skip: int, consumer: int) -> Iterator[dict[str, Any]]:
+        """The samples of a consumer's share in an epoch's order, without the first `skip`."""
+        random = np.random.default_rng([self.recipe.seed, epoch + 1, consumer])
+        upcoming = drawn(share, self.buffer, random)[skip:][::-1]
+        wanted, held = set(upcoming), {}
+        start = 0
+        for number in permutation(self.recipe.seed, epoch, len(self.shards)):
+            slots = range(start, start := start + self.shards[number]["samples"])
+            if wanted.isdisjoint(slots):
+                continue
+            for slot, (index, where, stored) in zip(slots, self._shard(int(number)), strict=True):
+                if slot in wanted:
+                    held[slot] = index, where, stored
+                while upcoming and upcoming[-1] in held:
+                    yield self._decoded(*held.pop(upcoming.pop()))
+                if not upcoming:
+                    return
+
+    def _shard(self, number: int) -> Iterator[tuple[int, str, TarSample]]:
+        """A shard's samples, each with its place in the split and the shard's name for messages."""
+        shard = self.shards[number]
+        where = self.manifest.location(shard, "tar")
+        count = 0
+        with open_binary(where) as stream:
+            digest = hashlib.sha256()
+            for stored in tar_samples(_Hashing(stream, digest), where, self.manifest.views):
+                if count == shard["samples"]:
+                    raise UserError(f"{where}, sample {stored.key}: the manifest lists {count} samples, here are more")
+                yield int(self.starts[number]) + count, where, stored
+                count += 1
+        if count != shard["samples"]:
+            raise UserError(f"{where}: {count} samples where the manifest lists {shard['samples']}")
+        if digest.hexdigest() != shard["sha256"]["tar"]:
+            raise UserError(f"{where}: not the file that the manifest lists (another sha256)")
+
+    def _decoded(self, index: int, where: str, stored: TarSample) -> dict[str, Any]:
+        """A sample as `Samples.stored` gives it."""
+        size = self.manifest.image_size
+        c2w, fxfycxcy = meta_cameras(stored.meta(where))
+        check_cameras(c2w[None], fxfycxcy[None], [f"{where}, sample {stored.key}"])
+        images = stored.images(where)
+        for i, image in enumerate(images):
+            if image.shape != (size, size, 4):
+                raise UserError(
+                    f"{where}, sample {stored.key}, cam{i}: {image.shape[1]}x{image.shape[0]} px, expected {size}x{size}"
+                )
+        cameras = camera_tensors(c2w, fxfycxcy, self.image_size / size)
+        return {"rgba": over_white(np.stack(images), self.image_size), **cameras, "index": index}
+
+
+def drawn(slots: range, buffer: int, random: np.random.Generator) -> list[int]:
+    """The order in which a stream of slots leaves a buffer: when it is full, one of it is drawn at random."""
+    held: list[int] = []
+    order = []
+    for slot, pick in zip(slots, random.random(len(slots)), strict=True):
+        held.append(slot)
+        if len(held) == buffer:
+            place = int(pick * buffer)
+            held[place], held[-1] = held[-1], held[place]
+            order.append(held.pop())
+    return order + random.permutation(held).tolist()
+
+
+class _Hashing:
+    """A stream that is hashed as it is read."""
+
+    def __init__(self, stream: IO[bytes], digest: Any) -> None:
+        self._stream, self._digest = stream, digest
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._digest.update(data)
+        return data
