@@ -194,25 +194,24 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
     because averaging straight colours across an edge would mix in the colour of transparent pixels.
     """
     k = rgba.shape[1] // size
-    if k == 1:
-        for view in rgba:
-            # Only the silhouette's edge changes: inside it alpha is 255, outside it the shards are white already.
-            edge = cv2.findNonZero(cv2.inRange(cv2.extractChannel(view, 3), 1, 254))
-            if edge is not None:
-                cols, rows = edge.reshape(-1, 2).T
-                pixels = view[rows, cols].astype(np.float32)
-                view[rows, cols, :3] = np.rint(255 + (pixels[:, :3] - 255) * (pixels[:, 3:] / 255))
-        return torch.from_numpy(rgba)
-    averaged = np.full((len(rgba), size, size, 4), [255, 255, 255, 0], np.uint8)
+    averaged = rgba if k == 1 else np.full((len(rgba), size, size, 4), [255, 255, 255, 0], np.uint8)
     for view, target in zip(rgba, averaged, strict=True):
         # The mouse is a tenth of the image: everything outside its box is white without arithmetic.
-        x, y, w, h = cv2.boundingRect(cv2.extractChannel(view, 3))
-        if w:
+        alpha = cv2.extractChannel(view, 3)
+        x, y, w, h = cv2.boundingRect(alpha)
+        if not w:
+            continue
+        if k == 1:
+            # Nor does its inside change, where alpha is 255.
+            rows, cols = np.nonzero(cv2.inRange(alpha[y : y + h, x : x + w], 1, 254))
+            pixels = view[y : y + h, x : x + w][rows, cols].astype(np.float32)
+            pixels[:, :3] = 255 + (pixels[:, :3] - 255) * (pixels[:, 3:] / 255)
+            target[y : y + h, x : x + w][rows, cols] = np.rint(pixels)
+        else:
             left, top, right, bottom = x // k, y // k, -(-(x + w) // k), -(-(y + h) // k)
             box = view[k * top : k * bottom, k * left : k * right].astype(np.float32)
             box[..., :3] = 255 + (box[..., :3] - 255) * (box[..., 3:] / 255)
-            box = box.reshape(bottom - top, k, right - left, k, 4).mean((1, 3))
-            target[top:bottom, left:right] = np.rint(box)
+            target[top:bottom, left:right] = np.rint(box.reshape(bottom - top, k, right - left, k, 4).mean((1, 3)))
     return torch.from_numpy(averaged)
 
 
@@ -221,7 +220,7 @@ def floating(sample: dict[str, Any]) -> dict[str, Any]:
     [..., V, S, S], on the device it is on; with the brightness and contrast of `tone` [..., 2], if there is one.
     """
     rest = {name: value for name, value in sample.items() if name not in ("rgba", "tone")}
-    planes = sample["rgba"].movedim(-1, -3) * (1 / 255)
+    planes = sample["rgba"].float().div_(255).movedim(-1, -3)
     image, alpha = planes[..., :3, :, :], planes[..., 3, :, :]
     if "tone" in sample:
         image = toned(image, alpha, sample["tone"])
