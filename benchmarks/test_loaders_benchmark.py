@@ -80,7 +80,9 @@ def samples_per_second(kind, data, workers, convert):
     for _ in range(WARM_UP):
         next(batches)
     begin = time.perf_counter()
-    for count, batch in enumerate(batches, 1):
+    count = 0
+    for batch in batches:
+        count += 1
         if convert and kind != "png":
             floating(batch)
     assert count == SAMPLES

@@ -164,6 +164,34 @@ def test_a_killed_run_ends_like_an_undisturbed_one(run, undisturbed, capsys, arr
     assert run.rows == undisturbed.rows
 
 
+@pytest.mark.parametrize("step", [5, 11])
+def test_a_killed_run_that_streams_tars_goes_on_in_the_middle_of_its_epoch(run, tmp_path, step):
+    settings = SETTINGS.model_copy(update={"container": "tar", "shuffle_buffer": 3, "view_dropout": 0.3})
+    whole = Run(run.manifest, tmp_path / "whole")
+    whole.train(settings)
+
+    def child():
+        kill_in_step(step)
+        run.train(settings)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    run.train(settings)
+    assert run.weights == whole.weights
+    assert run.rows == whole.rows
+
+
+def test_the_number_of_loaders_is_part_of_a_run_that_streams_tars(run):
+    for container, folders in (("h5", 1), ("tar", 2)):
+        checkpoints = run.folder / container
+        for workers in (0, 1):
+            settings = SETTINGS.model_copy(update={"steps": 1, "container": container, "workers": workers})
+            train(run.manifest, run.folder / "out", checkpoints, settings, threads=1)
+        assert len(list(checkpoints.iterdir())) == folders
+
+
 def test_a_finished_run_only_writes_its_results_again(run, undisturbed, monkeypatch):
     copy = Run(undisturbed.manifest, undisturbed.folder)
     weights, rows = copy.weights, copy.rows

@@ -76,7 +76,9 @@ def main() -> None:
     try:
         app()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
-        print(f"mousefacelift: error: {error}", file=sys.stderr)
+        # A loader process hands its error on with its traceback around it.
+        text = str(error).rpartition("mousefacelift.errors.UserError: ")[2].strip()
+        print(f"mousefacelift: error: {text}", file=sys.stderr)
         sys.exit(1)
 
 
