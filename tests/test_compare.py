@@ -480,7 +480,9 @@ def two_lengths(folder):
     return folder / "data"
 
 
-MANIFEST = {"shards": [{"h5": "a.h5", "samples": 3}]}
+SHARD = {"split": "train", "capture": "a", "chunk": 0, "samples": 3, "first": "a-000000", "last": "a-000002"}
+FILES = {"tar": "a.tar", "h5": "a.h5", "bytes": {"tar": 1, "h5": 1}, "sha256": {"tar": "", "h5": ""}}
+MANIFEST = {"image_size": 64, "views": 6, "shards": [SHARD | FILES]}
 MISTAKES = {
     "nothing there": (lambda f: f / "none", "no such file or folder; 'facelift' is the built-in reference"),
     "an empty folder": (lambda f: f, r"Nor are there shards \(manifest.json, .h5, .tar\) or FaceLift samples"),
@@ -489,7 +491,7 @@ MISTAKES = {
     "an empty file": (lambda f: text(f / "a.json", ""), "the file is empty"),
     "broken JSON": (lambda f: text(f / "a.json", '{"shards": ['), "damaged JSON"),
     "a manifest without samples": (lambda f: emptied(text(f / "manifest.json", json.dumps(MANIFEST))), "no samples in it"),
-    "a manifest of nothing": (lambda f: text(f / "m.json", '{"shards": [{}]}'), "not a manifest of shards"),
+    "a manifest of nothing": (lambda f: text(f / "m.json", '{"shards": [{}]}'), "not a shard manifest"),
     "a shard that is gone": (lambda f: text(f / "m.json", json.dumps(MANIFEST)), "a.h5: no such file"),
     "a damaged shard": (lambda f: text(f / "a.h5", "\x89HDF\r\n"), "a.h5"),
     "half a tar's header": (lambda f: truncated(f, 300), "a.tar: not a readable tar"),

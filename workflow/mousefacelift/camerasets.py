@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key, open_h5, read_json
+from mousefacelift.files import natural_key, open_h5
 from mousefacelift.geometry import (
     FACELIFT_ELEVATION,
     FACELIFT_FOCAL,
@@ -25,6 +25,7 @@ from mousefacelift.geometry import (
     rigid,
     rotation_between,
 )
+from mousefacelift.manifest import read_manifest
 from mousefacelift.rigs import facelift, read_rig
 from mousefacelift.rigs.checks import ROTATION_TOLERANCE, axes_meeting_point
 from mousefacelift.rigs.documents import Document, open_document
@@ -156,13 +157,9 @@ def _is_shard(path: Path) -> bool:
 
 
 def _manifest_blocks(path: Path) -> Iterator[Block]:
-    try:
-        shards = [(path.parent / shard["h5"], int(shard["samples"])) for shard in read_json(path, "shard")["shards"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a manifest of shards ({error!r}); run `mousefacelift manifest` again") from None
-    for shard, samples in shards:
-        if samples:
-            yield _h5_block(shard)
+    for shard in read_manifest(path).shards:
+        if shard["samples"]:
+            yield _h5_block(path.parent / shard["h5"])
 
 
 def _h5_block(path: Path) -> Block:

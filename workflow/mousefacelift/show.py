@@ -13,9 +13,10 @@ import numpy as np
 from mousefacelift.config import SPLITS
 from mousefacelift.containers import TarSample, meta_cameras, tar_samples
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5, read_json
+from mousefacelift.files import atomic, open_h5
 from mousefacelift.geometry import Array, azimuth_elevation, evenly
 from mousefacelift.images import Image
+from mousefacelift.manifest import read_manifest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,12 +115,9 @@ def _show_shard(path: Path, limit: int, console: "Console") -> Rows | None:
 
 
 def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
-    values = read_json(path, "mousefacelift manifest")
-    try:
-        shards = [(str(s["split"]), Path(s["h5"]), int(s["samples"])) for s in values["shards"]]
-        views, size = int(values["views"]), int(values["image_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a manifest of shards ({error!r}); run `mousefacelift manifest` again") from None
+    data = read_manifest(path)
+    shards = [(str(s["split"]), Path(s["h5"]), int(s["samples"])) for s in data.shards]
+    views, size = data.views, data.image_size
     console.print(f"{path}: {_count(views, 'view')}, {size}x{size} px", soft_wrap=True)
     table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
     listed = evenly(np.arange(len(shards)), TABLE_ROWS).tolist()
