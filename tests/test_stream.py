@@ -168,6 +168,15 @@ def test_a_tar_that_is_damaged_under_way_stops_the_stream_and_is_named(tars, tmp
         batches(tmp_path / "tars" / "manifest.json", 0, 37, batch_size=1, workers=1)
 
 
+def test_the_last_shard_of_an_epoch_is_checked_too(tars, tmp_path):
+    """Each of the six shards is the last one in some epoch: the damage is seen whichever that is."""
+    for seed in range(6):
+        manifest = read_manifest(damaged(tars, tmp_path / str(seed), lambda data: data[:-100] + b"x" + data[-99:]))
+        dataset = TarVisits(manifest, Recipe(5, seed), SIZE, 4, 1, 0, 38)
+        with pytest.raises(UserError, match=r"m-0002\.tar: not the file"):
+            list(dataset)
+
+
 def test_a_missing_tar_is_named(tars, tmp_path):
     copy = shutil.copytree(tars.parent, tmp_path / "tars")
     (copy / "train" / "m-0001.tar").unlink()
