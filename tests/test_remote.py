@@ -2,6 +2,9 @@
 
 import contextlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -53,6 +56,19 @@ def served(*behaviour):
         server.server_close()
 
 
+@pytest.mark.parametrize("end", ["", "/", "/.", "/..", "/x.json", "/x.json?u=/", "/x.json#/", "/a/"])
+def test_reading_a_manifest_from_any_address_leaves_nothing_behind_and_takes_nothing_else_away(tmp_path, end):
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary" / "another program's").write_text("file")
+    code = "import sys; from mousefacelift.manifest import read_manifest; read_manifest(sys.argv[1])"
+    with served() as url:
+        command = [sys.executable, "-c", code, url.removesuffix("/x.tar") + end]
+        environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "UserError: http://127.0.0.1" in done.stderr
+    assert [path.name for path in (tmp_path / "temporary").iterdir()] == ["another program's"]
+
+
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr("mousefacelift.remote.WAITS_S", (0, 0, 0, 0))
@@ -84,7 +100,7 @@ def test_what_cannot_be_had_is_named(behaviour, message):
 
 def test_a_server_that_is_not_there_is_said_at_once():
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9/x: cannot be read"):
-        open_binary("http://127.0.0.1:9/x")
+        open_binary("http://127.0.0.1:9/x", patient=False)
 
 
 def test_a_path_is_a_file_and_never_a_url(tmp_path):

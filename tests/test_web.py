@@ -103,20 +103,37 @@ def test_shards_behind_nginx_are_exported(site, tmp_path):
     assert len(list(tmp_path.glob("facelift/*/*/opencv_cameras.json"))) == 13
 
 
-def test_a_shard_that_the_server_lacks_or_has_changed_stops_the_training(shards, site, tmp_path):
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_is_refused_before_a_sample_of_it_is_seen(shards, site, tmp_path, number, workers):
+    """A digit of a focal length and the padding at the end: neither PNG nor tar would notice."""
+    url, _ = site
+    tar = shards / "train" / f"ball-000{number}.tar"
+    content = tar.read_bytes()
+    place = content.index(b'"fx":') + 6
+    digit = b"1" if content[place : place + 1] != b"1" else b"2"
+    try:
+        for changed in (content[:place] + digit + content[place + 1 :], content[:-1] + b"x"):
+            tar.write_bytes(changed)
+            with pytest.raises(
+                UserError, match=rf"{url}/train/ball-000{number}\.tar: not the file that the manifest lists"
+            ):
+                run(f"{url}/manifest.json", tmp_path / "changed", SETTINGS.model_copy(update={"workers": workers}))
+    finally:
+        tar.write_bytes(content)
+    assert not (tmp_path / "changed" / "out" / "model.safetensors").exists()
+
+
+def test_a_shard_that_the_server_lacks_stops_the_training(shards, site, tmp_path):
     url, _ = site
     tar = shards / "train" / "ball-0001.tar"
     content = tar.read_bytes()
+    tar.unlink()
     try:
-        tar.write_bytes(content[:-1] + b"x")
-        with pytest.raises(UserError, match=rf"{url}/train/ball-0001\.tar: not the file that the manifest lists"):
-            run(f"{url}/manifest.json", tmp_path / "changed")
-        tar.unlink()
         with pytest.raises(UserError, match=rf"{url}/train/ball-0001\.tar: the server says 404 Not Found"):
             run(f"{url}/manifest.json", tmp_path / "missing", SETTINGS.model_copy(update={"workers": 1}))
     finally:
         tar.write_bytes(content)
-    assert not (tmp_path / "changed" / "out" / "model.safetensors").exists()
 
 
 def test_a_manifest_that_the_server_lacks_is_named_at_once(site, tmp_path):

@@ -340,9 +340,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _enough_inputs(self) -> "Train":
-        if self.num_input_views < 4 and not self.i_know:
+        given = self.num_input_views - (self.view_dropout > 0)
+        if given < 4 and not self.i_know:
             raise ValueError(
-                f"num_input_views is {self.num_input_views}: trained with fewer than 4 inputs of 6 views GS-LRM stays at "
+                f"num_input_views{' less the one that view_dropout takes' if self.view_dropout else ''} is {given}: trained with fewer than 4 inputs of 6 views GS-LRM stays at "
                 "PSNR 13 to 15 (1 is an inference setting); use 5, or set i_know: true to train so nevertheless"
             )
         if self.view_dropout and self.num_input_views < 2:
@@ -387,7 +388,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "Config":
-        if self.normalize.image_size % self.train.image_size:
+        if not self.train.manifest and self.normalize.image_size % self.train.image_size:
             raise ValueError(
                 f"train.image_size ({self.train.image_size}) must divide normalize.image_size ({self.normalize.image_size})"
             )

@@ -30,7 +30,6 @@ from mousefacelift.images import SIGNATURES, Image, decode_image, encode_image
 from mousefacelift.manifest import Manifest, read_manifest, write_manifest
 from mousefacelift.parallel import in_order
 from mousefacelift.progress import track
-from mousefacelift.remote import open_binary
 from mousefacelift.rigs.checks import field, image_size, number, numbers
 from mousefacelift.rigs.documents import open_document
 from mousefacelift.rigs.facelift import check_last_row, frames_of
@@ -38,7 +37,7 @@ from mousefacelift.rigs.names import names_from_files
 from mousefacelift.rigs.transforms import OPENGL_FROM_OPENCV
 from mousefacelift.selection import allocate
 from mousefacelift.shard import opencv_cameras
-from mousefacelift.verify import check_cameras
+from mousefacelift.verify import check_cameras, refuse_damaged
 
 TRANSFORMS_FILE = "transforms.json"
 SAMPLES_PER_SHARD = 256
@@ -105,6 +104,7 @@ def _export(
     shards = [shard for split in splits for shard in data.split(split)]
     if not shards:
         raise UserError(f"{manifest}: no sample is for {' or '.join(splits)}")
+    refuse_damaged(data, "tar", splits, threads)
     done = track(sum(shard["samples"] for shard in shards), f"export {manifest}")
 
     def one(item: tuple[str, str, TarSample]) -> tuple[str, str]:
@@ -130,7 +130,7 @@ def _exported(data: Manifest, shards: list[dict[str, Any]]) -> Iterator[tuple[st
     seen: dict[str, str] = {}
     for shard in shards:
         count, path = 0, data.location(shard, "tar")
-        with open_binary(path) as stream:
+        with data.open(shard, "tar") as stream:
             for sample in tar_samples(stream, path, data.views):
                 if not NAME.fullmatch(sample.key):
                     raise UserError(f"{path}, sample {sample.key!r}: cannot be the name of a folder")

@@ -6,10 +6,13 @@ import json
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from mousefacelift import STAGE_VERSIONS, __version__
 from mousefacelift.config import SPLITS
@@ -50,30 +53,58 @@ class Manifest:
         """A shard's tar or h5 as a file here; from a web server it is fetched, once, and checked."""
         path = self.folder / shard[kind]
         if self.url and not path.exists():
-            with atomic(path) as temporary, open_binary(self.location(shard, kind)) as stream:
-                with temporary.open("wb") as target:
-                    shutil.copyfileobj(stream, target, 1 << 20)
-                if checksum(temporary) != shard["sha256"][kind]:
-                    raise UserError(
-                        f"{self.location(shard, kind)}: not the file that the manifest lists (another sha256)"
-                    )
+            with self.open(shard, kind) as source, atomic(path) as temporary, temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
         return path
+
+    @contextmanager
+    def open(self, shard: dict[str, Any], kind: str) -> Iterator[IO[bytes]]:
+        """A shard's tar or h5 for reading. From a web server it is fetched as a whole and checked before.
+
+        Raises UserError for a file that is missing, and for one from the web that is not what the manifest lists.
+        """
+        where = self.location(shard, kind)
+        with open_binary(where) as source:
+            if not self.url:
+                yield source
+                return
+            with tempfile.TemporaryFile(prefix="mousefacelift-") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+                copy.seek(0)
+                if hashlib.file_digest(copy, "sha256").hexdigest() != shard["sha256"][kind]:
+                    raise UserError(f"{where}: not the file that the manifest lists (another sha256)")
+                copy.seek(0)
+                yield copy
 
 
 def read_manifest(location: Path | str) -> Manifest:
     """Read manifest.json, a path or a URL. Raises UserError if it is missing, damaged, lacks a key or names a file
     outside its folder.
-
-    What is fetched from a URL lies in a temporary folder until the process ends.
     """
-    url, path = None, Path(location)
     if is_url(location):
-        url, _, name = str(location).rpartition("/")
-        path = Path(tempfile.mkdtemp(prefix="mousefacelift-")) / name
-        atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
-        with open_binary(str(location)) as stream:
-            path.write_bytes(stream.read())
-    values = read_json(path, "shard")
+        return _download(str(location))
+    return _manifest(read_json(Path(location), "shard"), Path(location), Path(location).read_bytes())
+
+
+def _download(location: str) -> Manifest:
+    """The manifest at a URL. What is fetched from there lies in a temporary folder until the process ends."""
+    parts = urlsplit(location)
+    if parts.query or parts.fragment or not parts.path.endswith(".json"):
+        raise UserError(
+            f"{location}: not the address of a manifest.json; shards are looked for beside it, by their names"
+        )
+    with open_binary(location, patient=False) as stream:
+        content = stream.read()
+    try:
+        values = json.loads(content)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{location}: not a shard manifest ({error})") from None
+    folder = tempfile.TemporaryDirectory(prefix="mousefacelift-")
+    atexit.register(folder.cleanup)
+    return replace(_manifest(values, location, content), folder=Path(folder.name), url=location.rpartition("/")[0])
+
+
+def _manifest(values: Any, location: Path | str, content: bytes) -> Manifest:
     try:
         size, views = (_count(values[name], name, 1) for name in ("image_size", "views"))
         shards = [_shard(shard) for shard in values["shards"]]
@@ -82,7 +113,7 @@ def read_manifest(location: Path | str) -> Manifest:
             raise ValueError(f"{twice[0]} is listed twice")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{location}: not a shard manifest ({error!r}); delete it and rerun the workflow") from None
-    return Manifest(path.parent, size, views, shards, hashlib.sha256(path.read_bytes()).hexdigest(), url)
+    return Manifest(Path(location).parent, size, views, shards, hashlib.sha256(content).hexdigest())
 
 
 def write_manifest(

@@ -19,10 +19,13 @@ def is_url(location: str | Path) -> bool:
     return str(location).startswith(("http://", "https://"))
 
 
-def open_binary(location: str) -> IO[bytes]:
-    """Open a path or an http(s) URL for reading. Raises UserError naming it if that is not possible."""
+def open_binary(location: str, patient: bool = True) -> IO[bytes]:
+    """Open a path or an http(s) URL for reading. Raises UserError naming it if that is not possible.
+
+    patient: a server that cannot be reached is tried again for half a minute, as is one that fails later.
+    """
     if is_url(location):
-        return io.BufferedReader(_Download(location), 1 << 20)
+        return io.BufferedReader(_Download(location, patient), 1 << 20)
     try:
         return Path(location).open("rb")
     except OSError as error:
@@ -32,8 +35,8 @@ def open_binary(location: str) -> IO[bytes]:
 class _Download(io.RawIOBase):
     """A file on a web server. A connection that is lost is made anew, from the byte where it broke off."""
 
-    def __init__(self, url: str) -> None:
-        self._url, self._position = url, 0
+    def __init__(self, url: str, patient: bool) -> None:
+        self._url, self._position, self._patient = url, 0, patient
         self._response: Any = None
         self._length: int | None = None
         self._retried(self._connect)
@@ -78,7 +81,7 @@ class _Download(io.RawIOBase):
                 if error.code < 500 or wait is None:
                     raise UserError(f"{self._url}: the server says {error.code} {error.reason}") from None
             except (OSError, http.client.HTTPException) as error:
-                if wait is None or (isinstance(error, urllib.error.URLError) and not self._position):
+                if wait is None or not (self._patient or self._position):
                     reason = getattr(error, "reason", error)
                     raise UserError(f"{self._url}: cannot be read ({reason})") from None
             if self._response is not None:

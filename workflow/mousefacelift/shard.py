@@ -22,6 +22,7 @@ from mousefacelift.rigs import rig_from_json
 from mousefacelift.sample import read_samples
 
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1
+LARGEST_RATIO = 32.0  # raw px per px of a view: of a mouse so small there is nothing to be seen
 SPLAT_BLUR = 0.3  # px^2 in each direction: what rasterisers of Gaussians add to every one of them
 
 
@@ -91,22 +92,32 @@ def _white(size: int) -> Image:
 def _seen(low: Array, high: Array, camera: Camera, view: View) -> tuple[Region, float]:
     """The part of the view that can see a box of the raw frame, and how many raw pixels wide one of its pixels is there.
 
-    low, high: the box's corners in raw pixels, [2] each. Found on a grid of every 16th row and column; an empty region if
-    the view does not see the box.
+    low, high: the box's corners in raw pixels, [2] each. Found in cells of 16 x 16 px; an empty region if the view does
+    not see the box.
     """
     step = 16
     ticks = np.arange(-step, view.size + 2 * step, step, dtype=np.float64)
     raw, radius = view_map(camera, view.R, view.fxfycxcy, ticks, ticks)
+    field = radius < camera.field_radius
+    corners = [np.s_[:-1, :-1], np.s_[:-1, 1:], np.s_[1:, :-1], np.s_[1:, 1:]]
     with np.errstate(invalid="ignore"):
+        inside = field & ((raw >= low) & (raw <= high)).all(axis=-1)
+        whole = np.logical_and.reduce([field[c] for c in corners])
+        # Beyond the field the map folds back: only of whole cells it is known what lies between the corners.
+        least, most = (f.reduce([raw[c] for c in corners]) for f in (np.minimum, np.maximum))
+        overlapping = whole & ((least <= high) & (most >= low)).all(axis=-1)
         right, down = raw[:-1, 1:] - raw[:-1, :-1], raw[1:, :-1] - raw[:-1, :-1]
-        ratio = np.sqrt(np.abs(right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0])) / step
-        raw, reach = raw[:-1, :-1], 2 * step * ratio[..., None]  # a box between nodes is within a diagonal of one
-        near = ((raw > low - reach) & (raw < high + reach)).all(axis=-1) & (radius[:-1, :-1] < camera.field_radius)
-    rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
-    if not len(rows):
+        area = np.abs(right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0])
+    touched = np.logical_or.reduce([inside[c] for c in corners])
+    near = (overlapping | touched).astype(np.uint8)
+    # And their neighbours, for what bends between the corners or lies at the field's edge.
+    x, y, w, h = cv2.boundingRect(cv2.dilate(near, np.ones((3, 3), np.uint8)))
+    if not w:
         return (0, 0, 0, 0), 1.0
-    x0, x1, y0, y1 = (int(np.clip(ticks[i], 0, view.size)) for i in (columns[0], columns[-1], rows[0], rows[-1]))
-    return (x0, y0, x1, y1), float(np.median(ratio[near]))
+    x0, x1, y0, y1 = (int(np.clip(ticks[i], 0, view.size)) for i in (x, x + w, y, y + h))
+    measured = next(cells for cells in (whole & touched, overlapping, near > 0) if cells.any())
+    ratio = np.sqrt(np.median(np.nan_to_num(area[measured], nan=step**2))) / step
+    return (x0, y0, x1, y1), min(float(ratio), LARGEST_RATIO)
 
 
 def _dense_map(camera: Camera, view: View, part: Region, low: Array, high: Array) -> tuple[NDArray[np.float32], Region]:

@@ -317,7 +317,7 @@ def train(manifest: Path | str, out_dir: Path, checkpoint_dir: Path, settings: T
     model = _initial_model(settings)
     config = _run_config(data, settings)
     # Which tar is streamed by which loader process, and so the order of samples, depends on how many there are.
-    free = NOT_HASHED - ({"workers"} if settings.container == "tar" else set())
+    free = NOT_HASHED - {"workers"} if settings.container == "tar" else NOT_HASHED | {"shuffle_buffer"}
     identity = config | {"train": {k: v for k, v in config["train"].items() if k not in free}}
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     checkpoint = checkpoint_dir / name / "last.ckpt"
