@@ -57,6 +57,8 @@ class ShardWriter:
         self._shape = (samples, len(views), size)
         self._views, self._settings = views, settings
         self._small: dict[str, list[Any]] = {}
+        # Used again for every sample: to be given 6 MB anew by the system takes as long as to compress them.
+        self._stacked = np.empty((len(views), size, size, 4), np.uint8)
 
     def __enter__(self) -> "ShardWriter":
         tar, h5 = (self._stack.enter_context(atomic(path)) for path in self._paths)
@@ -83,7 +85,7 @@ class ShardWriter:
         for frame, file in zip(meta["frames"], files, strict=True):
             self._add_member(frame["file_path"], file)
         self._add_member(f"{meta['id']}.json", json.dumps(meta, separators=(",", ":"), allow_nan=False).encode())
-        self._h5["image"][i] = np.stack(images)
+        self._h5["image"][i] = np.stack(images, out=self._stacked)
         small = dict(zip(("c2w", "fxfycxcy"), meta_cameras(meta), strict=True))
         small |= {"frame": meta["frame"], "key": meta["id"]}
         if "world_from_mm" in meta:
