@@ -10,8 +10,7 @@ from mousefacelift.cameras import read_capture_rig
 from mousefacelift.captures import captures_table, read_captures
 from mousefacelift.config import SPLITS, Config, section_json, validate
 from mousefacelift.errors import UserError
-from mousefacelift.manifest import read_manifest
-from mousefacelift.manifest import STAGES
+from mousefacelift.manifest import STAGES, read_manifest
 from mousefacelift.recording import capture_frames, chunk_ranges
 from mousefacelift.sample import check_views
 from mousefacelift.selection import capture_splits

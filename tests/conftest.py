@@ -1,6 +1,7 @@
 """A small capture with a known truth: a coloured ball, seen by six cameras, written as shards."""
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,22 @@ def one_number_of_threads():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mousefacelift.cli._limit_threads", lambda threads: threads)
         yield
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process; gives exit status, stdout and stderr."""
+    from mousefacelift.cli import main
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
 
 
 VIEWS = 6

@@ -34,19 +34,10 @@ FRAMES = range(100, 104)  # whole in every view
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command line in this process, from the repository's root; gives exit status, stdout and stderr."""
+def call(call, monkeypatch):
+    """Runs the command line from the repository's root."""
     monkeypatch.chdir(ROOT)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
+    return call
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import list_shards, write_shards
-from mousefacelift.cli import main
 from mousefacelift.config import Evaluate, Shard, Train
 from mousefacelift.errors import UserError
 from mousefacelift.evaluate import evaluate
@@ -43,21 +42,6 @@ def whole(tmp_path_factory):
 def shards(whole, tmp_path):
     """A private copy to damage."""
     return shutil.copytree(whole.parent, tmp_path / "shards") / "manifest.json"
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command line in this process; gives exit status, stdout and stderr."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["mousefacelift", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -88,12 +88,16 @@ def _section(stage: str, settings: str | None, config: Path) -> Any:
 
     if settings is None:
         return getattr(load_config(config), stage)
-    try:
-        values = json.loads(settings)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--settings: not valid JSON ({error})") from None
+    values = _json(settings)
     model: Any = Config.model_fields[stage].annotation
     return validate(model, values, f"--settings, section {stage}")
+
+
+def _json(settings: str) -> Any:
+    try:
+        return json.loads(settings)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not valid JSON ({error})") from None
 
 
 def _capture(table: Path | None, name: str, config: Path) -> Any:
@@ -256,10 +260,7 @@ def manifest(
     threads = _limit_threads(threads)
     from mousefacelift.manifest import STAGES, write_manifest
 
-    try:
-        values = None if settings is None else json.loads(settings)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--settings: not valid JSON ({error})") from None
+    values = None if settings is None else _json(settings)
     if settings is not None and (not isinstance(values, dict) or set(values) != set(STAGES)):
         raise UserError(f"--settings: expected the sections {', '.join(STAGES)} in one JSON object")
     write_manifest(shards, output, tuple(need), values, threads)

@@ -23,26 +23,30 @@ from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
 from mousefacelift.geometry import inverse_rigid
 from mousefacelift.images import Image, decode_image, encode_image
+from mousefacelift.manifest import Manifest
 
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
+# Where the settings name none.
+LEVELS = {"png": 1, "webp": 4, "qoi": 0, "zstd": 3, "blosc-lz4": 5, "blosc-zstd": 3, "gzip": 1}
 
 
 def h5_codec(settings: Shard) -> dict[str, Any]:
     """h5py's arguments for the compression of images."""
-    level = settings.h5_level
-    return {
-        "zstd": lambda: dict(hdf5plugin.Zstd(clevel=3 if level is None else level)),
-        "lz4": lambda: dict(hdf5plugin.LZ4()),
-        "blosc-lz4": lambda: dict(hdf5plugin.Blosc("lz4", clevel=5 if level is None else level, shuffle=0)),
-        "blosc-zstd": lambda: dict(hdf5plugin.Blosc("zstd", clevel=3 if level is None else level, shuffle=0)),
-        "gzip": lambda: {"compression": "gzip", "compression_opts": 1 if level is None else level},
-        "lzf": lambda: {"compression": "lzf"},
-    }[settings.h5_codec]()
+    codec, level = settings.h5_codec, settings.h5_level
+    if level is None:
+        level = LEVELS.get(codec)
+    if codec == "zstd":
+        return dict(hdf5plugin.Zstd(clevel=level))
+    if codec == "lz4":
+        return dict(hdf5plugin.LZ4())
+    if codec.startswith("blosc-"):
+        return dict(hdf5plugin.Blosc(codec.removeprefix("blosc-"), clevel=level, shuffle=0))
+    return {"compression": codec, "compression_opts": level if codec == "gzip" else None}
 
 
 def encode_view(rgba: Image, settings: Shard) -> bytes:
     """A view as the tar's member."""
-    level = {"png": 1, "webp": 4, "qoi": 0}[settings.tar_codec] if settings.tar_level is None else settings.tar_level
+    level = LEVELS[settings.tar_codec] if settings.tar_level is None else settings.tar_level
     return encode_image(rgba, settings.tar_codec, level)
 
 
@@ -178,6 +182,19 @@ def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
         raise UserError(f"{where}, {f'sample {key}' if members else after}: damaged tar ({error})") from None
     if members:
         raise UserError(f"{where}, sample {key}: {_missing(members, views)}")
+
+
+def shard_samples(manifest: Manifest, shard: dict[str, Any]) -> Iterator[TarSample]:
+    """The samples of a shard's tar, wherever it lies, as many as the manifest lists. Raises UserError naming the tar."""
+    where, count = manifest.location(shard, "tar"), 0
+    with manifest.open(shard, "tar") as stream:
+        for sample in tar_samples(stream, where, manifest.views):
+            if count == shard["samples"]:
+                raise UserError(f"{where}, sample {sample.key}: the manifest lists {count} samples, here are more")
+            yield sample
+            count += 1
+    if count != shard["samples"]:
+        raise UserError(f"{where}: {count} samples where the manifest lists {shard['samples']}")
 
 
 def _missing(members: dict[str, bytes], views: int) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mousefacelift.camerasets import FACELIFT_FILE
 from mousefacelift.config import SPLITS, Shard, Split
-from mousefacelift.containers import ShardWriter, TarSample, encode_view, meta_cameras, tar_samples
+from mousefacelift.containers import ShardWriter, TarSample, encode_view, meta_cameras, shard_samples
 from mousefacelift.errors import UserError
 from mousefacelift.files import natural_key
 from mousefacelift.geometry import Array, inverse_rigid
@@ -129,20 +129,14 @@ def _exported(data: Manifest, shards: list[dict[str, Any]]) -> Iterator[tuple[st
     """Split, name of the tar and sample, for every sample of the shards."""
     seen: dict[str, str] = {}
     for shard in shards:
-        count, path = 0, data.location(shard, "tar")
-        with data.open(shard, "tar") as stream:
-            for sample in tar_samples(stream, path, data.views):
-                if not NAME.fullmatch(sample.key):
-                    raise UserError(f"{path}, sample {sample.key!r}: cannot be the name of a folder")
-                if sample.key in seen:
-                    raise UserError(f"{path}: sample {sample.key} is also in {seen[sample.key]}")
-                seen[sample.key] = path
-                count += 1
-                yield shard["split"], path, sample
-        if count != shard["samples"]:
-            raise UserError(
-                f"{path}: {count} samples, but the manifest says {shard['samples']}; run the workflow again"
-            )
+        path = data.location(shard, "tar")
+        for sample in shard_samples(data, shard):
+            if not NAME.fullmatch(sample.key):
+                raise UserError(f"{path}, sample {sample.key!r}: cannot be the name of a folder")
+            if sample.key in seen:
+                raise UserError(f"{path}: sample {sample.key} is also in {seen[sample.key]}")
+            seen[sample.key] = path
+            yield shard["split"], path, sample
 
 
 def import_facelift(

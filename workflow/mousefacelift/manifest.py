@@ -30,8 +30,8 @@ class Manifest:
     """What `shard` wrote: `image_size` px, `views` per sample, the shards, and the hash that stands for all of it.
 
     shards: as in the file; each has split, capture, chunk, samples, first and last (keys, None without samples), and for
-    tar and h5 the path from `folder`, or from `url` where that is given, bytes and sha256. The manifest lists every shard's checksum, so that its own bytes
-    identify the data.
+    tar and h5 the path from `folder`, or from `url` where that is given, bytes and sha256. The manifest lists every
+    shard's checksum, so that its own bytes identify the data.
     """
 
     folder: Path

@@ -123,9 +123,8 @@ def _dense_map(
     """Raw pixels [H, W, 2] of the region of the view that sees a box of the raw frame.
 
     Also 255 [H, W] where they lie in the box, the raw frame and the calibrated field, else 0; and the region's first column
-    and row. The map is computed in
-    every 4th row and column of `part` and interpolated linearly between: within 0.005 px of the view of the exact map on
-    the demo's rig, in half the time.
+    and row. The map is computed in every 4th row and column of `part` and interpolated linearly between: within 0.005 px
+    of the view of the exact map on the demo's rig, in half the time.
     """
     block = 4
     left, top, right, bottom = part

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mousefacelift.containers import TarSample, meta_cameras, tar_samples
+from mousefacelift.containers import TarSample, meta_cameras, shard_samples
 from mousefacelift.data import STAGGER, Recipe, camera_tensors, check_size, over_white, permutation
 from mousefacelift.errors import UserError
 from mousefacelift.manifest import Manifest
@@ -62,30 +62,18 @@ class TarVisits(IterableDataset[dict[str, Any]]):
         wanted, held = set(upcoming), {}
         start = 0
         for number in permutation(self.recipe.seed, epoch, len(self.shards)):
-            slots = range(start, start := start + self.shards[number]["samples"])
+            shard = self.shards[number]
+            slots = range(start, start := start + shard["samples"])
             if wanted.isdisjoint(slots):
                 continue
-            for slot, (index, where, stored) in zip(slots, self._shard(int(number)), strict=True):
+            where, first = self.manifest.location(shard, "tar"), int(self.starts[number])
+            for slot, stored in zip(slots, shard_samples(self.manifest, shard), strict=True):
                 if slot in wanted:
-                    held[slot] = index, where, stored
+                    held[slot] = first + slot - slots.start, where, stored
                 while upcoming and upcoming[-1] in held:
                     yield self._decoded(*held.pop(upcoming.pop()))
                 if not upcoming:
                     return
-
-    def _shard(self, number: int) -> Iterator[tuple[int, str, TarSample]]:
-        """A shard's samples, each with its place in the split and the shard's name for messages."""
-        shard = self.shards[number]
-        where = self.manifest.location(shard, "tar")
-        count = 0
-        with self.manifest.open(shard, "tar") as stream:
-            for stored in tar_samples(stream, where, self.manifest.views):
-                if count == shard["samples"]:
-                    raise UserError(f"{where}, sample {stored.key}: the manifest lists {count} samples, here are more")
-                yield int(self.starts[number]) + count, where, stored
-                count += 1
-        if count != shard["samples"]:
-            raise UserError(f"{where}: {count} samples where the manifest lists {shard['samples']}")
 
     def _decoded(self, index: int, where: str, stored: TarSample) -> dict[str, Any]:
         """A sample as `Samples.stored` gives it."""
