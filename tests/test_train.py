@@ -264,6 +264,26 @@ def test_two_processes_never_train_the_same_run(tmp_path, capsys):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released
 
 
+def test_the_lock_is_released_although_a_loader_process_lives_on(tmp_path):
+    ready, end = multiprocessing.Event(), multiprocessing.Event()
+
+    def loader():
+        ready.set()
+        end.wait(60)
+
+    lock = tmp_path / "run" / "lock"
+    with train_module._locked(lock):
+        process = multiprocessing.get_context("fork").Process(target=loader)
+        process.start()
+        assert ready.wait(20)
+    try:
+        with lock.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        end.set()
+        process.join()
+
+
 def test_training_without_validation_samples_works(run, tmp_path):
     manifest = write_shards(tmp_path / "shards", {"train": 2, "val": 0})
     lone = Run(manifest, tmp_path)

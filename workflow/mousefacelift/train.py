@@ -451,4 +451,8 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting: another process trains this very run (lock {path})", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Loader processes that have not ended yet hold copies of the handle: closing this one would not release it.
+            fcntl.flock(handle, fcntl.LOCK_UN)
