@@ -272,6 +272,9 @@ class Loss(Section):
     masked_l2: float = Field(0.1, ge=0, description="mean squared error inside the silhouette")
     background: float = Field(0.0, ge=0, description="mean squared error outside the silhouette")
     ssim: float = Field(0.0, ge=0, description="1 - SSIM")
+    lpips: float = Field(
+        0.0, ge=0, description="LPIPS with VGG features; on mice it made gradients explode and objects vanish"
+    )
     alpha: float = Field(
         0.0,
         ge=0,
@@ -285,13 +288,47 @@ class Loss(Section):
         return self
 
 
+class Lora(Section):
+    """For adapt: lora, low-rank updates of the transformer's matrices."""
+
+    rank: int = Field(16, ge=1, description="rank of every update")
+    alpha: float = Field(16.0, gt=0, description="an update is scaled by alpha / rank")
+
+
+class Guards(Section):
+    """Alarms, which stop a training that has failed; null turns one off."""
+
+    white: int | None = Field(
+        300, ge=1, description="steps in a row in which the model draws the mouse white: white collapse"
+    )
+    norm: int | None = Field(
+        50, ge=1, description="steps among the last twice as many that were skipped for their gradients: norm explosion"
+    )
+    plateau: int | None = Field(
+        2000, ge=1, description="steps without a better loss while the mouse is drawn hardly better than by white"
+    )
+
+
 class Train(Section):
     """Fine-tuning of GS-LRM."""
 
     run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the results folder")
     preset: Literal["tiny", "small", "base"] = Field("base", description="size of the model")
     init: str | None = Field(
-        None, description="weights to start from, a model.safetensors of an earlier run; null: train from nothing"
+        None,
+        description="weights to start from, FaceLift's .pt or a model.safetensors of an earlier run; null: from nothing",
+    )
+    adapt: Literal["full", "heads", "last_n", "lora"] = Field(
+        "full",
+        description="what is trained: everything, the output heads, these and the last layers, or these and low-rank updates",
+    )
+    last_n: int = Field(4, ge=1, description="for adapt: last_n, how many transformer layers are trained")
+    lora: Lora = Lora()
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each transformer layer learns this much slower than the one after it"
+    )
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, which is validated and saved instead of them"
     )
     manifest: str | None = Field(
         None,
@@ -317,19 +354,45 @@ class Train(Section):
     view_dropout: Fraction = Field(
         0.0, description="in this fraction of the steps the model is given one input view less, another in each sample"
     )
+    view_order: Literal["fixed", "random"] = Field(
+        "fixed", description="inputs by azimuth, or in another order in every visit: for `ablation`"
+    )
+    cameras: Literal["exact", "canonical"] = Field(
+        "exact", description="as the shards say, or moved to distance 2.7 whatever the images show: for `ablation`"
+    )
     steps: int = Field(20000, ge=1, description="optimiser steps")
-    batch_size: int = Field(1, ge=1, description="samples per step")
+    batch_size: int = Field(1, ge=1, description="samples per step, of all GPUs together")
+    accumulate: int = Field(
+        1, ge=1, description="parts in which a GPU computes its share of a batch, one after the other"
+    )
     learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
     warmup_steps: int = Field(500, ge=0, description="linear warm-up, then cosine to zero")
     weight_decay: float = Field(0.05, ge=0, description="AdamW, on tensors with two or more dimensions")
     clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; a step above 20x is skipped")
-    loss: Loss = Loss()
-    precision: Literal["32-true", "bf16-mixed"] = Field(
-        "32-true", description="of the network; rasterising is always fp32"
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = Field(
+        "adamw",
+        description="AdamW; its state in 8 bits, a quarter of the memory; the same, paged out to the CPU if need be",
     )
+    loss: Loss = Loss()
+    guards: Guards = Guards()
+    precision: Literal["auto", "32-true", "bf16-mixed"] = Field(
+        "auto", description="of the network; auto: bf16 on a GPU that has it; rasterising is always fp32"
+    )
+    recompute: Literal["auto", "none", "selective", "all"] = Field(
+        "auto",
+        description="activations computed again in the backward pass: none, all but attention's, or all; auto: none of tiny, else selective",
+    )
+    rerender: bool = Field(
+        False, description="each view is drawn again in the backward pass, so that only one is in memory at a time"
+    )
+    compile: bool = Field(False, description="torch.compile for the transformer's layers")
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order and held-out views")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU where there is one")
-    gpus: int = Field(1, ge=0, le=1, description="GPUs the job asks a cluster for; 0 for none")
+    gpus: int = Field(1, ge=0, description="GPUs per node; 0: the job asks a cluster for none")
+    nodes: int = Field(1, ge=1, description="machines of a Slurm cluster that train together")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of several GPUs each holds the whole model, or a share of it: for what one GPU cannot hold"
+    )
     workers: int = Field(0, ge=0, description="loader processes")
     cache_gb: float = Field(2.0, ge=0, description="a split that fits in this much memory at image_size is loaded once")
     checkpoint_every: int = Field(
@@ -348,6 +411,20 @@ class Train(Section):
             )
         if self.view_dropout and self.num_input_views < 2:
             raise ValueError(f"view_dropout needs at least 2 input views, num_input_views is {self.num_input_views}")
+        return self
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, one per GPU."""
+        return max(self.gpus, 1) * self.nodes
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "Train":
+        if self.batch_size % (parts := self.processes * self.accumulate):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided among {self.processes} GPUs in {self.accumulate} parts each; "
+                f"use a multiple of {parts}"
+            )
         return self
 
     @model_validator(mode="after")
