@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,14 @@ import torch
 import yaml
 
 from conftest import write_shards
+from mousefacelift import finetuning
 from mousefacelift import train as train_module
-from mousefacelift.config import Loss, Train
+from mousefacelift.config import Guards, Loss, Train
 from mousefacelift.errors import UserError
+from mousefacelift.finetuning import FineTuning, learning_rate
 from mousefacelift.gslrm import PRESETS, GSLRMConfig, load_weights
-from mousefacelift.train import FineTuning, learning_rate, train
+from mousefacelift.guards import STATISTICS, AlarmError
+from mousefacelift.train import train
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
@@ -79,11 +81,14 @@ def test_a_run_writes_weights_metrics_and_config(undisturbed):
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert list(rows[0]) == [
         "step", "loss", "l2", "masked_l2", "background", "ssim", "alpha", "lr", "grad_norm", "skipped",
-        "val_psnr", "val_psnr_foreground", "val_mask_iou",
+        *STATISTICS, "val_psnr", "val_psnr_foreground", "val_mask_iou",
     ]  # fmt: skip
     assert [row["step"] for row in rows if row["val_psnr"]] == ["6", "12"]
     config = yaml.safe_load((undisturbed.folder / "out" / "config.yaml").read_text())
-    assert Train.model_validate(config["train"]) == SETTINGS
+    assert Train.model_validate(config["train"]) == SETTINGS.model_copy(
+        update={"precision": "32-true", "recompute": "none"}
+    )
+    assert (undisturbed.folder / "out" / "curves.png").stat().st_size > 10_000
     assert config["model"]["width"] == 32 and len(config["data"]["sha256"]) == 64
     assert list((undisturbed.folder / "out" / "tensorboard").iterdir())
 
@@ -197,7 +202,7 @@ def test_a_finished_run_only_writes_its_results_again(run, undisturbed, monkeypa
     weights, rows = copy.weights, copy.rows
     for path in ("model.safetensors", "metrics.csv", "config.yaml"):
         (copy.folder / "out" / path).unlink()
-    monkeypatch.setattr(train_module, "_fit", None)
+    monkeypatch.setattr(train_module.lightning, "Trainer", None)
     copy.train()
     assert copy.weights == weights and copy.rows == rows
 
@@ -222,20 +227,21 @@ def test_a_step_far_above_the_clip_is_skipped_and_counted(run):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(run, undisturbed, monkeypatch):
-    original, calls = train_module.image_loss, []
+    original, calls = finetuning.image_loss, []
 
     def image_loss(*arguments):
         calls.append(arguments)
         loss, terms = original(*arguments)
         return loss * (float("nan") if len(calls) == 6 else 1), terms
 
-    monkeypatch.setattr(train_module, "image_loss", image_loss)
-    with pytest.raises(UserError, match="nan at step 6"):
+    monkeypatch.setattr(finetuning, "image_loss", image_loss)
+    with pytest.raises(AlarmError, match=r"nan at step 6.*learning_rate.*weights of step 4"):
         run.train()
     assert run.checkpoint["step"] == 4
-    monkeypatch.setattr(train_module, "image_loss", original)
+    monkeypatch.setattr(finetuning, "image_loss", original)
     run.train()
     assert run.weights == undisturbed.weights
+    assert not list((run.folder / "out").glob("*-failed.*"))
 
 
 def test_a_damaged_checkpoint_is_named(run):
@@ -306,15 +312,6 @@ def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
     assert learning_rate(0, Train(steps=1, warmup_steps=500, learning_rate=1.0)) == 1.0
 
 
-def test_only_matrices_decay():
-    module = FineTuning(train_module.GSLRM(MICRO), SETTINGS, None)
-    decay = defaultdict(set)
-    for group in module.configure_optimizers().param_groups:
-        for parameter in group["params"]:
-            decay[parameter.ndim].add(group["weight_decay"])
-    assert decay == {1: {0.0}, 2: {SETTINGS.weight_decay}}
-
-
 def test_threads_are_capped_at_the_cpus_of_the_job():
     before = torch.get_num_threads()
     try:
@@ -366,11 +363,14 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_that_skips_step_after_step_is_stopped(run, monkeypatch):
-    monkeypatch.setattr(train_module, "MAX_SKIPPED", 3)
-    with pytest.raises(UserError, match=r"3 steps in a row were skipped, up to step 3.*learning_rate"):
-        run.train(SETTINGS.model_copy(update={"clip_norm": 1e-6}))
+def test_a_run_that_skips_step_after_step_is_stopped(run):
+    with pytest.raises(
+        AlarmError, match=r"norm explosion: 3 of the last 6 steps up to step 3 were skipped.*learning_rate"
+    ):
+        run.train(SETTINGS.model_copy(update={"clip_norm": 1e-6, "guards": Guards(norm=3)}))
     assert not (run.folder / "out" / "model.safetensors").exists()
+    assert len((run.folder / "out" / "metrics-failed.csv").read_text().splitlines()) == 4
+    assert (run.folder / "out" / "curves-failed.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def main() -> None:
         # A loader process hands its error on with its traceback around it.
         text = str(error).rpartition("mousefacelift.errors.UserError: ")[2].strip()
         print(f"mousefacelift: error: {text}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", 1))
 
 
 def _section(stage: str, settings: str | None, config: Path) -> Any:

@@ -5,3 +5,11 @@ class UserError(Exception):
     """Says what was wrong, where (capture, camera, frame, file or key) and what to do. The command line prints it alone
     and exits with status 1; any other exception is a defect of the program and keeps its traceback.
     """
+
+    status = 1
+
+
+class TerminatedError(UserError):
+    """The program was asked to end (SIGTERM), and did so in good order."""
+
+    status = 143  # 128 + 15, as a shell says it of a process that the signal ended

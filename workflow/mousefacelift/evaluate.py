@@ -15,7 +15,7 @@ from torch import Tensor
 from mousefacelift.config import Evaluate, Train, load_yaml, validate
 from mousefacelift.data import Samples, SplitName
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, write_json
+from mousefacelift.files import atomic, save_figure, write_json
 from mousefacelift.geometry import inverse_rigid, orbit
 from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
@@ -189,12 +189,6 @@ def write_rows(path: Path, samples: Samples, column: str, values: dict[str, dict
                 lines.append("\t".join([key, str(frame), str(view), name, *cells]))
     with atomic(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as its name's extension says."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary)
 
 
 def input_views(views: int, num_inputs: int, held_out: int) -> list[int]:

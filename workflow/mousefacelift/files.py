@@ -39,6 +39,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as its name's extension says."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
+
+
 def read_json(path: Path, made_by: str) -> Any:
     """Read JSON. Raises UserError naming the file and the stage that makes it."""
     try:

@@ -9,12 +9,14 @@ Conventions: OpenCV cameras, world units, pixel coordinates whose first centre i
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
@@ -38,7 +40,6 @@ class GSLRMConfig:
     ray_range: float = 1.8  # pixel Gaussians lie within this of the point of their ray nearest to the origin
     clip_xyz: bool = False  # clamp pixel Gaussians to the cube +-1; no released weights were trained so
     skip_blank: bool = False  # leave out patches that are white all over: 80 to 95 % of a view of a mouse
-    recompute: bool = False  # activation checkpointing: a third more time, a layer's memory instead of all layers'
 
     def __post_init__(self) -> None:
         if self.width % self.head_width:
@@ -48,9 +49,18 @@ class GSLRMConfig:
 PRESETS = {
     # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
     "tiny": GSLRMConfig(width=192, head_width=32, layers=6, scale_bias=-4.2, skip_blank=True),
-    "small": GSLRMConfig(width=512, head_width=64, layers=12, recompute=True),
-    "base": GSLRMConfig(recompute=True),
+    "small": GSLRMConfig(width=512, head_width=64, layers=12),
+    "base": GSLRMConfig(),
 }
+
+Recompute = Literal["none", "selective", "all"]
+# Attention is most of the work at 512 px and its output a small part of the memory: it is worth keeping.
+KEPT = [
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
 
 
 @dataclass(frozen=True)
@@ -178,12 +188,30 @@ class FreeGaussianHead(nn.Module):
         return self.linear(self.layernorm(x))
 
 
+def run_layer(layer: nn.Module, x: Tensor, attend: Tensor | None, recompute: Recompute) -> Tensor:
+    """A layer's output. Of its activations, `recompute` names those that the backward pass computes again: none; all but
+    the attention's output, which is dear to compute and small to keep; or all.
+    """
+    if recompute == "none" or not torch.is_grad_enabled():
+        return layer(x, attend)
+    options: dict[str, Any] = {}
+    if recompute == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, KEPT)
+    return checkpoint(layer, x, attend, use_reentrant=False, preserve_rng_state=False, **options)
+
+
 class GSLRM(nn.Module):
-    """Images and cameras in, Gaussians out."""
+    """Images and cameras in, Gaussians out.
+
+    `recompute` and `compile_layers` change memory and speed of a training, not its result.
+    """
+
+    recompute: Recompute = "none"
 
     def __init__(self, config: GSLRMConfig):
         super().__init__()
         self.config = config
+        self._run_layer = run_layer
         pixels = config.patch**2
         self.gaussian_position_embeddings = nn.Parameter(torch.empty(config.free_gaussians, config.width))
         # Index 0 is where the reference cuts patches; it has no weights, but gives the linear layer its name.
@@ -198,6 +226,10 @@ class GSLRM(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
+
+    def compile_layers(self) -> None:
+        """Compile the layers, which share their code, at their first use."""
+        self._run_layer = torch.compile(run_layer)
 
     def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
         """Reconstruct B samples.
@@ -229,10 +261,7 @@ class GSLRM(nn.Module):
         free = self.gaussian_position_embeddings.to(tokens.dtype).expand(b, -1, -1)
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
         for layer in self.transformer_layers:
-            if config.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, attend, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, attend)
+            x = self._run_layer(layer, x, attend, self.recompute)
         free, tokens = x.split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
         free_raw = self.gaussian_upsampler(free).float()
         pixel_raw = self.pixel_gaussian_decoder(tokens).float().view(b, -1, sum(CHANNELS))
@@ -259,15 +288,31 @@ class GSLRM(nn.Module):
         )
 
 
-def render(gaussians: Gaussians, w2c: Tensor, fxfycxcy: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+def render(
+    gaussians: Gaussians, w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, rerender: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draw every sample's Gaussians in that sample's views over white, in float32 whatever the autocast.
 
-    w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W].
+    w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W]. rerender: nothing is kept
+    for the backward pass but the Gaussians; each view is drawn again there, alone.
     """
     from mousefacelift.rasterize import rasterize
 
+    drawn = []
     with torch.autocast(w2c.device.type, enabled=False):
-        drawn = [rasterize(*gaussians.activated(i), w2c[i], fxfycxcy[i], width, height) for i in range(w2c.shape[0])]
+        for i in range(w2c.shape[0]):
+            scene = gaussians.activated(i)
+            if rerender and torch.is_grad_enabled():
+                views = [
+                    checkpoint(
+                        rasterize, *scene, w2c[i, v : v + 1], fxfycxcy[i, v : v + 1], width, height,
+                        use_reentrant=False, preserve_rng_state=False,
+                    )
+                    for v in range(w2c.shape[1])
+                ]  # fmt: skip
+                drawn.append(tuple(torch.cat(parts) for parts in zip(*views, strict=True)))
+            else:
+                drawn.append(rasterize(*scene, w2c[i], fxfycxcy[i], width, height))
     return torch.stack([rgb for rgb, _ in drawn]).movedim(-1, 2), torch.stack([alpha for _, alpha in drawn])
 
 

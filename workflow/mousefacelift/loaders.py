@@ -19,13 +19,17 @@ class ShardData(lightning.LightningDataModule):
 
     A loader's batch holds rgba uint8 [B, V, S, S, 4] over white, c2w, w2c [B, V, 4, 4], fxfycxcy [B, V, 4], inputs,
     held_out and index; `on_after_batch_transfer`, which Lightning calls on the device, makes of rgba the float32 image
-    [B, V, 3, S, S] and alpha [B, V, S, S]. `step` counts the batches that each rank has had: a loader begins there and
-    ends at the next validation, so that a training that continues sees what an undisturbed one would.
+    [B, V, 3, S, S] and alpha [B, V, S, S]. `step` counts the steps done: a loader begins there and ends at the next
+    validation, so that a training that continues sees what an undisturbed one would.
+
+    A step's samples are the same for any number of processes (`world`) and of parts (`accumulate`): with HDF5, part a of
+    rank r is the (a x world + r)-th piece of them. Of tars every rank streams a share of its own.
     """
 
     def __init__(self, manifest: Manifest, settings: Train, rank: int = 0, world: int = 1):
         super().__init__()
         self.manifest, self.settings, self.rank, self.world = manifest, settings, rank, world
+        self.size = settings.batch_size // (world * settings.accumulate)
         self.step = 0
         self.train: Samples | None = None
         if settings.container == "h5":
@@ -36,26 +40,28 @@ class ShardData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The rank's batches from the present step up to the next validation."""
-        settings, size = self.settings, self.settings.batch_size
+        settings, size, parts = self.settings, self.size, self.settings.accumulate
         end = min(settings.steps, (self.step // settings.val_every + 1) * settings.val_every)
         if self.train is None:
             return self._loader(
                 TarVisits(
                     self.manifest, recipe(settings), settings.image_size, settings.shuffle_buffer, size,
-                    self.step, end, self.rank, self.world,
+                    parts * self.step, parts * end, self.rank, self.world,
                 ),
                 settings.workers,
                 batch_size=size,
             )  # fmt: skip
-        visits = Visits(self.train, recipe(settings), size)
-        batches = [self.world * step + self.rank for step in range(self.step, end)]
+        visits = Visits(self.train, recipe(settings), settings.batch_size)
+        batches = [self.world * part + self.rank for part in range(parts * self.step, parts * end)]
         order = [visit for batch in batches for visit in range(batch * size, (batch + 1) * size)]
         return self._loader(visits, 0 if self.train.cached else settings.workers, batch_size=size, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, one sample at a time."""
+        """The validation split, one sample at a time; each rank has as many, the last of them twice if need be."""
         workers = 0 if self.val.cached else self.settings.workers
-        return self._loader(HeldOut(self.val, self.settings.num_input_views), workers, batch_size=1)
+        share = range(self.rank, -(-len(self.val) // self.world) * self.world, self.world)
+        order = [index % len(self.val) for index in share]
+        return self._loader(HeldOut(self.val, self.settings.num_input_views), workers, batch_size=1, sampler=order)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Bytes to floats, where the batch now is."""

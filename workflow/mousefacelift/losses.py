@@ -4,11 +4,14 @@ Shapes: images [..., 3, H, W] in [0, 1], masks and alpha [..., H, W] in [0, 1]; 
 samples). Losses average over everything and return a scalar; metrics return one value per view.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mousefacelift.config import Loss
+from mousefacelift.errors import UserError
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -38,32 +41,50 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return (luminance * structure).mean(dim=(-3, -2, -1)).view(*shape, 3).mean(-1).clamp(0, 1)
 
 
-def l2_over(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the squared errors [..., 3, H, W] over the pixels of the mask [..., H, W]; 0 for an empty mask."""
-    mask = mask.to(error.dtype)
-    return (error * mask.unsqueeze(-3)).sum() / (3 * mask.sum()).clamp_min(1)
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values [B, ..., H, W] over the pixels of a mask of the same shape, in each sample; 0 for an empty mask.
+
+    [B, ..., H, W] twice -> [B].
+    """
+    mask = mask.to(values.dtype)
+    return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
+
+
+def open_lpips() -> Any:
+    """LPIPS with VGG features (Zhang et al. 2018), frozen. Raises UserError if its package is not installed."""
+    try:
+        import lpips
+    except ImportError as error:
+        raise UserError(
+            f"train.loss.lpips needs the package lpips, which is not installed ({error}): pip install -c "
+            "envs/constraints.txt -e '.[lpips]'; or set it to 0, as is best for mice"
+        ) from None
+    return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
 
 
 def image_loss(
-    rgb: Tensor, alpha: Tensor, target: Tensor, target_alpha: Tensor, weights: Loss
+    rgb: Tensor, alpha: Tensor, target: Tensor, target_alpha: Tensor, weights: Loss, lpips: Any = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the loss terms, and every term with a weight, unweighted.
 
-    rgb, target [..., 3, H, W]; alpha, target_alpha [..., H, W], the silhouette being where target_alpha > 0.5. `l2` over
-    all pixels learns white where the mouse covers a tenth of them; `masked_l2` and `background` average inside and
+    rgb, target [B, V, 3, H, W]; alpha, target_alpha [B, V, H, W], the silhouette being where target_alpha > 0.5. `l2`
+    over all pixels learns white where the mouse covers a tenth of them; `masked_l2` and `background` average inside and
     outside the silhouette, so that their balance does not depend on the mouse's size. Over a white background colours
-    cannot tell white Gaussians from none, which hide the mouse from other views: `alpha` can.
+    cannot tell white Gaussians from none, which hide the mouse from other views: `alpha` can. Every term is a mean over
+    samples of a sample's own mean: a batch that is divided among GPUs has the same loss. lpips: as `open_lpips` gives.
     """
     error = (rgb - target).square()
     terms = {}
     if weights.l2:
         terms["l2"] = error.mean()
     if weights.masked_l2:
-        terms["masked_l2"] = l2_over(error, target_alpha > 0.5)
+        terms["masked_l2"] = mean_over(error.mean(-3), target_alpha > 0.5).mean()
     if weights.background:
-        terms["background"] = l2_over(error, target_alpha <= 0.5)
+        terms["background"] = mean_over(error.mean(-3), target_alpha <= 0.5).mean()
     if weights.ssim:
         terms["ssim"] = 1 - ssim(rgb, target).mean()
+    if weights.lpips:
+        terms["lpips"] = lpips(rgb.flatten(0, -4), target.flatten(0, -4), normalize=True).mean()
     if weights.alpha:
         terms["alpha"] = (alpha - target_alpha).square().mean()
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=error.new_zeros(()))

@@ -23,12 +23,11 @@ from mousefacelift.evaluate import (
     open_trained,
     predict_views,
     provenance,
-    save_figure,
     score,
     spread,
     write_rows,
 )
-from mousefacelift.files import atomic, write_json
+from mousefacelift.files import atomic, save_figure, write_json
 from mousefacelift.geometry import (
     FACELIFT_ELEVATION,
     FACELIFT_FOCAL,

@@ -1,0 +1,257 @@
+"""The loop of a training, for Lightning: what a step computes, counts and logs, on one device or on several."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from mousefacelift.adapt import build_optimizer, trainable
+from mousefacelift.config import Train
+from mousefacelift.gslrm import GSLRM, Gaussians, render
+from mousefacelift.guards import STATISTICS, Watch, statistics
+from mousefacelift.loaders import ShardData
+from mousefacelift.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
+
+SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
+
+Batch = dict[str, Tensor]
+
+
+def learning_rate(step: int, settings: Train) -> float:
+    """Of a step counted from 0: linear warm-up to the peak, then half a cosine to zero after the last step."""
+    warmup = min(settings.warmup_steps, settings.steps - 1)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (settings.steps - warmup)))
+
+
+def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Tensor, Tensor, Gaussians]:
+    """Reconstruct from the batch's input views and draw all of its views: rgb [B, V, 3, S, S], alpha [B, V, S, S]."""
+    rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
+    image, c2w, fxfycxcy = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy"))
+    size = image.shape[-1]
+    gaussians = model(image, c2w, fxfycxcy)
+    return *render(gaussians, batch["w2c"], batch["fxfycxcy"], size, size, rerender), gaussians
+
+
+class FineTuning(lightning.LightningModule):
+    """The training loop's body. `step` counts optimiser steps over all restarts; Lightning's own counters do not.
+
+    An epoch, to Lightning, is the stretch up to the next validation; a batch is one of `accumulate` parts of a step.
+    `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
+    """
+
+    def __init__(self, model: GSLRM, settings: Train, data: ShardData, watch: Watch):
+        super().__init__()
+        self.model, self.settings, self.data, self.watch = model, settings, data, watch
+        self.skipped = 0
+        self.values: dict[str, float] = {"loss": math.nan}
+        self.terminated = False  # this process was told to end
+        self.agreed_to_end = False  # all processes know that one was
+        self.between_steps = True
+        self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
+        self.averages: dict[str, Tensor] | None = None  # of the parameters that are trained, if `ema` is set
+        self._parts: list[Tensor] = []
+        self._terms: list[str] = []
+        self._grad_norm = math.nan
+        self._skip = False
+        self._validation: dict[int, list[list[float]]] = {}
+        # In a tuple, so that it is no part of the model.
+        self._lpips = (open_lpips(),) if settings.loss.lpips else (None,)
+        self._sharded = False
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done, which is where the data go on."""
+        return self.data.step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self.data.step = value
+
+    def configure_model(self) -> None:
+        """With `strategy: fsdp`, divide the parameters among the processes, layer by layer."""
+        if self.device_mesh is None or self._sharded:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for layer in self.model.transformer_layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        self._sharded = True
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The learning rate is set in every step."""
+        optimizer = build_optimizer(self.model, self.settings)
+        if self.optimizer_state:
+            if self._sharded:
+                from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+                options = StateDictOptions(full_state_dict=True)
+                set_optimizer_state_dict(self.model, optimizer, self.optimizer_state, options=options)
+            else:
+                optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """The model is on its device."""
+        self._prepare()
+
+    def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
+        """Set the step's learning rate."""
+        self.between_steps = False
+        if batch_index % self.settings.accumulate == 0:
+            rate = learning_rate(self.step, self.settings)
+            for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+                group["lr"] = rate * group["scale"]
+
+    def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
+        """The loss on all views, inputs and held out."""
+        rgb, alpha, gaussians = predict(self.model, batch, self.settings.rerender)
+        loss, terms = image_loss(rgb, alpha, batch["image"], batch["alpha"], self.settings.loss, self._lpips[0])
+        self._terms = list(terms)
+        seen = statistics(rgb, alpha, gaussians, batch["image"], batch["alpha"])
+        self._parts.append(torch.cat([torch.stack([loss, *terms.values()]).detach(), seen]))
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip; drop the gradients of a step whose norm is not finite or far above the clip, which skips the step."""
+        norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip_norm)
+        self._grad_norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
+        self._skip = not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm
+        if self._skip:
+            optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
+
+    def on_train_batch_end(self, _outputs: Any, _batch: Batch, batch_index: int) -> None:
+        """At the end of a step: average, count, log, and look for failures. Raises AlarmError."""
+        if (batch_index + 1) % self.settings.accumulate:
+            return
+        seen = torch.stack(self._parts).mean(0)
+        self._parts.clear()
+        seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated)])]))
+        numbers = seen.tolist()
+        self.agreed_to_end = numbers.pop() > 0
+        self.values = dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {
+            "grad_norm": self._grad_norm
+        }
+        rate = learning_rate(self.step, self.settings)
+        self.step += 1
+        self.skipped += self._skip
+        self.between_steps = True
+        if self.averages is not None and not self._skip:
+            # An average over the few steps done, at first, instead of one that is mostly where it began.
+            decay = min(self.settings.ema or 0.0, self.step / (self.step + 9))
+            for name, parameter in trainable(self.model).items():
+                self.averages[name].lerp_(parameter.detach(), 1 - decay)
+        if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
+            self.record(self.values | {"lr": rate, "skipped": self.skipped})
+        self.watch.observe(self.step, self.values, self._skip)
+
+    def validation_step(self, batch: Batch, _batch_index: int) -> None:
+        """Metrics of the views that were not inputs."""
+        rgb, alpha, _ = predict(self.model, batch)
+        views = batch["held_out"][0]
+        rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
+        values = [psnr(rgb, image), psnr_foreground(rgb, image, mask), mask_iou(alpha, mask)]
+        self._validation[int(batch["index"][0])] = [value.tolist() for value in values]
+
+    def on_validation_start(self) -> None:
+        """Validate the averages, if there are any."""
+        self._validation.clear()
+        self._prepare()
+        self.exchange_averages()
+
+    def on_validation_end(self) -> None:
+        """Log the means over all held-out views."""
+        self.exchange_averages()
+        found = self._validation
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, found)
+            found = {index: values for each in gathered for index, values in each.items()}
+        names = "val_psnr", "val_psnr_foreground", "val_mask_iou"
+        columns = zip(*(values for _, values in sorted(found.items())), strict=True)
+        means = [torch.tensor([value for view in column for value in view]).nanmean().item() for column in columns]
+        self.record(dict(zip(names, means, strict=True)))
+
+    def record(self, row: dict[str, float]) -> None:
+        """Give a row of metrics to the loggers, under the step's number."""
+        for logger in self.loggers:
+            logger.log_metrics(row, self.step)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that the run needs to go on, whole and on the CPU; to be called in all processes."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        model_state: dict[str, Any] = self.model.state_dict()
+        optimizer_state: dict[str, Any] = optimizer.state_dict()
+        averages = dict(self.averages or {})
+        if self._sharded:
+            from torch.distributed.checkpoint.state_dict import (
+                StateDictOptions,
+                get_model_state_dict,
+                get_optimizer_state_dict,
+            )
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            model_state = get_model_state_dict(self.model, options=options)
+            optimizer_state = get_optimizer_state_dict(self.model, optimizer, options=options)
+            averages = {name: _whole(tensor).cpu() for name, tensor in averages.items()}
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "model": model_state,
+            "optimizer": optimizer_state,
+            "averages": averages,
+            "watch": self.watch.state(),
+        }
+
+    @torch.no_grad()
+    def exchange_averages(self) -> None:
+        """Swap the parameters with their averages, where there are any; twice is nothing."""
+        for parameter, average in self._pairs():
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
+
+    def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        if self.averages is not None:
+            for name, parameter in trainable(self.model).items():
+                yield parameter, self.averages[name]
+
+    def _prepare(self) -> None:
+        """What needs the model where it will be trained."""
+        if self._lpips[0] is not None:
+            self._lpips[0].to(self.device)
+        if self.settings.ema is None:
+            return
+        saved = self.averages or {}
+        self.averages = {}
+        for name, tensor in trainable(self.model).items():
+            parameter: Any = tensor  # with fsdp a DTensor
+            average = parameter.detach().clone()
+            if name in saved and not hasattr(saved[name], "full_tensor") and hasattr(parameter, "full_tensor"):
+                from torch.distributed.tensor import distribute_tensor
+
+                average = distribute_tensor(saved[name].to(self.device), parameter.device_mesh, parameter.placements)
+            elif name in saved:
+                average.copy_(saved[name])
+            self.averages[name] = average
+
+    def _mean_of_processes(self, values: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return values
+        torch.distributed.all_reduce(values)
+        return values / self.trainer.world_size
+
+
+def _whole(tensor: Any) -> Tensor:
+    """A tensor that is divided among processes, put together."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole

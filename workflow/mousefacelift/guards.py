@@ -1,0 +1,149 @@
+"""Alarms of a training: what each step's predictions look like, and when a run has failed and must stop.
+
+The failures are those of a research log: the mouse drawn white, gradients that explode, a loss that goes nowhere. Each
+of them went on for days, because nothing but the loss was looked at.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mousefacelift.config import Guards
+from mousefacelift.errors import UserError
+from mousefacelift.gslrm import Gaussians
+from mousefacelift.losses import mean_over
+
+# A mouse drawn with less than this fraction of its darkness, or of the whole scale if it is white itself, is white.
+WHITE = 0.1
+WHITE_FLOOR = 0.01
+VISIBLE = 0.04  # opacity below which a Gaussian is left out of FaceLift's .ply
+LEARNED = 0.5  # squared error inside the silhouette, of what a white image has: less is a mouse
+IMPROVED = 0.99  # a loss is better that is below this times the best
+
+STATISTICS = (
+    "error_foreground", "error_background", "alpha_foreground", "alpha_background", "darkness", "target_darkness",
+    "white_error", "rgb_std", "opacity_used", "scale",
+)  # fmt: skip
+
+
+class AlarmError(UserError):
+    """A training that has failed: what was seen, and what helps."""
+
+
+@torch.no_grad()
+def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor, target_alpha: Tensor) -> Tensor:
+    """What STATISTICS names, [len(STATISTICS)], of a prediction: means over samples.
+
+    rgb, target [B, V, 3, H, W]; alpha, target_alpha [B, V, H, W]; inside is where target_alpha > 0.5. Errors are squared;
+    alpha is opacity drawn inside and outside; darkness is 1 - rgb inside, as drawn and in the target; white_error is the
+    error of a white image inside; rgb_std the deviation of the colours drawn inside; opacity_used the fraction of
+    Gaussians with more than VISIBLE; scale their geometric mean standard deviation in world units.
+    """
+    inside = target_alpha > 0.5
+    error = (rgb - target).square().mean(-3)
+    mean = mean_over(rgb.mean(-3), inside)
+    spread = mean_over((rgb.mean(-3) - mean.view(-1, 1, 1, 1)).square(), inside).sqrt()
+    visible = gaussians.opacity.sigmoid() > VISIBLE
+    values = [
+        mean_over(error, inside).mean(),
+        mean_over(error, ~inside).mean(),
+        mean_over(alpha, inside).mean(),
+        mean_over(alpha, ~inside).mean(),
+        (1 - mean).mean(),
+        1 - mean_over(target.mean(-3), inside).mean(),
+        mean_over((1 - target).square().mean(-3), inside).mean(),
+        spread.mean(),
+        visible.float().mean(),
+        gaussians.scaling.mean().exp(),
+    ]
+    return torch.stack(values).float()
+
+
+class Watch:
+    """Looks at every step and raises an AlarmError when the run has failed.
+
+    Its state is plain numbers, so that a run that was killed and continues raises what the undisturbed one would have.
+    """
+
+    def __init__(self, settings: Guards):
+        self.settings = settings
+        self.white = 0  # steps in a row
+        self.skips: list[int] = []  # steps, of the last twice `norm`
+        self.level: float | None = None  # the loss, smoothed
+        self.learned = 0.0  # the error inside, as a fraction of a white image's, smoothed
+        self.best: float | None = None
+        self.best_step = 0
+
+    def observe(self, step: int, values: dict[str, float], skipped: bool) -> None:
+        """Take in a step's loss, gradient norm (`grad_norm`) and STATISTICS, the step counted from 1. Raises AlarmError."""
+        # A sum of finite numbers is finite: the cheapest test of all.
+        if not abs(values["loss"]) < float("inf"):
+            raise AlarmError(
+                f"the loss is {values['loss']} at step {step}. Lower train.learning_rate or train.clip_norm, or use "
+                "train.precision: 32-true"
+            )
+        self._observe_norm(step, values, skipped)
+        self._observe_white(step, values)
+        self._observe_plateau(step, values)
+
+    @property
+    def clear(self) -> bool:
+        """Whether nothing looks like the beginning of a failure: the present weights may be kept as good ones."""
+        return not self.white and len(self.skips) * 4 < (self.settings.norm or 1)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {name: value for name, value in vars(self).items() if name != "settings"}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update({name: state[name] for name in self.state()})
+
+    def _observe_norm(self, step: int, values: dict[str, float], skipped: bool) -> None:
+        limit = self.settings.norm
+        if limit is None:
+            return
+        self.skips = [each for each in self.skips if each > step - 2 * limit] + [step] * skipped
+        if len(self.skips) >= limit:
+            raise AlarmError(
+                f"norm explosion: {len(self.skips)} of the last {2 * limit} steps up to step {step} were skipped, because "
+                f"the gradients' norm was far above train.clip_norm, in the last of them {values['grad_norm']:.3g}. Lower "
+                "train.learning_rate (1e-6 to 5e-6 for weights of FaceLift); set train.loss.lpips to 0"
+            )
+
+    def _observe_white(self, step: int, values: dict[str, float]) -> None:
+        limit = max(WHITE * values["target_darkness"], WHITE_FLOOR)
+        self.white = self.white + 1 if values["darkness"] < limit else 0
+        if self.settings.white is not None and self.white >= self.settings.white:
+            cause = (
+                "the training images themselves are white inside their silhouettes: look at them with `mousefacelift show`"
+                if values["target_darkness"] < WHITE_FLOOR
+                else "lower train.learning_rate, raise train.loss.masked_l2 and set train.loss.alpha, give 5 of 6 views as "
+                "inputs, and check with `mousefacelift poc` that images and cameras agree"
+            )
+            raise AlarmError(
+                f"white collapse: for {self.white} steps up to step {step} the mouse was drawn white (darkness "
+                f"{values['darkness']:.3f} inside the silhouette, {values['target_darkness']:.3f} in the images; opacity "
+                f"{values['alpha_foreground']:.2f}). What helps: {cause}"
+            )
+
+    def _observe_plateau(self, step: int, values: dict[str, float]) -> None:
+        limit = self.settings.plateau
+        if limit is None:
+            return
+        weight = min(1.0, 20 / limit)
+        ratio = values["error_foreground"] / max(values["white_error"], 1e-6)
+        if self.level is None:
+            self.level, self.learned = values["loss"], ratio
+        self.level += weight * (values["loss"] - self.level)
+        self.learned += weight * (ratio - self.learned)
+        if self.best is None or self.level < IMPROVED * self.best:
+            self.best, self.best_step = self.level, step
+        if step - self.best_step >= limit and self.learned > LEARNED:
+            raise AlarmError(
+                f"plateau: the loss has not fallen below {self.best:.4g} since step {self.best_step}, and at step {step} the "
+                f"mouse is drawn hardly better than by a white image (error inside the silhouette {self.learned:.2f} of its). "
+                "Give 5 of 6 views as inputs; check with `mousefacelift poc` that images and cameras agree; raise or lower "
+                "train.learning_rate; or give it more time with train.guards.plateau"
+            )
