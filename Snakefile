@@ -17,6 +17,7 @@ include: "rules/compare_cameras.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/poc.smk"
+include: "rules/ablation.smk"
 
 
 localrules:

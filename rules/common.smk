@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
+from mousefacelift.ablation import VARIANTS, applicable, variant
 from mousefacelift.cameras import read_capture_rig
 from mousefacelift.captures import captures_table, read_captures
 from mousefacelift.config import SPLITS, Config, section_json, validate
@@ -48,11 +49,22 @@ TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 64000}[CONFIG.train.preset
 wildcard_constraints:
     capture="|".join(CAPTURES),
     chunk=r"\d+",
+    variant="|".join(VARIANTS),
 
 
 def settings(stage):
     """A stage's section as JSON: in the rule's params, so that a changed setting re-runs this stage and what follows."""
     return section_json(getattr(CONFIG, stage))
+
+
+def variant_settings(wildcards):
+    """train's section with a variant's change."""
+    return section_json(variant(CONFIG.train, wildcards.variant))
+
+
+def per_variant(patterns):
+    """The patterns for every variant that changes something."""
+    return [pattern.format(variant=name) for name in applicable(CONFIG.train) for pattern in patterns]
 
 
 def data_settings():

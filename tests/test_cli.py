@@ -24,6 +24,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "poc",
+    "ablation",
     "compare-cameras",
     "export",
     "import",

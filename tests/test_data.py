@@ -14,7 +14,20 @@ import torch
 from torch.utils.data import DataLoader
 
 from mousefacelift.config import Train
-from mousefacelift.data import HeldOut, Recipe, Samples, Visits, floating, over_white, split_views, toned, turned
+from mousefacelift.data import (
+    HeldOut,
+    Recipe,
+    Samples,
+    Visits,
+    floating,
+    input_order,
+    over_white,
+    recipe,
+    shuffle_seed,
+    split_views,
+    toned,
+    turned,
+)
 from mousefacelift.errors import UserError
 from mousefacelift.loaders import ShardData
 from mousefacelift.manifest import read_manifest
@@ -186,6 +199,73 @@ def test_a_dropped_view_is_an_input_less_for_the_whole_batch_and_held_out_instea
     assert set(counts) == {4, 5} and 25 <= counts.count(4) <= 55
     dropped = [view for i in range(100) for view in visits[2 * i]["held_out"].tolist() if counts[i] == 4]
     assert set(dropped) == set(range(6))
+
+
+def test_in_random_order_every_visit_gives_the_same_views_in_another_order_and_nothing_else_changes(synthetic_shards):
+    samples = load(synthetic_shards)
+    options = {"augment": True, "brightness": 0.1, "contrast": 0.1, "view_dropout": 0.3}
+    fixed, shuffled = (Visits(samples, Recipe(5, seed=2, shuffle_views=s, **options)) for s in (False, True))
+    again = Visits(samples, Recipe(5, seed=2, shuffle_views=True, **options))
+    orders = set()
+    for i in (*range(59, -1, -1),):
+        one, other = fixed[i], shuffled[i]
+        inputs = other.pop("inputs")
+        assert torch.equal(inputs, again[i]["inputs"])
+        assert torch.equal(inputs.sort().values, one.pop("inputs"))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one)
+        orders.add(tuple(inputs.tolist()))
+    assert len(orders) > 50
+    assert any(
+        Visits(samples, Recipe(5, seed=3, shuffle_views=True))[i]["inputs"].tolist()
+        != Visits(samples, Recipe(5, seed=2, shuffle_views=True))[i]["inputs"].tolist()
+        for i in range(5)
+    )
+
+
+def test_the_order_of_inputs_in_validation_is_of_the_seed_and_the_sample(synthetic_shards):
+    samples = load(synthetic_shards)
+    fixed, shuffled, again, other = (HeldOut(samples, 5, seed) for seed in (None, 0, 0, 1))
+    given = [shuffled[i]["inputs"].tolist() for i in range(5)]
+    assert given == [again[i]["inputs"].tolist() for i in (0, 1, 2, 3, 4)]
+    assert given != [other[i]["inputs"].tolist() for i in range(5)]
+    assert [sorted(order) for order in given] == [fixed[i]["inputs"].tolist() for i in range(5)]
+    assert sum(order != sorted(order) for order in given) >= 4
+    assert all(torch.equal(fixed[i]["held_out"], shuffled[i]["held_out"]) for i in range(5))
+    assert len({tuple(input_order(5, 0, 3, view)) for view in range(6)}) > 3, (
+        "each held-out view has an order of its own"
+    )
+
+
+@pytest.mark.parametrize("order", ["fixed", "random"])
+def test_the_view_order_of_the_settings_is_that_of_training_and_validation(synthetic_shards, order):
+    settings = Train(image_size=32, steps=20, val_every=20, batch_size=1, view_order=order)
+    data = ShardData(read_manifest(synthetic_shards), settings)
+    assert recipe(settings).shuffle_views == (order == "random")
+    assert shuffle_seed(settings) == (0 if order == "random" else None)
+    for batches in (data.train_dataloader(), data.val_dataloader()):
+        in_order = [batch["inputs"][0].tolist() == sorted(batch["inputs"][0].tolist()) for batch in batches]
+        assert all(in_order) == (order == "fixed")
+
+
+@pytest.mark.parametrize("container", ["h5", "tar"])
+def test_canonical_cameras_stand_at_2_7_and_see_the_origin_where_it_was(synthetic_shards, container):
+    """In training and validation, from both containers, at an image size that is not the shards'."""
+
+    def batches(cameras):
+        settings = Train(image_size=32, steps=5, val_every=5, batch_size=1, container=container, cameras=cameras)
+        data = ShardData(read_manifest(synthetic_shards), settings)
+        return [*data.train_dataloader(), *data.val_dataloader()]
+
+    for exact, moved in zip(batches("exact"), batches("canonical"), strict=True):
+        distance = exact["c2w"][..., :3, 3].norm(dim=-1)
+        assert (distance - 2.7).abs().max() > 0.05, "of the shards as they are"
+        torch.testing.assert_close(moved["c2w"][..., :3, 3].norm(dim=-1), torch.full((1, 6), 2.7))
+        torch.testing.assert_close(moved["w2c"] @ moved["c2w"], torch.eye(4).expand(1, 6, 4, 4), atol=1e-6, rtol=0)
+        assert torch.equal(moved["c2w"][..., :3, :3], exact["c2w"][..., :3, :3])
+        wanted = exact["fxfycxcy"] * torch.stack([2.7 / distance] * 2 + [torch.ones_like(distance)] * 2, -1)
+        torch.testing.assert_close(moved["fxfycxcy"], wanted)
+        assert torch.equal(moved["rgba"], exact["rgba"]) and torch.equal(moved["held_out"], exact["held_out"])
 
 
 def test_brightness_and_contrast_change_the_mouse_in_all_views_alike_and_never_the_white(synthetic_shards):

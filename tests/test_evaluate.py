@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import av
 import cv2
@@ -13,8 +14,16 @@ from conftest import write_shards
 from mousefacelift.config import Evaluate
 from mousefacelift.data import Samples
 from mousefacelift.errors import UserError
-from mousefacelift.evaluate import METRICS, evaluate, input_views, nearest_view, turntable_cameras
+from mousefacelift.evaluate import (
+    evaluate,
+    input_views,
+    nearest_view,
+    open_trained,
+    predict_views,
+    turntable_cameras,
+)
 from mousefacelift.manifest import read_manifest
+from mousefacelift.scores import METRICS
 from mousefacelift.splats import read_ply
 
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)
@@ -163,3 +172,24 @@ def test_missing_weights_are_refused(synthetic_shards, trained, tmp_path):
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
     with pytest.raises(UserError, match=r"model\.safetensors"):
         evaluate(synthetic_shards, tmp_path, tmp_path / "out", SETTINGS, threads=1)
+
+
+def test_a_model_trained_on_views_in_random_order_is_given_them_so_and_draws_the_same(synthetic_shards, trained):
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    given = []
+
+    def spy(image, c2w, fxfycxcy):
+        given.append(c2w)
+        return opened.model(image, c2w, fxfycxcy)
+
+    spied = replace(opened, model=spy, train=opened.train.model_copy(update={"view_order": "random"}))
+    sample = opened.samples[1]
+    rgb, alpha = predict_views(spied, sample)
+    again, _ = predict_views(spied, sample)
+    plain, plain_alpha = predict_views(opened, sample)
+    assert torch.equal(rgb, again), "the order is of seed, sample and view"
+    torch.testing.assert_close(rgb, plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(alpha, plain_alpha, rtol=0, atol=1e-4)
+    orders = [[int((sample["c2w"] == c).all((1, 2)).nonzero()) for c in c2w[0]] for c2w in given[:6]]
+    assert [sorted(order) for order in orders] == [input_views(6, 5, view) for view in range(6)]
+    assert sum(order != sorted(order) for order in orders) >= 5

@@ -15,6 +15,7 @@ from mousefacelift.geometry import (
     field_radius,
     inverse_rigid,
     look_at,
+    moved_to_mean_distance,
     pad_distortion,
     pixel_rays,
     project,
@@ -249,6 +250,60 @@ def test_a_look_at_camera_is_level_upright_and_aimed(center, target):
     np.testing.assert_allclose(R @ offset, [0, 0, np.linalg.norm(offset)], atol=1e-9)
     assert R[0, 2] == 0, "the image's right is not horizontal: there is roll"
     assert (R @ [0, 0, 1])[1] < 0, "+Z does not point up in the image"
+
+
+def seen_by(c2w, fxfycxcy, point):
+    """The pixel of a world point."""
+    x, y, z, _ = inverse_rigid(c2w) @ [*point, 1]
+    return np.array([fxfycxcy[0] * x / z + fxfycxcy[2], fxfycxcy[1] * y / z + fxfycxcy[3]])
+
+
+def looking_at_the_origin(center):
+    return rigid(look_at(center, np.zeros(3)).T, np.asarray(center, np.float64))
+
+
+centers = st.tuples(numbers(-6, 6), numbers(-6, 6), numbers(-3, 3)).filter(lambda c: np.hypot(*c[:2]) > 1.2)
+intrinsics = st.tuples(numbers(200, 900), numbers(200, 900), numbers(200, 300), numbers(200, 300)).map(np.array)
+
+
+@given(centers, intrinsics, numbers(-0.04, 0.04), numbers(-0.04, 0.04))
+def test_a_camera_moved_to_2_7_sees_the_origin_at_the_same_pixel(center, fxfycxcy, x, y):
+    """Also one whose axis passes a little beside the origin."""
+    c2w = looking_at_the_origin(center)
+    c2w = c2w @ rigid(Rotation.from_rotvec([x, y, 0]).as_matrix(), np.zeros(3))
+    moved, focal = moved_to_mean_distance(c2w, fxfycxcy)
+    np.testing.assert_allclose(seen_by(moved, focal, [0, 0, 0]), seen_by(c2w, fxfycxcy, [0, 0, 0]), atol=1e-9)
+    np.testing.assert_allclose(inverse_rigid(moved)[2, 3], 2.7, atol=1e-12)
+    np.testing.assert_array_equal(moved[:3, :3], c2w[:3, :3])
+    np.testing.assert_array_equal(focal[2:], fxfycxcy[2:])
+
+
+@given(centers, intrinsics, numbers(-0.5, 0.5), numbers(-0.5, 0.5), numbers(-0.6, 0.6))
+def test_a_moved_camera_errs_by_perspective_as_its_formula_says(center, fxfycxcy, x, y, behind):
+    c2w = looking_at_the_origin(center)
+    distance = np.linalg.norm(center)
+    moved, focal = moved_to_mean_distance(c2w, fxfycxcy)
+    point = c2w[:3, :3] @ [x, y, behind]
+    error = seen_by(moved, focal, point) - seen_by(c2w, fxfycxcy, point)
+    factor = behind * (2.7 - distance) / (distance * (2.7 + behind) * (distance + behind))
+    np.testing.assert_allclose(error, fxfycxcy[:2] * [x, y] * factor, atol=1e-8)
+
+
+def test_cameras_at_2_7_stay_and_what_was_given_is_not_changed():
+    random = np.random.default_rng(0)
+    center = random.normal(size=(3, 6, 3))
+    center *= 2.7 / np.linalg.norm(center, axis=-1, keepdims=True)
+    c2w = rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center)
+    fxfycxcy = random.uniform(200, 600, (3, 6, 4))
+    for name, before, after in zip(
+        ("c2w", "fxfycxcy"), (c2w, fxfycxcy), moved_to_mean_distance(c2w, fxfycxcy), strict=True
+    ):
+        np.testing.assert_allclose(after, before, rtol=1e-14, atol=1e-14, err_msg=name)
+    given_c2w, given_focal = np.float32(c2w) * np.float32([1.1, 1.1, 1.1, 1])[:, None], np.float32(fxfycxcy)
+    copies = given_c2w.copy(), given_focal.copy()
+    moved, focal = moved_to_mean_distance(given_c2w, given_focal)
+    assert moved.dtype == focal.dtype == np.float64
+    assert (given_c2w == copies[0]).all() and (given_focal == copies[1]).all()
 
 
 def test_look_at_takes_many_cameras_at_once():

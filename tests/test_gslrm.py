@@ -120,6 +120,34 @@ def test_blank_patches_give_no_gaussians_and_padding_changes_no_sample(reference
         assert (together.opacity[i, count:].sigmoid() == 0).all()
 
 
+@pytest.mark.parametrize("skip_blank", [False, True])
+def test_views_given_in_another_order_make_the_same_gaussians_in_another_order(
+    parity, reference_model, inputs, skip_blank
+):
+    """Image tokens know their view by its rays alone: nothing tells the network which came first."""
+    image, c2w, fxfycxcy = (value.clone() for value in inputs)
+    image[:, :, :, :8] = 1.0  # a row of blank patches in every view
+    reference_model.config = replace(MICRO, skip_blank=skip_blank)
+    views = image.shape[1]
+    order = torch.arange(views).roll(1)
+    assert views > 1
+    plain, turned = (
+        reference_model(image, c2w, fxfycxcy),
+        reference_model(image[:, order], c2w[:, order], fxfycxcy[:, order]),
+    )
+    free = MICRO.free_gaussians
+    for name in ("xyz", "features", "scaling", "rotation", "opacity"):
+        one, other = getattr(plain, name), getattr(turned, name)
+        torch.testing.assert_close(one[:, :free], other[:, :free], rtol=1e-4, atol=1e-5)
+        if not skip_blank:  # else views differ in how many Gaussians they have
+            one, other = (value[:, free:].unflatten(1, (views, -1)) for value in (one, other))
+            torch.testing.assert_close(one[:, order], other, rtol=1e-4, atol=1e-5)
+        else:
+            torch.testing.assert_close(
+                one.flatten(2)[0].sort(0).values, other.flatten(2)[0].sort(0).values, rtol=1e-4, atol=1e-5
+            )
+
+
 def test_activated_gaussians_are_drawable(parity, reference_model, inputs):
     gaussians = reference_model(*inputs)
     means, quats, scales, opacities, colors = gaussians.activated(0)

@@ -17,9 +17,10 @@ from mousefacelift.cli import main
 from mousefacelift.config import Evaluate
 from mousefacelift.data import Samples
 from mousefacelift.errors import UserError
-from mousefacelift.evaluate import METRICS, evaluate, open_trained, predict_views
+from mousefacelift.evaluate import evaluate, open_trained, predict_views
 from mousefacelift.manifest import read_manifest
-from mousefacelift.poc import camera_conditions, checkpoint_note, facelift_cameras, paired_difference, poc, verdict
+from mousefacelift.poc import camera_conditions, checkpoint_note, facelift_cameras, poc, verdict
+from mousefacelift.scores import METRICS, paired_difference
 
 CONDITIONS = ("raw", "z_up", "y_up", "facelift")
 

@@ -66,13 +66,27 @@ def test_a_streamed_sample_is_the_stored_one(tars):
             assert torch.equal(visit[name], stored[name])
 
 
+def test_a_streamed_visit_is_moved_and_shuffled_as_the_settings_say(synthetic_shards):
+    manifest = read_manifest(synthetic_shards)
+    samples = Samples(manifest, "train", SIZE, 0, "canonical")
+    shuffling = Recipe(num_inputs=5, seed=3, shuffle_views=True)
+    plain, shuffled = (
+        list(TarVisits(manifest, r, SIZE, 4, 1, 0, 15, cameras="canonical")) for r in (RECIPE, shuffling)
+    )
+    for one, other in zip(plain, shuffled, strict=True):
+        stored = samples.stored(one["index"])
+        assert all(torch.equal(one[name], stored[name]) for name in ("rgba", "c2w", "w2c", "fxfycxcy"))
+        assert torch.equal(other["inputs"].sort().values, one["inputs"])
+    assert sum(not torch.equal(a["inputs"], b["inputs"]) for a, b in zip(plain, shuffled, strict=True)) > 10
+
+
 @pytest.mark.parametrize("container", ["h5", "tar"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_nodes_with_two_loaders_visit_every_sample_once_per_epoch(tars, container, workers):
     """Simulated ranks: 76 batches of 1 sample for each, three epochs of 37 and a bit; each loader goes round by itself."""
     settings = Train(
         image_size=SIZE, container=container, workers=workers, cache_gb=0, steps=76, val_every=76, shuffle_buffer=4,
-        batch_size=1, brightness=0, contrast=0,
+        batch_size=2, brightness=0, contrast=0,
     )  # fmt: skip
     seen = []
     for rank in range(2):
@@ -87,6 +101,26 @@ def test_two_nodes_with_two_loaders_visit_every_sample_once_per_epoch(tars, cont
     for epoch in range(3):
         parts = [v[epoch * n : (epoch + 1) * n] for v, n in zip(loaders, lengths, strict=True)]
         assert sorted(index for part in parts for index in part) == list(range(37)), f"epoch {epoch}"
+
+
+@pytest.mark.parametrize(("world", "parts"), [(1, 2), (1, 4), (2, 1), (2, 2), (4, 1)])
+def test_a_step_has_the_same_samples_on_any_number_of_gpus_and_in_any_number_of_parts(tars, world, parts):
+    """And the same views are held out, dropped and toned."""
+    settings = Train(
+        image_size=SIZE, cache_gb=0, steps=12, val_every=12, batch_size=4, view_dropout=0.5, i_know=True, num_input_views=4,
+    )  # fmt: skip
+    data = read_manifest(tars)
+
+    def steps(settings, world):
+        loaders = [iter(ShardData(data, settings, rank, world).train_dataloader()) for rank in range(world)]
+        for _ in range(settings.steps):
+            batches = [next(loader) for _ in range(settings.accumulate) for loader in loaders]
+            yield {name: torch.cat([batch[name] for batch in batches]) for name in ("index", "inputs", "tone", "rgba")}
+        assert all(next(loader, None) is None for loader in loaders)
+
+    divided = steps(settings.model_copy(update={"accumulate": parts}), world)
+    for one, other in zip(steps(settings, 1), divided, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")

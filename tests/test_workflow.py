@@ -18,7 +18,19 @@ import yaml
 from rodent import record, write_table
 
 REPOSITORY = Path(__file__).parents[1]
-TARGETS = ("center", "cameras", "normalize", "sample", "shard", "verify", "compare_cameras", "train", "evaluate", "all")
+TARGETS = (
+    "center",
+    "cameras",
+    "normalize",
+    "sample",
+    "shard",
+    "verify",
+    "compare_cameras",
+    "train",
+    "evaluate",
+    "ablation",
+    "all",
+)
 PARTS = ("Snakefile", "rules", "config", "profiles", "envs")
 
 
@@ -143,6 +155,31 @@ def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished):
     assert "Nothing to be done" in dry.stdout, "of evaluate's settings only the split matters"
     dry = snakemake(finished, "--dry-run", "poc", "--config", "evaluate={split: val}")
     assert planned(dry.stdout) == {"poc"}
+
+
+@pytest.mark.slow
+def test_the_ablation_trains_every_variant_but_not_the_configured_run(finished):
+    results = finished / "results" / "ablation"
+    assert not results.exists()
+    weights = (finished / "results" / "train" / "t" / "model.safetensors").stat()
+    assert planned(snakemake(finished, "--dry-run", "ablation").stdout) == {
+        "ablation",
+        "ablation_train",
+        "ablation_evaluate",
+    }
+    run = snakemake(finished, "ablation")
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert (finished / "results" / "train" / "t" / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+    variants = {"one_input", "plain_loss", "canonical", "random_order"}
+    assert {path.name for path in (results / "t").iterdir()} == variants | {"table.md", "metrics.json", "curves.png"}
+    for name in variants:
+        assert (results / "t" / name / "evaluate" / "metrics.json").stat().st_size > 0
+    assert set(json.loads((results / "t" / "metrics.json").read_text())["runs"]) == {"configured"} | variants
+    assert "Nothing to be done" in snakemake(finished, "--dry-run", "ablation").stdout
+    fewer = snakemake(finished, "--dry-run", "ablation", "--config", "train={loss: {masked_l2: 0}}").stdout
+    assert "ablation/t/one_input/" in fewer
+    assert "plain_loss" not in fewer, "what the configuration has already is not trained again"
+    assert "Nothing to be done" in snakemake(finished, "--dry-run", "all").stdout
 
 
 @pytest.mark.slow

@@ -15,4 +15,5 @@ STAGE_VERSIONS = {
     "evaluate": 1,
     "compare_cameras": 1,
     "poc": 1,
+    "ablation": 1,
 }

@@ -229,6 +229,10 @@ def write_curves(rows: dict[int, dict[str, float]], path: Path, title: str) -> N
                 axes.plot(*zip(*points, strict=True), label=text, linewidth=1, marker="." if len(points) < 30 else None)
         if log:
             axes.set_yscale("log")
+        elif any(-0.1 <= row[name] <= 1.1 for row in ordered for name in lines if name in row):
+            axes.set_ylim(-0.1, 1.1)  # a mouse brighter than white would flatten the rest
+        if not axes.lines:
+            axes.text(0.5, 0.5, "none yet", ha="center", transform=axes.transAxes)
         axes.set(xlabel="step", title=label)
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.3)

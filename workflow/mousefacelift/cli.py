@@ -344,6 +344,20 @@ def poc(
     stage(manifest, train, output, chosen, threads)
 
 
+@app.command()
+def ablation(
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote of the configured run.")],
+    evaluate: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote of it.")],
+    variants: Annotated[Path, typer.Option(help="Folder of {variant}/train and {variant}/evaluate.")],
+    output: Annotated[Path, typer.Option(help="Folder for table.md, metrics.json and curves.png.")],
+) -> None:
+    """Compare a training with others that differ from it in one setting each."""
+    _limit_threads(1)
+    from mousefacelift.ablation import ablation as stage
+
+    stage(train, evaluate, variants, output)
+
+
 @app.command("compare-cameras")
 def compare_cameras(
     a: Annotated[str, typer.Argument(metavar="A", help=COMPARED)],

@@ -299,7 +299,7 @@ class Guards(Section):
     """Alarms, which stop a training that has failed; null turns one off."""
 
     white: int | None = Field(
-        300, ge=1, description="steps in a row in which the model draws the mouse white: white collapse"
+        100, ge=1, description="steps in a row in which the model draws the mouse white: white collapse"
     )
     norm: int | None = Field(
         50, ge=1, description="steps among the last twice as many that were skipped for their gradients: norm explosion"

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from mousefacelift.config import Train
 from mousefacelift.errors import UserError
+from mousefacelift.geometry import moved_to_mean_distance
 from mousefacelift.manifest import Manifest
 from mousefacelift.progress import track
 from mousefacelift.verify import check_cameras
@@ -31,6 +32,7 @@ cv2.setNumThreads(1)
 STAGGER = -1  # in place of an epoch's number
 MAX_OPEN = 64  # HDF5 files per process: systems allow about a thousand
 SplitName = Literal["train", "val", "test"]
+CamerasName = Literal["exact", "canonical"]
 
 
 class Samples(Dataset[dict[str, Any]]):
@@ -39,13 +41,15 @@ class Samples(Dataset[dict[str, Any]]):
     image [V, 3, S, S] float32 in [0, 1] over white; alpha [V, S, S] float32; c2w, w2c [V, 4, 4] float32;
     fxfycxcy [V, 4] float32 in pixels of the S x S image; index, the sample's place in the split.
     `keys` [N] are the samples' names. A split that fits into `cache_gb` is decoded once, here; otherwise a sample is
-    read from its shard when asked for, by every loader process with files of its own.
+    read from its shard when asked for, by every loader process with files of its own. `cameras` as in `camera_tensors`.
 
     Raises UserError, naming the shard and the sample, for a shard that is missing, damaged or not what the manifest
     says, for cameras that are not finite, rigid and level, and for an image size that does not divide the shards'.
     """
 
-    def __init__(self, manifest: Manifest, split: SplitName, image_size: int, cache_gb: float):
+    def __init__(
+        self, manifest: Manifest, split: SplitName, image_size: int, cache_gb: float, cameras: CamerasName = "exact"
+    ):
         check_size(manifest, image_size)
         self.image_size, self.views = image_size, manifest.views
         self.keys: list[str] = []
@@ -54,12 +58,13 @@ class Samples(Dataset[dict[str, Any]]):
         self._open: OrderedDict[tuple[int, Path], h5py.File] = OrderedDict()
         c2w, fxfycxcy = [], []
         for shard in manifest.split(split):
-            cameras = self._read_index(manifest.local(shard, "h5"), shard["samples"], manifest)
-            c2w.append(cameras[0])
-            fxfycxcy.append(cameras[1])
+            stored = self._read_index(manifest.local(shard, "h5"), shard["samples"], manifest)
+            c2w.append(stored[0])
+            fxfycxcy.append(stored[1])
         if not c2w:
             c2w, fxfycxcy = [np.zeros((0, self.views, 4, 4))], [np.zeros((0, self.views, 4))]
-        self._cameras = camera_tensors(np.concatenate(c2w), np.concatenate(fxfycxcy), image_size / manifest.image_size)
+        scale = image_size / manifest.image_size
+        self._cameras = camera_tensors(np.concatenate(c2w), np.concatenate(fxfycxcy), scale, cameras)
         self._cache: Tensor | None = None
         if len(self) * self.views * 4 * image_size**2 <= cache_gb * 1e9:
             self._cache = torch.empty(len(self), self.views, image_size, image_size, 4, dtype=torch.uint8)
@@ -178,11 +183,16 @@ def check_size(manifest: Manifest, image_size: int) -> None:
         )
 
 
-def camera_tensors(c2w: NDArray[Any], fxfycxcy: NDArray[Any], scale: float) -> dict[str, Tensor]:
+def camera_tensors(
+    c2w: NDArray[Any], fxfycxcy: NDArray[Any], scale: float, cameras: CamerasName = "exact"
+) -> dict[str, Tensor]:
     """c2w, w2c [..., 4, 4] and fxfycxcy [..., 4] as float32 tensors, the latter for images scaled by `scale`.
 
-    The first pixel's centre is at 0.5, so that averaging k x k pixels divides all four intrinsics by k, exactly.
+    The first pixel's centre is at 0.5, so that averaging k x k pixels divides all four intrinsics by k, exactly. With
+    `cameras` canonical they are `moved_to_mean_distance`, which the images do not follow.
     """
+    if cameras == "canonical":
+        c2w, fxfycxcy = moved_to_mean_distance(c2w, fxfycxcy)
     values = {"c2w": c2w, "w2c": np.linalg.inv(c2w), "fxfycxcy": fxfycxcy * scale}
     return {name: torch.from_numpy(np.asarray(value)).float() for name, value in values.items()}
 
@@ -251,6 +261,7 @@ class Recipe:
     held-out views advance with every epoch, so that over V epochs each of its V views is held out equally often. With
     `augment` every visit turns its sample by another angle and mirrors it or not; brightness and contrast are changed by
     factors of at most 1 + and at least 1 - these; in the fraction `view_dropout` of the batches one input less is given.
+    With `shuffle_views` the inputs of every visit are in another order, and all else is as without it.
     """
 
     num_inputs: int
@@ -259,11 +270,13 @@ class Recipe:
     brightness: float = 0.0
     contrast: float = 0.0
     view_dropout: float = 0.0
+    shuffle_views: bool = False
 
     def visit(self, sample: dict[str, Any], epoch: int, first: int, batch: int) -> dict[str, Any]:
         """A stored sample in an epoch, as part of a batch; in epoch 0 the views from `first` on are held out.
 
-        Adds inputs [num_inputs] and held_out [V - num_inputs], view indices in their order by azimuth.
+        Adds inputs [num_inputs] and held_out [V - num_inputs], view indices in their order by azimuth, but for
+        `shuffle_views`, which gives the inputs in another.
         """
         random = np.random.default_rng([self.seed, epoch, sample["index"]])
         angle, mirror, place = random.uniform(0, 2 * np.pi), random.random() < 0.5, random.random()
@@ -279,13 +292,16 @@ class Recipe:
             dropped = chosen["inputs"][int(place * self.num_inputs)]
             chosen["inputs"] = chosen["inputs"][chosen["inputs"] != dropped]
             chosen["held_out"] = torch.cat([chosen["held_out"], dropped[None]]).sort().values
+        if self.shuffle_views:
+            chosen["inputs"] = chosen["inputs"][random.permutation(len(chosen["inputs"]))]
         return sample | chosen
 
 
 def recipe(settings: Train) -> Recipe:
     """The recipe of a training's settings."""
     return Recipe(
-        settings.num_input_views, settings.seed, settings.augment, settings.brightness, settings.contrast, settings.view_dropout
+        settings.num_input_views, settings.seed, settings.augment, settings.brightness, settings.contrast,
+        settings.view_dropout, settings.view_order == "random",
     )  # fmt: skip
 
 
@@ -306,16 +322,21 @@ class Visits(Dataset[dict[str, Any]]):
 
 
 class HeldOut(Dataset[dict[str, Any]]):
-    """A split for validation: sample i once, holding out the views from i on, so that all views get their turn."""
+    """A split for validation: sample i once, holding out the views from i on, so that all views get their turn.
 
-    def __init__(self, samples: Samples, num_inputs: int):
-        self.samples, self.num_inputs = samples, num_inputs
+    The inputs are in the order of `input_order` with `shuffle_seed`, which is of the sample and the views held out.
+    """
+
+    def __init__(self, samples: Samples, num_inputs: int, shuffle_seed: int | None = None):
+        self.samples, self.num_inputs, self.shuffle_seed = samples, num_inputs, shuffle_seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.samples.stored(index) | split_views(self.samples.views, self.num_inputs, index)
+        chosen = split_views(self.samples.views, self.num_inputs, index)
+        order = input_order(len(chosen["inputs"]), self.shuffle_seed, index, index % self.samples.views)
+        return self.samples.stored(index) | chosen | {"inputs": chosen["inputs"][order]}
 
 
 def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]:
@@ -343,6 +364,21 @@ def split_views(views: int, num_inputs: int, first: int) -> dict[str, Tensor]:
         "inputs": torch.tensor([view for view in range(views) if view not in held_out]),
         "held_out": torch.tensor(sorted(held_out), dtype=torch.long),
     }
+
+
+def input_order(count: int, shuffle_seed: int | None, sample: int, held_out: int) -> list[int]:
+    """In which order `count` inputs are given where nothing is learned: as they come, or at random if there is a seed.
+
+    A function of the seed, the sample's place in its split and the first view that is held out.
+    """
+    if shuffle_seed is None:
+        return list(range(count))
+    return np.random.default_rng([shuffle_seed, sample, held_out]).permutation(count).tolist()
+
+
+def shuffle_seed(settings: Train) -> int | None:
+    """The seed of `input_order` in a training's settings: None with `view_order` fixed."""
+    return settings.seed if settings.view_order == "random" else None
 
 
 @functools.lru_cache(maxsize=4)

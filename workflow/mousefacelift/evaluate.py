@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mousefacelift.config import Evaluate, Train, load_yaml, validate
-from mousefacelift.data import Samples, SplitName
+from mousefacelift.data import Samples, SplitName, input_order, shuffle_seed
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, save_figure, write_json
 from mousefacelift.geometry import inverse_rigid, orbit
@@ -21,6 +21,7 @@ from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
 from mousefacelift.manifest import Manifest, read_manifest
 from mousefacelift.progress import track
+from mousefacelift.scores import METRICS
 from mousefacelift.splats import write_ply
 from mousefacelift.train import choose_accelerator, set_threads
 from mousefacelift.verify import refuse_damaged
@@ -32,7 +33,6 @@ LABELS = {
     "mean_train": "mean training image",
     "nearest_view": "nearest input",
 }
-METRICS = ("psnr", "psnr_foreground", "ssim", "mask_iou")
 TURNTABLE_FPS = 24
 TURNTABLE_START = 270.0  # degrees of azimuth, as FaceLift's
 
@@ -92,13 +92,12 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
         advance()
     _write_metrics(out_dir, scores, trained)
 
-    inputs = input_views(samples.views, trained.train.num_input_views, 0)
     with torch.inference_mode():
         for index in spread(len(samples), settings.splats):
-            gaussians = _reconstruct(trained, samples[index], inputs)
+            gaussians = _reconstruct(trained, samples[index], held_out=0)
             write_ply(out_dir / f"{samples.keys[index]}.ply", gaussians, 0)
         if settings.turntable_frames:
-            gaussians = _reconstruct(trained, samples[len(samples) // 2], inputs)
+            gaussians = _reconstruct(trained, samples[len(samples) // 2], held_out=0)
             focal = samples.fxfycxcy[..., :2].mean().item() / samples.image_size
             _write_turntable(out_dir / "turntable.mp4", gaussians, focal, settings)
 
@@ -106,6 +105,7 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
 def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, threads: int) -> Trained:
     """The model that `train` wrote to `train_dir` (model.safetensors, config.yaml), with the samples of a split.
 
+    The samples' cameras are those that the model was trained with (`train.cameras`).
     Raises UserError for missing or damaged files, for an empty split, and for samples with too few views.
     """
     data = read_manifest(manifest)
@@ -115,7 +115,7 @@ def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, thread
     refuse_damaged(data, "h5", (split,), threads)
     set_threads(threads)
     # A split is read once, so that a cache would only cost memory.
-    samples = Samples(data, split, train.image_size, cache_gb=0)
+    samples = Samples(data, split, train.image_size, 0, train.cameras)
     if not len(samples):
         raise UserError(f"{manifest}: no {split} samples; see why `sample` rejected them (rejected.tsv)")
     if train.num_input_views >= samples.views:
@@ -131,13 +131,14 @@ def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, thread
 def predict_views(trained: Trained, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Every view of a sample, drawn with its own camera from the views before it: rgb [V, 3, S, S], alpha [V, S, S].
 
+    The views before it are given in the order that the model was trained with (`train.view_order`).
     The sample's c2w, w2c and fxfycxcy are taken at their word; rgb is clamped to [0, 1].
     """
     views, size = len(sample["image"]), sample["image"].shape[-1]
     predicted_rgb, predicted_alpha = [], []
     for view in range(views):
         with torch.inference_mode():
-            gaussians = _reconstruct(trained, sample, input_views(views, trained.train.num_input_views, view))
+            gaussians = _reconstruct(trained, sample, view)
             w2c, fxfycxcy = (sample[name][None, view : view + 1].to(trained.device) for name in ("w2c", "fxfycxcy"))
             rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
         predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
@@ -208,8 +209,11 @@ def turntable_cameras(frames: int) -> Tensor:
     return torch.from_numpy(inverse_rigid(orbit(azimuth, 0.0))).float()
 
 
-def _reconstruct(trained: Trained, sample: dict[str, Any], inputs: list[int]) -> Gaussians:
-    """One sample's Gaussians from some of its views."""
+def _reconstruct(trained: Trained, sample: dict[str, Any], held_out: int) -> Gaussians:
+    """One sample's Gaussians from the views that are given for a held-out one."""
+    inputs = input_views(len(sample["image"]), trained.train.num_input_views, held_out)
+    order = input_order(len(inputs), shuffle_seed(trained.train), sample["index"], held_out)
+    inputs = [inputs[place] for place in order]
     given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in ("image", "c2w", "fxfycxcy"))
     return trained.model(*given)
 

@@ -283,6 +283,22 @@ def orbit(azimuth_deg: ArrayLike, elevation_deg: float) -> Array:
     return rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center)
 
 
+def moved_to_mean_distance(c2w: Array, fxfycxcy: Array) -> tuple[Array, Array]:
+    """Cameras moved along their optical axes to MEAN_CAMERA_DISTANCE from the origin, whatever their images show.
+
+    c2w [..., 4, 4], fxfycxcy [..., 4] in px, of cameras that look at the origin; distances D are measured along the axis.
+    Focal lengths are multiplied by 2.7 / D, so that what lies at the origin's depth keeps its pixels. A point X beside the
+    axis and z behind the origin had its pixel at f X / (D + z), and is now projected to (f 2.7 / D) X / (2.7 + z), which
+    differs by f X z (2.7 - D) / (D (2.7 + z) (D + z)).
+    """
+    axis, center = c2w[..., :3, 2], c2w[..., :3, 3]
+    distance = -(axis * center).sum(-1, keepdims=True)
+    moved, intrinsics = c2w.astype(np.float64), fxfycxcy.astype(np.float64)
+    moved[..., :3, 3] += (distance - MEAN_CAMERA_DISTANCE) * axis
+    intrinsics[..., :2] *= MEAN_CAMERA_DISTANCE / distance
+    return moved, intrinsics
+
+
 def common_normal(directions: Array) -> tuple[Array, Array]:
     """The unit vector [3], of either sign, most nearly at right angles to unit directions [N, 3].
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mousefacelift.config import Train
-from mousefacelift.data import HeldOut, Samples, Visits, floating, recipe
+from mousefacelift.data import HeldOut, Samples, Visits, floating, recipe, shuffle_seed
 from mousefacelift.errors import UserError
 from mousefacelift.manifest import Manifest
 from mousefacelift.stream import TarVisits
@@ -35,8 +35,8 @@ class ShardData(lightning.LightningDataModule):
         if settings.container == "h5":
             if manifest.url:
                 raise UserError(f"{manifest.url}: HDF5 cannot be read over the web; set train.container: tar")
-            self.train = Samples(manifest, "train", settings.image_size, settings.cache_gb)
-        self.val = Samples(manifest, "val", settings.image_size, settings.cache_gb)
+            self.train = Samples(manifest, "train", settings.image_size, settings.cache_gb, settings.cameras)
+        self.val = Samples(manifest, "val", settings.image_size, settings.cache_gb, settings.cameras)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The rank's batches from the present step up to the next validation."""
@@ -46,7 +46,7 @@ class ShardData(lightning.LightningDataModule):
             return self._loader(
                 TarVisits(
                     self.manifest, recipe(settings), settings.image_size, settings.shuffle_buffer, size,
-                    parts * self.step, parts * end, self.rank, self.world,
+                    parts * self.step, parts * end, self.rank, self.world, settings.cameras,
                 ),
                 settings.workers,
                 batch_size=size,
@@ -61,7 +61,8 @@ class ShardData(lightning.LightningDataModule):
         workers = 0 if self.val.cached else self.settings.workers
         share = range(self.rank, -(-len(self.val) // self.world) * self.world, self.world)
         order = [index % len(self.val) for index in share]
-        return self._loader(HeldOut(self.val, self.settings.num_input_views), workers, batch_size=1, sampler=order)
+        held_out = HeldOut(self.val, self.settings.num_input_views, shuffle_seed(self.settings))
+        return self._loader(held_out, workers, batch_size=1, sampler=order)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Bytes to floats, where the batch now is."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from mousefacelift.data import Samples, SplitName
 from mousefacelift.errors import UserError
 from mousefacelift.evaluate import (
-    METRICS,
     Trained,
     mean_score,
     open_trained,
@@ -40,18 +39,13 @@ from mousefacelift.geometry import (
     rigid,
 )
 from mousefacelift.progress import track
+from mousefacelift.scores import LABELS, METRICS, paired_difference
 
 CONDITIONS = {
     "raw": "the calibration's own world, scaled to a mean camera distance of 2.7",
     "z_up": "the shards' cameras: Z-up, mouse at the origin",
     "y_up": "the same, the world turned to Y-up",
     "facelift": "FaceLift's circle, imposed on the images",
-}
-LABELS = {
-    "psnr": "PSNR, dB",
-    "psnr_foreground": "PSNR inside the silhouette, dB",
-    "ssim": "SSIM",
-    "mask_iou": "mask IoU",
 }
 Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # -90 degrees about X
 PICTURED = 2
@@ -149,19 +143,6 @@ def facelift_cameras(c2w: Array, size: int) -> tuple[Array, Array]:
     focal = FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE
     intrinsics = np.tile([focal, focal, size / 2, size / 2], (views, 1))
     return c2w, intrinsics
-
-
-def paired_difference(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """Mean over samples of first - second, and its standard error; [N, V] each.
-
-    A sample's views are averaged first: they show one moment and are not independent. NaN stands for a view without
-    the metric. The error is infinite with fewer than two samples.
-    """
-    differences = (first - second).double().nanmean(dim=1)
-    differences = differences[differences.isfinite()]
-    n = len(differences)
-    mean = differences.mean().item() if n else 0.0
-    return mean, differences.std().item() / math.sqrt(n) if n > 1 else math.inf
 
 
 def verdict(values: Scores, white: dict[str, Tensor]) -> str:

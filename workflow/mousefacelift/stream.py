@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mousefacelift.containers import TarSample, meta_cameras, shard_samples
-from mousefacelift.data import STAGGER, Recipe, camera_tensors, check_size, over_white, permutation
+from mousefacelift.data import STAGGER, CamerasName, Recipe, camera_tensors, check_size, over_white, permutation
 from mousefacelift.errors import UserError
 from mousefacelift.manifest import Manifest
 from mousefacelift.verify import check_cameras
@@ -20,17 +20,19 @@ class TarVisits(IterableDataset[dict[str, Any]]):
     streams one stretch of them, all of equal length to a sample, into a buffer from which the next one is drawn at
     random. So every sample is visited once per epoch, and which comes when is a function of recipe, epoch and number of
     consumers: one that continues in the middle leaves out what was visited before, unread where whole shards were.
+    `cameras` as in `camera_tensors`.
 
     Raises UserError, naming shard and sample, for what is damaged, missing or not what the manifest says.
     """
 
     def __init__(
         self, manifest: Manifest, recipe: Recipe, image_size: int, buffer: int, batch_size: int,
-        first: int, last: int, rank: int = 0, world: int = 1,
+        first: int, last: int, rank: int = 0, world: int = 1, cameras: CamerasName = "exact",
     ):  # fmt: skip
         check_size(manifest, image_size)
         self.manifest, self.recipe, self.image_size, self.buffer = manifest, recipe, image_size, buffer
         self.batch_size, self.first, self.last, self.rank, self.world = batch_size, first, last, rank, world
+        self.cameras = cameras
         self.shards = manifest.split("train")
         self.starts = np.cumsum([0, *(shard["samples"] for shard in self.shards)])
 
@@ -86,7 +88,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
                 raise UserError(
                     f"{where}, sample {stored.key}, cam{i}: {image.shape[1]}x{image.shape[0]} px, expected {size}x{size}"
                 )
-        cameras = camera_tensors(c2w, fxfycxcy, self.image_size / size)
+        cameras = camera_tensors(c2w, fxfycxcy, self.image_size / size, self.cameras)
         return {"rgba": over_white(np.stack(images), self.image_size), **cameras, "index": index}
 
 

@@ -1,0 +1,72 @@
+# Asked for by name: trainings that differ from the configured one in one setting each, and what that does to the metrics.
+
+
+use rule train as ablation_train with:
+    output:
+        weights=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/model.safetensors",
+        metrics=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/metrics.csv",
+        config=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/config.yaml",
+    log:
+        f"{LOGS}/ablation/{RUN}/{{variant}}-train.log",
+    benchmark:
+        f"{BENCHMARKS}/ablation/{RUN}/{{variant}}-train.tsv"
+    params:
+        checkpoints=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/checkpoints",
+        settings=variant_settings,
+
+
+use rule evaluate as ablation_evaluate with:
+    input:
+        manifest=evaluated_manifest,
+        weights=rules.ablation_train.output.weights,
+        config=rules.ablation_train.output.config,
+    output:
+        metrics=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.json",
+        table=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.tsv",
+        plot=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.png",
+    log:
+        f"{LOGS}/ablation/{RUN}/{{variant}}-evaluate.log",
+    benchmark:
+        f"{BENCHMARKS}/ablation/{RUN}/{{variant}}-evaluate.tsv"
+    params:
+        run=f"{RUN}.{{variant}}",
+
+
+rule ablation:
+    input:
+        trained=rules.train.output.config,
+        steps=rules.train.output.metrics,
+        evaluated=rules.evaluate.output.metrics,
+        rows=rules.evaluate.output.table,
+        variants=per_variant([*rules.ablation_train.output, *rules.ablation_evaluate.output]),
+    output:
+        metrics=f"{RESULTS}/ablation/{RUN}/metrics.json",
+        table=report(
+            f"{RESULTS}/ablation/{RUN}/table.md",
+            caption="../workflow/report/ablation_table.rst",
+            category="What matters in training",
+        ),
+        curves=report(
+            f"{RESULTS}/ablation/{RUN}/curves.png",
+            caption="../workflow/report/ablation_curves.rst",
+            category="What matters in training",
+        ),
+    log:
+        f"{LOGS}/ablation/{RUN}.log",
+    benchmark:
+        f"{BENCHMARKS}/ablation/{RUN}.tsv"
+    conda:
+        "../envs/prep.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=15,
+    params:
+        train=subpath(input.trained, parent=True),
+        evaluate=subpath(input.evaluated, parent=True),
+        folder=subpath(output.metrics, parent=True),
+        run=RUN,
+        version=STAGE_VERSIONS["ablation"],
+    shell:
+        "mousefacelift ablation --train {params.train:q} --evaluate {params.evaluate:q} --variants {params.folder:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"
