@@ -6,6 +6,7 @@ use rule train as ablation_train with:
         weights=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/model.safetensors",
         metrics=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/metrics.csv",
         config=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/config.yaml",
+        curves=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/curves.png",
     log:
         f"{LOGS}/ablation/{RUN}/{{variant}}-train.log",
     benchmark:

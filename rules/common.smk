@@ -132,6 +132,35 @@ def trained_manifest(wildcards):
     return f"{RESULTS}/shard/manifest.json"
 
 
+def several_nodes():
+    """The resources that a Slurm job on several machines needs: a task per GPU, started by our own srun."""
+    if CONFIG.train.nodes == 1:
+        return {}
+    return {"mpi": "srun", "nodes": CONFIG.train.nodes, "tasks": CONFIG.train.processes, "tasks_per_gpu": 1}
+
+
+def launcher():
+    """What starts a training's processes on several machines; on one it starts them itself."""
+    train = CONFIG.train
+    if train.nodes == 1:
+        return ""
+    each = max(train.gpus, 1)
+    return f"srun --nodes={train.nodes} --ntasks={train.processes} --ntasks-per-node={each} --kill-on-bad-exit=1 "
+
+
+def initial_weights(wildcards):
+    """train.init as an input, unless its tensors are not those of train.preset; values are read by the job alone."""
+    if not CONFIG.train.init:
+        return []
+    from mousefacelift.weights import check_weights  # imports torch, which takes seconds and which no other rule needs
+
+    try:
+        check_weights(Path(CONFIG.train.init), CONFIG.train.preset)
+    except UserError as error:
+        raise WorkflowError(f"train.init: {error}") from None
+    return CONFIG.train.init
+
+
 def evaluated_manifest(wildcards):
     """The manifest, unless the split to evaluate is given no frames: better said now than after training."""
     split = CONFIG.evaluate.split

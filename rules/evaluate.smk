@@ -24,7 +24,7 @@ rule evaluate:
     resources:
         mem_mb=TRAIN_MEM_MB,
         runtime=240,
-        gpu=CONFIG.train.gpus,
+        gpu=min(CONFIG.train.gpus, 1),
     params:
         manifest=MANIFEST,
         train=subpath(input.weights, parent=True),

@@ -29,7 +29,7 @@ rule poc:
     resources:
         mem_mb=TRAIN_MEM_MB,
         runtime=480,
-        gpu=CONFIG.train.gpus,
+        gpu=min(CONFIG.train.gpus, 1),
     params:
         manifest=MANIFEST,
         train=subpath(input.weights, parent=True),

@@ -4,11 +4,16 @@
 rule train:
     input:
         manifest=trained_manifest,
-        init=CONFIG.train.init or [],
+        init=initial_weights,
     output:
         weights=f"{RESULTS}/train/{RUN}/model.safetensors",
         metrics=f"{RESULTS}/train/{RUN}/metrics.csv",
         config=f"{RESULTS}/train/{RUN}/config.yaml",
+        curves=report(
+            f"{RESULTS}/train/{RUN}/curves.png",
+            caption="../workflow/report/curves.rst",
+            category="Training",
+        ),
     log:
         f"{LOGS}/train/{RUN}.log",
     benchmark:
@@ -17,16 +22,21 @@ rule train:
         "../envs/gpu.yaml"
     threads: 8
     resources:
+        **several_nodes(),
         mem_mb=TRAIN_MEM_MB,
         runtime=2880,
-        gpu=CONFIG.train.gpus,
+        gpu=CONFIG.train.gpus * CONFIG.train.nodes,
     params:
         manifest=MANIFEST,
         folder=subpath(output.weights, parent=True),
         # Not an output: Snakemake would wipe it before a retry. A hash of settings and data names the folder inside.
         checkpoints=f"{RESULTS}/train/{RUN}/checkpoints",
         settings=settings("train"),
+        run=RUN,
+        launch=launcher(),
         version=STAGE_VERSIONS["train"],
     shell:
-        "mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q} --threads {threads}"
-        " --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1 | tee {log:q}"
+        # tee outlives a SIGTERM to the whole job: training still has something to say.
+        "{params.launch}mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q}"
+        " --threads {threads} --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1"
+        " | (trap '' TERM; exec tee {log:q})"

@@ -1,4 +1,4 @@
-"""The model: same numbers and names as the reference, rays that agree with the cameras, weights that survive a file."""
+"""The model: same numbers and names as the reference, rays that agree with the cameras."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig, load_weights, patchify, pixel_rays, save_weights
+from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig, patchify, pixel_rays
 
 PARITY = Path(__file__).parent / "data" / "gslrm_micro.npz"
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2)
@@ -166,55 +165,8 @@ def test_initial_weights_follow_the_reference():
     assert (model.input_layer_norm.weight == 1).all()
 
 
-def test_weights_survive_a_file(tmp_path, reference_model):
-    path = tmp_path / "folder" / "model.safetensors"
-    save_weights(reference_model, path)
-    loaded = load_weights(path)
-    assert loaded.config == reference_model.config
-    for name, tensor in reference_model.state_dict().items():
-        assert torch.equal(tensor, loaded.state_dict()[name])
-    assert all(parameter.requires_grad for parameter in loaded.parameters())
-    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
-
-
-def test_a_wrong_weights_file_is_refused_by_name(tmp_path, reference_model):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "model.safetensors"
-    with pytest.raises(UserError, match=r"model\.safetensors"):
-        load_weights(path)
-    path.write_bytes(b"not weights")
-    with pytest.raises(UserError, match="not readable as weights"):
-        load_weights(path)
-    save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="no model config"):
-        load_weights(path)
-    save_file({"a": torch.zeros(1)}, path, metadata={"gslrm": '{"colour": 1}'})
-    with pytest.raises(UserError, match="unknown model settings: colour"):
-        load_weights(path)
-    save_file({"a": torch.zeros(1)}, path, metadata={"gslrm": '{"width": 32, "head_width": 16, "layers": 1}'})
-    with pytest.raises(UserError, match=r"a, gaussian_position_embeddings"):
-        load_weights(path)
-
-
 def test_images_that_do_not_fit_the_patches_are_refused(reference_model):
     with pytest.raises(UserError, match="30 x 32"):
         reference_model(torch.zeros(1, 1, 3, 32, 30), torch.eye(4).expand(1, 1, 4, 4), torch.ones(1, 1, 4))
     with pytest.raises(UserError, match="head width"):
         GSLRMConfig(width=30, head_width=16)
-
-
-@pytest.mark.parametrize("metadata", ["[1]", "{", '{"width": "x"}'])
-def test_damaged_model_settings_in_a_weights_file_are_named(tmp_path, metadata):
-    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", metadata={"gslrm": metadata})
-    with pytest.raises(UserError, match=r"w\.safetensors"):
-        load_weights(tmp_path / "w.safetensors")
-
-
-def test_weights_that_are_not_finite_are_refused(tmp_path):
-    model = GSLRM(GSLRMConfig(width=32, head_width=16, layers=1))
-    with torch.no_grad():
-        model.input_layer_norm.weight[3] = float("nan")
-    save_weights(model, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"NaN or infinity in 1 tensors \(input_layer_norm\.weight"):
-        load_weights(tmp_path / "w.safetensors")

@@ -20,9 +20,10 @@ from mousefacelift import train as train_module
 from mousefacelift.config import Guards, Loss, Train
 from mousefacelift.errors import UserError
 from mousefacelift.finetuning import FineTuning, learning_rate
-from mousefacelift.gslrm import PRESETS, GSLRMConfig, load_weights
+from mousefacelift.gslrm import PRESETS, GSLRMConfig
 from mousefacelift.guards import STATISTICS, AlarmError
 from mousefacelift.train import train
+from mousefacelift.weights import load_weights
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(

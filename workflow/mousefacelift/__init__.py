@@ -11,7 +11,7 @@ STAGE_VERSIONS = {
     "sample": 3,
     "shard": 4,
     "verify": 1,
-    "train": 2,
+    "train": 3,
     "evaluate": 1,
     "compare_cameras": 1,
     "poc": 1,

@@ -296,8 +296,9 @@ def verify(
 @app.command()
 def train(
     manifest: ManifestOption,
-    output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, config.yaml.")],
+    output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, curves.png, config.yaml.")],
     checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")],
+    check: Annotated[bool, typer.Option("--check", help="Only print the checks that come before the first step.")] = False,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -307,7 +308,7 @@ def train(
     values = _section("train", settings, config)
     from mousefacelift.train import train as stage
 
-    stage(manifest, output, checkpoints, values, threads)
+    stage(manifest, output, checkpoints, values, threads, check)
 
 
 @app.command()
@@ -523,6 +524,37 @@ def rig_formats() -> None:
     for name, each in FORMATS.items():
         table.add_row(name, each.description, "yes" if each.write else "")
     Console().print(table)
+
+
+weights_app = typer.Typer(no_args_is_help=True, help="Look at a file of weights, or convert it.")
+app.add_typer(weights_app, name="weights")
+
+
+@weights_app.command("inspect")
+def weights_inspect(
+    file: Annotated[Path, typer.Argument(help="model.safetensors, or FaceLift's .pt or .ckpt.")],
+) -> None:
+    """Print which model a file holds, which preset it fits and its values' range, or why it cannot be used."""
+    _limit_threads(1)
+    from mousefacelift.weights import inspect_weights, print_report
+
+    report = inspect_weights(file)
+    print_report(report)
+    if report.problems:
+        raise UserError(f"{file}: cannot be used:\n  " + "\n  ".join(report.problems))
+
+
+@weights_app.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="FaceLift's .pt or .ckpt.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New .safetensors to write.")],
+) -> None:
+    """Write a file's model as .safetensors with its config, in float32 and without what only FaceLift's trainer needs."""
+    _limit_threads(1)
+    from mousefacelift.weights import convert_weights
+
+    model = convert_weights(source, target)
+    print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
 @app.command()

@@ -17,7 +17,7 @@ from mousefacelift.data import Samples, SplitName, input_order, shuffle_seed
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic, save_figure, write_json
 from mousefacelift.geometry import inverse_rigid, orbit
-from mousefacelift.gslrm import GSLRM, Gaussians, load_weights, render
+from mousefacelift.gslrm import GSLRM, Gaussians, render
 from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
 from mousefacelift.manifest import Manifest, read_manifest
 from mousefacelift.progress import track
@@ -25,6 +25,7 @@ from mousefacelift.scores import METRICS
 from mousefacelift.splats import write_ply
 from mousefacelift.train import choose_accelerator, set_threads
 from mousefacelift.verify import refuse_damaged
+from mousefacelift.weights import load_weights
 
 METHODS = ("model", "white", "mean_train", "nearest_view")
 LABELS = {

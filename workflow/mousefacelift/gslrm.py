@@ -7,10 +7,8 @@ Shapes: B samples, V input views, H x W pixels, p the patch size, T = V*(H/p)*(W
 Conventions: OpenCV cameras, world units, pixel coordinates whose first centre is (0.5, 0.5).
 """
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,7 +17,6 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * dc
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
@@ -314,51 +311,3 @@ def render(
             else:
                 drawn.append(rasterize(*scene, w2c[i], fxfycxcy[i], width, height))
     return torch.stack([rgb for rgb, _ in drawn]).movedim(-1, 2), torch.stack([alpha for _, alpha in drawn])
-
-
-def save_weights(model: GSLRM, path: Path) -> None:
-    """Write weights and model config as .safetensors; the file appears whole or not at all."""
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={"gslrm": json.dumps(asdict(model.config), sort_keys=True)})
-
-
-def load_weights(path: Path) -> GSLRM:
-    """Read a model that `save_weights` wrote, on the CPU.
-
-    Raises UserError if the file is missing, damaged, or not such a model, naming the keys that do not fit.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("gslrm")
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not readable as weights: {error}") from None
-    if text is None:
-        raise UserError(f"{path}: holds tensors, but no model config; expected a model.safetensors written by train")
-    try:
-        values = dict(json.loads(text))
-        unknown = set(values) - {field.name for field in fields(GSLRMConfig)}
-        config = None if unknown else GSLRMConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: its model config is damaged ({error})") from None
-    if config is None:
-        raise UserError(f"{path}: written by another version; unknown model settings: {', '.join(sorted(unknown))}")
-    with torch.device("meta"):
-        model = GSLRM(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in state.items()}
-    if found != expected:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise UserError(f"{path}: tensors missing, unknown or of the wrong shape: {', '.join(wrong)}")
-    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"{path}: NaN or infinity in {len(broken)} tensors ({', '.join(broken[:3])} ...): the training diverged"
-        )
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True)

@@ -34,12 +34,13 @@ from mousefacelift.config import Train
 from mousefacelift.errors import UserError
 from mousefacelift.files import atomic
 from mousefacelift.finetuning import FineTuning
-from mousefacelift.gslrm import GSLRM, PRESETS, load_weights, save_weights
+from mousefacelift.gslrm import GSLRM, PRESETS
 from mousefacelift.guards import STATISTICS, AlarmError, Watch
 from mousefacelift.loaders import ShardData
 from mousefacelift.manifest import Manifest, checksum, read_manifest
 from mousefacelift.preflight import preflight, report
 from mousefacelift.verify import refuse_damaged
+from mousefacelift.weights import check_weights, load_weights, save_weights
 
 # Settings that change how fast a run goes, when it is stopped or where it is written, but not what it computes.
 NOT_HASHED = {
@@ -58,7 +59,7 @@ def train(
 
     Checkpoints go to a folder of `checkpoint_dir` named by the hash of settings and data. A rerun continues there after
     the last complete checkpoint; a second process with the same settings and data waits for the first one's lock.
-    check: only print the table of what would be trained on what. Raises UserError before the first step for unusable
+    check: only print the table of what would be trained on what, which otherwise comes before the first step. Raises UserError before the first step for unusable
     settings or data, AlarmError when the run has failed, TerminatedError after a SIGTERM.
     """
     rank, device = _rank(settings), choose_accelerator(settings)
@@ -262,13 +263,11 @@ def _initial_model(settings: Train) -> GSLRM:
     """The preset's model with random weights, or with those of `init`, which must be of the same preset."""
     if settings.init is None:
         return GSLRM(PRESETS[settings.preset])
-    model = load_weights(Path(settings.init))
-    if model.config != PRESETS[settings.preset]:
-        found, wanted = asdict(model.config), asdict(PRESETS[settings.preset])
-        differing = ", ".join(
-            f"{name} {found[name]} instead of {wanted[name]}" for name in wanted if found[name] != wanted[name]
-        )
-        raise UserError(f"train.init: {settings.init} is not a model of preset {settings.preset} ({differing})")
+    try:
+        check_weights(Path(settings.init), settings.preset)
+        model = load_weights(Path(settings.init))
+    except UserError as error:
+        raise UserError(f"train.init: {error}") from None
     return model
 
 
