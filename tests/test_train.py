@@ -5,6 +5,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -401,3 +402,17 @@ def test_weights_of_another_preset_are_refused_before_training(run, monkeypatch)
     monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=64, head_width=16, layers=1))
     with pytest.raises(UserError, match=r"is not a model of preset tiny .*width 32 instead of 64"):
         run.train(SETTINGS.model_copy(update={"init": str(weights)}))
+
+
+def test_without_cuda_nothing_imports_gsplat(run, monkeypatch):
+    from mousefacelift.config import Evaluate
+    from mousefacelift.evaluate import evaluate
+
+    class Refuse:
+        def find_spec(self, name, *_):
+            assert name.partition(".")[0] != "gsplat", "gsplat was imported"
+
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    run.train(SETTINGS.model_copy(update={"steps": 2, "accelerator": "cpu"}))
+    evaluate(run.manifest, run.folder / "out", run.folder / "evaluate", Evaluate(pictures=1, turntable_frames=1), 1)
+    assert "gsplat" not in sys.modules

@@ -78,7 +78,11 @@ def main() -> None:
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         # A loader process hands its error on with its traceback around it.
         text = str(error).rpartition("mousefacelift.errors.UserError: ")[2].strip()
-        print(f"mousefacelift: error: {text}", file=sys.stderr)
+        if (
+            not getattr(error, "shared", False)
+            or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+        ):
+            print(f"mousefacelift: error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "status", 1))
 
 
@@ -298,7 +302,9 @@ def train(
     manifest: ManifestOption,
     output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, curves.png, config.yaml.")],
     checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")],
-    check: Annotated[bool, typer.Option("--check", help="Only print the checks that come before the first step.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only print the checks that come before the first step.")
+    ] = False,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,

@@ -7,9 +7,11 @@ class UserError(Exception):
     """
 
     status = 1
+    shared = False  # raised alike by all processes of a training, of which one says it
 
 
 class TerminatedError(UserError):
     """The program was asked to end (SIGTERM), and did so in good order."""
 
+    shared = True
     status = 143  # 128 + 15, as a shell says it of a process that the signal ended

@@ -189,10 +189,11 @@ class FineTuning(lightning.LightningModule):
         """All that the run needs to go on, whole and on the CPU; to be called in all processes."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        model_state: dict[str, Any] = self.model.state_dict()
-        optimizer_state: dict[str, Any] = optimizer.state_dict()
+        model_state: dict[str, Any]
+        optimizer_state: dict[str, Any]
         averages = dict(self.averages or {})
         if self._sharded:
+            self._reshard()
             from torch.distributed.checkpoint.state_dict import (
                 StateDictOptions,
                 get_model_state_dict,
@@ -203,6 +204,8 @@ class FineTuning(lightning.LightningModule):
             model_state = get_model_state_dict(self.model, options=options)
             optimizer_state = get_optimizer_state_dict(self.model, optimizer, options=options)
             averages = {name: _whole(tensor).cpu() for name, tensor in averages.items()}
+        else:
+            model_state, optimizer_state = self.model.state_dict(), optimizer.state_dict()
         return {
             "step": self.step,
             "skipped": self.skipped,
@@ -215,10 +218,16 @@ class FineTuning(lightning.LightningModule):
     @torch.no_grad()
     def exchange_averages(self) -> None:
         """Swap the parameters with their averages, where there are any; twice is nothing."""
+        self._reshard()
         for parameter, average in self._pairs():
             held = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(held)
+
+    def _reshard(self) -> None:
+        """After a forward pass alone, the outermost parameters are still whole in every process."""
+        if self._sharded:
+            self.model.reshard()  # type: ignore[operator]
 
     def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         if self.averages is not None:

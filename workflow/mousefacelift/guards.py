@@ -17,6 +17,7 @@ from mousefacelift.losses import mean_over
 # A mouse drawn with less than this fraction of its darkness, or of the whole scale if it is white itself, is white.
 WHITE = 0.1
 WHITE_FLOOR = 0.01
+ABSENT = -50.0  # opacity's logit of what stands for no Gaussian
 VISIBLE = 0.04  # opacity below which a Gaussian is left out of FaceLift's .ply
 LEARNED = 0.5  # squared error inside the silhouette, of what a white image has: less is a mouse
 IMPROVED = 0.99  # a loss is better that is below this times the best
@@ -29,6 +30,8 @@ STATISTICS = (
 
 class AlarmError(UserError):
     """A training that has failed: what was seen, and what helps."""
+
+    shared = True
 
 
 @torch.no_grad()
@@ -44,7 +47,8 @@ def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor,
     error = (rgb - target).square().mean(-3)
     mean = mean_over(rgb.mean(-3), inside)
     spread = mean_over((rgb.mean(-3) - mean.view(-1, 1, 1, 1)).square(), inside).sqrt()
-    visible = gaussians.opacity.sigmoid() > VISIBLE
+    logit = gaussians.opacity[..., 0]
+    present = logit > ABSENT  # the rest pads samples of fewer patches
     values = [
         mean_over(error, inside).mean(),
         mean_over(error, ~inside).mean(),
@@ -54,8 +58,8 @@ def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor,
         1 - mean_over(target.mean(-3), inside).mean(),
         mean_over((1 - target).square().mean(-3), inside).mean(),
         spread.mean(),
-        visible.float().mean(),
-        gaussians.scaling.mean().exp(),
+        mean_over((logit.sigmoid() > VISIBLE).float(), present).mean(),
+        mean_over(gaussians.scaling.mean(-1), present).mean().exp(),
     ]
     return torch.stack(values).float()
 

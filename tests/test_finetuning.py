@@ -1,0 +1,400 @@
+"""The training loop: the same result on one process or several, in one part or many, killed or not."""
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import write_shards
+from mousefacelift.config import Guards, Lora, Loss, Train
+from mousefacelift.errors import TerminatedError, UserError
+from mousefacelift.finetuning import FineTuning, predict
+from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.loaders import ShardData
+from mousefacelift.manifest import read_manifest
+from mousefacelift.train import train
+from mousefacelift.weights import load_weights
+
+MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
+EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
+SETTINGS = Train(
+    preset="tiny", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
+    checkpoint_every=4, val_every=6, log_every=1, loss=EVERY_TERM, augment=True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def micro_model(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+
+
+def rows(folder):
+    with (folder / "out" / "metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if v and k != "seconds"} for row in csv.DictReader(file)]
+
+
+def run(manifest, folder, settings=SETTINGS, **changes):
+    train(manifest, folder / "out", folder / "checkpoints", settings.model_copy(update=changes), threads=1)
+    return load_file(folder / "out" / "model.safetensors"), rows(folder)
+
+
+def command(manifest, folder, **settings):
+    """Train through the command line, in processes of its own."""
+    words = ["train", "--manifest", manifest, "--settings", json.dumps(settings), "--threads", "1"]
+    words += ["--output", folder / "out", "--checkpoints", folder / "checkpoints"]
+    program = "import sys; from mousefacelift.cli import main; main()"
+    script = folder / "mousefacelift"
+    folder.mkdir(parents=True, exist_ok=True)
+    script.write_text(f"{program}\n")  # several processes start each other by its name
+    return subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch(tmp_path, strategy):
+    """Five steps of the tiny preset with gloo: bit for bit those of one process that computes its batch in two parts.
+
+    Undivided, sums are rounded in another order, which Adam makes visible where gradients are nearly zero.
+    """
+    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
+    base = {
+        "preset": "tiny", "image_size": 32, "steps": 5, "batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 2,
+        "accelerator": "cpu", "checkpoint_every": 2, "val_every": 3, "log_every": 1, "loss": EVERY_TERM.model_dump(), "ema": 0.9,
+    }  # fmt: skip
+    found = {}
+    for name, changes in (
+        ("two", {"gpus": 2, "strategy": strategy}), ("parts", {"accumulate": 2}), ("one", {}),
+    ):  # fmt: skip
+        ended = command(manifest, tmp_path / name, **base | changes)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        found[name] = load_file(tmp_path / name / "out" / "model.safetensors"), rows(tmp_path / name)
+    torch.manual_seed(0)
+    start = GSLRM(PRESETS["tiny"]).state_dict()
+    two, parts, one = (found[name][0] for name in ("two", "parts", "one"))
+    assert max((two[name] - start[name]).abs().max() for name in two) > 1e-5
+    assert all(torch.equal(two[name], parts[name]) for name in two)
+    assert max((two[name] - one[name]).abs().max() for name in two) < 1e-6
+    for name in ("parts", "one"):
+        for mine, other in zip(found["two"][1], found[name][1], strict=True):
+            assert mine == pytest.approx(other, rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp_path):
+    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
+    base = {
+        "preset": "tiny", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
+        "accelerator": "cpu", "checkpoint_every": 100, "val_every": 20, "log_every": 1, "gpus": 2,
+    }  # fmt: skip
+    whole = command(manifest, tmp_path / "whole", **base)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+
+    folder = tmp_path / "ended"
+    folder.mkdir()
+    (folder / "mousefacelift").write_text("from mousefacelift.cli import main; main()\n")
+    words = ["--manifest", manifest, "--settings", json.dumps(base), "--output", folder / "out"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, folder / "mousefacelift", "train", *map(str, words), "--checkpoints", folder / "checkpoints"],
+            stderr=log, stdout=log, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while "step 4/40" not in (folder / "log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 143, (folder / "log").read_text()[-3000:]
+    assert "ended by SIGTERM after step" in (folder / "log").read_text()
+    ended = command(manifest, folder, **base)
+    assert ended.returncode == 0 and "continuing after step" in ended.stderr
+    one, other = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("whole", "ended"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows(tmp_path / "whole") == rows(folder)
+
+
+RUNS = {
+    "full": {},
+    "lora, averaged": {"adapt": "lora", "lora": Lora(rank=2), "ema": 0.9, "accumulate": 2},
+    "last layer, tars": {"adapt": "last_n", "last_n": 1, "container": "tar", "shuffle_buffer": 3, "view_dropout": 0.3},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_killed_at_five_random_moments_ends_like_an_undisturbed_one(
+    micro_model, synthetic_shards, tmp_path, name
+):
+    """SIGKILL and SIGTERM in turn, whenever it falls: the same weights and rows of metrics, bit for bit."""
+    settings = SETTINGS.model_copy(update={"steps": 60, "val_every": 25, "checkpoint_every": 7} | RUNS[name])
+    whole = run(synthetic_shards, tmp_path / "whole", settings)
+    context, chance = multiprocessing.get_context("fork"), random.Random(name)
+    reached, original = context.Value("i"), FineTuning.on_train_batch_start
+
+    def on_train_batch_start(self, *arguments):
+        reached.value = self.step
+        original(self, *arguments)
+
+    def child():
+        FineTuning.on_train_batch_start = on_train_batch_start
+        run(synthetic_shards, tmp_path / "killed", settings)
+
+    for number, step in enumerate(sorted(chance.sample(range(1, 58), 5))):
+        reached.value = 0
+        process = context.Process(target=child)
+        process.start()
+        while reached.value < step and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))  # somewhere in the step, the validation or the checkpoint
+        os.kill(process.pid, signal.SIGTERM if number % 2 else signal.SIGKILL)
+        process.join()
+        assert process.exitcode != 0
+    found = run(synthetic_shards, tmp_path / "killed", settings)
+    assert all(torch.equal(whole[0][key], found[0][key]) for key in whole[0])
+    assert whole[1] == found[1]
+
+
+def terminated_in(monkeypatch, hook, step):
+    original = getattr(FineTuning, hook)
+
+    def wrapped(self, *arguments):
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(FineTuning, hook, wrapped)
+    return lambda: monkeypatch.setattr(FineTuning, hook, original)
+
+
+@pytest.mark.parametrize(("hook", "step", "kept"), [("training_step", 4, 5), ("validation_step", 6, 6)])
+def test_a_sigterm_loses_no_step_and_the_run_goes_on_as_if_it_had_not_been(
+    micro_model, synthetic_shards, tmp_path, monkeypatch, hook, step, kept
+):
+    settings = SETTINGS.model_copy(update={"checkpoint_every": 100, "ema": 0.8})
+    whole = run(synthetic_shards, tmp_path / "whole", settings)
+    before = signal.getsignal(signal.SIGTERM)
+    restore = terminated_in(monkeypatch, hook, step)
+    with pytest.raises(TerminatedError, match=f"ended by SIGTERM after step {kept}; nothing is lost"):
+        run(synthetic_shards, tmp_path / "ended", settings)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "ended" / "out" / "model.safetensors").exists()
+    restore()
+    found = run(synthetic_shards, tmp_path / "ended", settings)
+    assert all(torch.equal(whole[0][key], found[0][key]) for key in whole[0])
+    assert whole[1] == found[1]
+
+
+def test_the_command_line_ends_with_the_status_of_a_sigterm(micro_model, synthetic_shards, tmp_path, monkeypatch, call):
+    terminated_in(monkeypatch, "training_step", 2)
+    words = (
+        "--settings",
+        SETTINGS.model_dump_json(),
+        "--output",
+        tmp_path / "out",
+        "--checkpoints",
+        tmp_path / "checkpoints",
+    )
+    status, _, err = call("train", "--manifest", synthetic_shards, *words)
+    assert status == 143 and "ended by SIGTERM after step 3" in err
+
+
+def test_a_batch_in_parts_is_the_same_batch(micro_model, synthetic_shards, tmp_path):
+    one, two = (run(synthetic_shards, tmp_path / f"{n}", steps=3, batch_size=4, accumulate=n)[1] for n in (1, 4))
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"recompute": "all"}, {"recompute": "selective"}])
+def test_activations_computed_again_change_nothing(micro_model, synthetic_shards, tmp_path, changes):
+    plain = run(synthetic_shards, tmp_path / "plain", steps=3)
+    again = run(synthetic_shards, tmp_path / "again", steps=3, **changes)
+    assert all(torch.equal(plain[0][key], again[0][key]) for key in plain[0]) and plain[1] == again[1]
+
+
+def gradients(synthetic_shards, recompute, rerender):
+    data = ShardData(read_manifest(synthetic_shards), SETTINGS)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    torch.manual_seed(0)
+    model = GSLRM(MICRO)
+    model.recompute = recompute
+    rgb, alpha, _ = predict(model, batch, rerender)
+    ((rgb - batch["image"]).square().mean() + (alpha - batch["alpha"]).square().mean()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("recompute", "rerender"), [("all", False), ("selective", False), ("none", True), ("all", True)]
+)
+def test_gradients_do_not_depend_on_what_is_kept_for_them(synthetic_shards, recompute, rerender):
+    expected, found = gradients(synthetic_shards, "none", False), gradients(synthetic_shards, recompute, rerender)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=2e-5 * gradient.abs().max().item() + 1e-12)
+
+
+def test_selective_recomputation_computes_every_layer_again_but_for_its_attention(synthetic_shards):
+    """By counting attention's calls: one per layer forward; one more per layer in the backward pass if it is not kept."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        attention = matrices = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.__name__
+            self.attention += "dot_product" in name and "backward" not in name
+            self.matrices += name.startswith("mm")
+            return function(*args, **(kwargs or {}))
+
+    counts = {}
+    for recompute in ("none", "selective", "all"):
+        with Count() as count:
+            gradients(synthetic_shards, recompute, False)
+        counts[recompute] = count.attention, count.matrices
+    layers = MICRO.layers
+    assert counts["all"][0] == counts["none"][0] + layers and counts["selective"][0] == counts["none"][0]
+    assert (
+        counts["all"][1] == counts["selective"][1] == counts["none"][1] + 3 * layers
+    )  # the last one's result is not needed
+
+
+@pytest.mark.slow
+def test_compiled_layers_give_the_same_loss(micro_model, synthetic_shards, tmp_path):
+    plain = run(synthetic_shards, tmp_path / "plain", steps=2, recompute="selective")[1]
+    compiled = run(synthetic_shards, tmp_path / "compiled", steps=2, recompute="selective", compile=True)[1]
+    for first, second in zip(plain, compiled, strict=True):
+        assert first == pytest.approx(second, rel=2e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("adapt", ["heads", "last_n", "lora"])
+def test_an_adapted_run_changes_what_it_names_and_saves_a_plain_model(micro_model, synthetic_shards, tmp_path, adapt):
+    run(synthetic_shards, tmp_path / "first", steps=2)
+    init = tmp_path / "first" / "out" / "model.safetensors"
+    end, _ = run(synthetic_shards, tmp_path / "second", steps=4, init=str(init), adapt=adapt, last_n=1)
+    start = load_file(init)
+    assert end.keys() == start.keys()
+    changed = {name for name in end if not torch.equal(end[name], start[name])}
+    assert not any(name.startswith(("patch_embedder", "input_layer_norm")) for name in changed)
+    assert {"pixel_gaussian_decoder.1.weight", "gaussian_upsampler.linear.weight"} <= changed
+    touched = {name.split(".")[1] for name in changed if name.startswith("transformer_layers")}
+    assert touched == {"heads": set(), "last_n": {"1"}, "lora": {"0", "1"}}[adapt]
+
+
+def test_averaged_weights_are_what_is_validated_and_saved(micro_model, synthetic_shards, tmp_path, monkeypatch):
+    """Against the average computed here, step by step."""
+    seen, original = [], FineTuning.on_train_batch_end
+
+    def on_train_batch_end(self, *arguments):
+        original(self, *arguments)
+        seen.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+
+    monkeypatch.setattr(FineTuning, "on_train_batch_end", on_train_batch_end)
+    saved, table = run(synthetic_shards, tmp_path / "averaged", steps=6, ema=0.7)
+    torch.manual_seed(SETTINGS.seed)
+    average = GSLRM(MICRO).state_dict()
+    for step, weights in enumerate(seen, start=1):
+        decay = min(0.7, step / (step + 9))
+        average = {name: decay * average[name] + (1 - decay) * weights[name] for name in average}
+    for name in average:
+        torch.testing.assert_close(saved[name], average[name], rtol=1e-5, atol=1e-7)
+    last = run(synthetic_shards, tmp_path / "last", steps=6)
+    assert all(torch.equal(last[0][name], seen[-1][name]) for name in seen[-1])  # the training itself is the same
+    assert table[-1]["loss"] == last[1][-1]["loss"] and table[-1]["val_psnr"] != last[1][-1]["val_psnr"]
+
+
+def test_eight_bit_states_survive_a_restart(micro_model, synthetic_shards, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    settings = SETTINGS.model_copy(update={"optimizer": "adamw8bit", "steps": 8})
+    whole = run(synthetic_shards, tmp_path / "whole", settings)
+    restore = terminated_in(monkeypatch, "training_step", 4)
+    with pytest.raises(TerminatedError):
+        run(synthetic_shards, tmp_path / "ended", settings)
+    restore()
+    found = run(synthetic_shards, tmp_path / "ended", settings)
+    assert all(torch.equal(whole[0][key], found[0][key]) for key in whole[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"nodes": 2, "batch_size": 2}, r"train.nodes is 2.*start 2 tasks with srun --nodes=2 --ntasks-per-node=1"),
+        ({"optimizer": "paged_adamw8bit"}, "pages a GPU's memory"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_said_before_anything_starts(
+    micro_model, synthetic_shards, tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    with pytest.raises(UserError, match=message):
+        run(synthetic_shards, tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lpips_without_its_package_says_what_to_install(micro_model, synthetic_shards, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    with pytest.raises(UserError, match=r"needs the package lpips.*\[lpips\].*best for mice"):
+        run(synthetic_shards, tmp_path, loss=Loss(lpips=0.5))
+
+
+def test_lpips_is_a_term_of_the_loss_and_no_part_of_the_model(micro_model, synthetic_shards, tmp_path, monkeypatch):
+    class Perceptual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, first, second, normalize):
+            assert normalize and first.shape == second.shape == (12, 3, 32, 32)
+            return self.weight * (first - second).abs().mean((1, 2, 3), keepdim=True)
+
+    monkeypatch.setattr("mousefacelift.finetuning.open_lpips", lambda: Perceptual().requires_grad_(False))
+    weights, table = run(synthetic_shards, tmp_path, steps=2, loss=Loss(l2=1, masked_l2=0, lpips=0.5))
+    assert weights.keys() == GSLRM(MICRO).state_dict().keys()
+    assert table[0]["loss"] == pytest.approx(table[0]["l2"] + 0.5 * table[0]["lpips"], rel=1e-5)
+
+
+class TestCollapse:
+    """Runs made to fail are stopped by the alarm that says why; the good weights are kept."""
+
+    def test_all_white_targets(self, micro_model, synthetic_shards, tmp_path, monkeypatch):
+        original = ShardData.on_after_batch_transfer
+
+        def white(self, batch, index):
+            batch = original(self, batch, index)
+            return batch | {"image": torch.ones_like(batch["image"])} if self.step >= 10 else batch
+
+        monkeypatch.setattr(ShardData, "on_after_batch_transfer", white)
+        settings = {"steps": 400, "guards": Guards(white=20), "val_every": 400, "checkpoint_every": 5}
+        with pytest.raises(
+            UserError, match=r"white collapse.*images themselves are white.*good ones, are in (\S+):"
+        ) as error:
+            run(synthetic_shards, tmp_path, **settings)
+        kept = str(error.value).split("good ones, are in ")[1].split(": set train.init")[0]
+        step = int(str(error.value).split("weights of step ")[1].split(",")[0])
+        assert load_weights(Path(kept)).config == MICRO and 10 <= step < 380
+        assert (tmp_path / "out" / "curves-failed.png").exists() and not (
+            tmp_path / "out" / "model.safetensors"
+        ).exists()
+
+    def test_a_learning_rate_a_thousand_times_too_high(self, micro_model, synthetic_shards, tmp_path):
+        settings = {
+            "learning_rate": 3.0,
+            "steps": 400,
+            "guards": Guards(white=40, norm=20, plateau=100),
+            "val_every": 400,
+        }
+        with pytest.raises(UserError, match=r"(white collapse|norm explosion).*learning_rate"):
+            run(synthetic_shards, tmp_path, **settings)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seed", range(3))
+    def test_healthy_runs_raise_none(self, micro_model, synthetic_shards, tmp_path, seed):
+        settings = {"steps": 150, "seed": seed, "guards": Guards(white=20, norm=10, plateau=100), "val_every": 150}
+        _, table = run(synthetic_shards, tmp_path, **settings)
+        assert table[-1]["loss"] < 0.5 * table[0]["loss"]

@@ -1,0 +1,162 @@
+"""Before the first step: what would waste a training is stopped, what matters is said."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from conftest import list_shards, write_shards
+from mousefacelift.config import Loss, Shard, Train
+from mousefacelift.errors import UserError
+from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.loaders import ShardData
+from mousefacelift.manifest import read_manifest
+from mousefacelift.preflight import preflight, report
+from mousefacelift.train import train
+
+MICRO = GSLRMConfig(width=32, head_width=16, layers=1)
+SETTINGS = Train(
+    preset="tiny", image_size=32, steps=2, batch_size=2, warmup_steps=0, accelerator="cpu", brightness=0, contrast=0
+)
+UNPACKED = Shard(h5_codec="gzip")
+
+
+@pytest.fixture(autouse=True)
+def micro_model(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+
+
+def checks(manifest, **changes):
+    settings = SETTINGS.model_copy(update=changes)
+    with torch.device("meta"):
+        model = GSLRM(MICRO)
+    found = preflight(ShardData(read_manifest(manifest), settings), model, "cpu")
+    return {check.name: check for check in found}
+
+
+def rewrite(folder, change):
+    """Shards whose HDF5 files were changed, listed as if they had been made so."""
+    import h5py
+
+    manifest = write_shards(folder, {"train": 2, "val": 1, "test": 1}, settings=UNPACKED)
+    for path in folder.glob("*/*.h5"):
+        with h5py.File(path, "r+") as file:
+            if len(file["image"]):
+                change(path, file)
+    return list_shards(manifest)
+
+
+@pytest.mark.parametrize("container", ["h5", "tar"])
+def test_good_data_pass_every_check(synthetic_shards, container):
+    found = checks(synthetic_shards, container=container)
+    assert {check.verdict for check in found.values()} == {"ok"}
+    assert found["camera distance"].found.startswith("2.70")
+    assert found["views"].found == "6 per sample, 5 inputs, 1 held out"
+    assert found["splits"].found == "train 5, val 2, test 2; none in two"
+    parameters = sum(p.numel() for p in GSLRM(MICRO).parameters())
+    assert f"{parameters:,} of {parameters:,} parameters (100.0 %)" in found["trained"].found
+
+
+def test_the_table_is_readable_and_whole_in_a_log_file(synthetic_shards):
+    text = io.StringIO()
+    report(list(checks(synthetic_shards).values()), Console(file=text))
+    lines = text.getvalue().splitlines()
+    assert any("camera distance" in line and "ok" in line and "mean 2.7" in line for line in lines)
+
+
+def test_images_that_are_white_inside_their_silhouettes_are_refused_before_the_first_step(tmp_path):
+    def whiten(_path, file):
+        image = file["image"][()]
+        image[..., :3] = 255
+        file["image"][...] = image
+
+    manifest = rewrite(tmp_path / "shards", whiten)
+    with pytest.raises(
+        UserError, match=r"training is not started: colours: 0\.0 % darker than white.*nothing to learn"
+    ):
+        train(manifest, tmp_path / "out", tmp_path / "checkpoints", SETTINGS, 1)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "some sample has no silhouette"), (255, "some view has no background")]
+)
+def test_images_without_a_silhouette_are_refused(tmp_path, value, message):
+    def flatten(_path, file):
+        image = file["image"][()]
+        image[..., 3] = value
+        file["image"][...] = image
+
+    found = checks(rewrite(tmp_path, flatten))
+    assert found["silhouettes"].verdict == "stop" and message in found["silhouettes"].advice
+
+
+def test_a_sample_of_two_splits_is_refused(tmp_path):
+    def rename(path, file):
+        if path.parent.name in ("train", "test"):
+            file["key"][0] = "ball-test-000000"
+
+    found = checks(rewrite(tmp_path, rename))
+    assert found["splits"].verdict == "stop" and found["splits"].found == "ball-test-000000 is in train and test"
+
+
+def test_a_world_of_millimetres_is_refused(tmp_path):
+    def enlarge(_path, file):
+        c2w = file["c2w"][()]
+        c2w[..., :3, 3] *= 310
+        file["c2w"][...] = c2w
+
+    found = checks(rewrite(tmp_path, enlarge))
+    assert found["camera distance"].verdict == "stop" and "normalize" in found["camera distance"].advice
+
+
+def test_cameras_unlike_those_of_the_weights_are_noted(tmp_path):
+    def move(_path, file):
+        c2w = file["c2w"][()]
+        c2w[..., :3, 3] *= 1.2
+        file["c2w"][...] = c2w
+
+    found = checks(rewrite(tmp_path, move), init="weights.pt")
+    assert found["camera distance"].verdict == found["focal length"].verdict == "note"
+    assert "819 ± 0 px at 512 px" in found["focal length"].found and "549" in found["focal length"].wanted
+
+
+def test_a_tiny_mouse_is_noted(tmp_path):
+    def shrink(_path, file):
+        image = np.full(file["image"].shape, 255, np.uint8)
+        image[..., 3] = 0
+        image[..., 30:34, 30:34, :] = [0, 0, 0, 255]
+        file["image"][...] = image
+
+    found = checks(rewrite(tmp_path, shrink))
+    assert found["silhouettes"].verdict == "note" and "zoom: fit" in found["silhouettes"].advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "message"),
+    [
+        ({"loss": Loss(lpips=1.0)}, "loss", "gradients explode"),
+        ({"loss": Loss(l2=1, masked_l2=0)}, "loss", "white is a good answer"),
+        ({"num_input_views": 1, "i_know": True}, "views", "13 to 15 dB"),
+        ({"preset": "base", "init": "x.pt"}, "image size", "512 px"),
+        ({"preset": "base"}, "weights", "FaceLift"),
+    ],
+)
+def test_settings_that_are_known_to_fail_are_noted(synthetic_shards, changes, name, message):
+    check = checks(synthetic_shards, **changes)[name]
+    assert check.verdict == "note" and message in check.advice
+
+
+def test_check_prints_the_table_and_trains_nothing(call, synthetic_shards, tmp_path):
+    words = (
+        "--settings",
+        SETTINGS.model_dump_json(),
+        "--output",
+        tmp_path / "out",
+        "--checkpoints",
+        tmp_path / "checkpoints",
+    )
+    status, _, err = call("train", "--manifest", synthetic_shards, *words, "--check")
+    assert status == 0 and "camera distance" in err and not list(tmp_path.iterdir())
