@@ -186,7 +186,9 @@ class FineTuning(lightning.LightningModule):
             logger.log_metrics(row, self.step)
 
     def snapshot(self) -> dict[str, Any]:
-        """All that the run needs to go on, whole and on the CPU; to be called in all processes."""
+        """All that the run needs to go on; to be called in all processes. Of the model, what is trained: the rest is as the
+        run began, which its identity fixes.
+        """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         model_state: dict[str, Any]
@@ -209,7 +211,7 @@ class FineTuning(lightning.LightningModule):
         return {
             "step": self.step,
             "skipped": self.skipped,
-            "model": model_state,
+            "model": {name: model_state[name] for name in trainable(self.model) if name in model_state},
             "optimizer": optimizer_state,
             "averages": averages,
             "watch": self.watch.state(),

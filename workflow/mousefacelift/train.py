@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.adapt import adapt, merged
+from mousefacelift.adapt import adapt, merged, trainable
 from mousefacelift.callbacks import Checkpoints, MetricsTable, ProgressLines, write_curves
 from mousefacelift.config import Train
 from mousefacelift.errors import UserError
@@ -78,9 +78,7 @@ def train(
         raise UserError(f"{manifest}: no training samples; see why `sample` rejected them (rejected.tsv)")
     shards = ShardData(data, settings, rank, settings.processes)
 
-    torch.manual_seed(settings.seed)
     model = _initial_model(settings)
-    adapt(model, settings)
     if rank == 0:
         report(preflight(shards, model, device))
     if check:
@@ -106,7 +104,7 @@ def train(
             write_curves(table.rows, out_dir / "curves-failed.png", f"{title}: stopped at step {module.step}")
             raise AlarmError(f"{alarm}. See {out_dir / 'curves-failed.png'}. {kept}") from None
         # From the checkpoint, whether this process has just written it or finds the run finished.
-        save_weights(_result(_load(checkpoint), settings, checkpoint), out_dir / "model.safetensors")
+        save_weights(_result(checkpoint, settings), out_dir / "model.safetensors")
         for name in ("metrics-failed.csv", "curves-failed.png"):
             (out_dir / name).unlink(missing_ok=True)
         write_curves(table.rows, out_dir / "curves.png", title)
@@ -148,8 +146,8 @@ def _continue(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir
         limit_val_batches=1.0 if len(module.data.val) else 0,
         num_sanity_val_steps=0,
         gradient_clip_val=settings.clip_norm,
-        # The GPU rasteriser adds gradients in any order; torch can only warn about what it has no ordered version of.
-        deterministic=True if device == "cpu" else "warn",
+        # The GPU rasteriser adds gradients in any order: ordered versions of the rest would cost time for nothing.
+        deterministic=device == "cpu",
         callbacks=[Checkpoints(checkpoint, settings.checkpoint_every, table), ProgressLines(table)],
         logger=[table, tensorboard],
         default_root_dir=out_dir,
@@ -260,14 +258,17 @@ def _identity(config: dict[str, Any]) -> str:
 
 
 def _initial_model(settings: Train) -> GSLRM:
-    """The preset's model with random weights, or with those of `init`, which must be of the same preset."""
+    """The preset's model as a run begins: random weights, or those of `init`, which must be of the same preset; adapted."""
+    torch.manual_seed(settings.seed)
     if settings.init is None:
-        return GSLRM(PRESETS[settings.preset])
-    try:
-        check_weights(Path(settings.init), settings.preset)
-        model = load_weights(Path(settings.init))
-    except UserError as error:
-        raise UserError(f"train.init: {error}") from None
+        model = GSLRM(PRESETS[settings.preset])
+    else:
+        try:
+            check_weights(Path(settings.init), settings.preset)
+            model = load_weights(Path(settings.init))
+        except UserError as error:
+            raise UserError(f"train.init: {error}") from None
+    adapt(model, settings)
     return model
 
 
@@ -284,7 +285,7 @@ def _resume(module: FineTuning, table: MetricsTable, path: Path) -> bool:
     """Continue after a checkpoint; returns whether its step is yet to be validated."""
     state = _load(path)
     try:
-        module.model.load_state_dict(state["model"])
+        _load_trained(module.model, state["model"])
         module.step, module.skipped, module.optimizer_state = int(state["step"]), state["skipped"], state["optimizer"]
         module.averages = dict(state["averages"]) or None
         module.watch.restore(state["watch"])
@@ -297,13 +298,18 @@ def _resume(module: FineTuning, table: MetricsTable, path: Path) -> bool:
     return unvalidated
 
 
-def _result(state: dict[str, Any], settings: Train, path: Path) -> GSLRM:
+def _load_trained(model: GSLRM, state: dict[str, Any]) -> None:
+    """Set what is trained. Raises KeyError or RuntimeError unless the state holds that, and nothing else."""
+    if state.keys() != trainable(model).keys():
+        raise KeyError(f"tensors {sorted(state.keys() ^ trainable(model).keys())[:3]}")
+    model.load_state_dict(state, strict=False)
+
+
+def _result(path: Path, settings: Train) -> GSLRM:
     """The model that a checkpoint stands for: averaged weights, where there are any, and low-rank updates merged."""
-    with torch.device("meta"):
-        model = GSLRM(PRESETS[settings.preset])
-        adapt(model, settings)
+    state, model = _load(path), _initial_model(settings)
     try:
-        model.load_state_dict(state["model"] | state["averages"], assign=True)
+        _load_trained(model, state["model"] | state["averages"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: not a checkpoint of this run ({error!r:.300}); delete it to start over") from None
     return merged(model)
@@ -315,9 +321,9 @@ def _keep_good(checkpoint: Path, settings: Train) -> str:
     text = f"The same command would stop again; {checkpoint.parent} can be deleted"
     if not good.exists():
         return f"No checkpoint without a sign of failure was written. {text}"
-    state, path = _load(good), checkpoint.with_name("good.safetensors")
-    save_weights(_result(state, settings, good), path)
-    return f"The weights of step {state['step']}, the last good ones, are in {path}: set train.init to go on from them. {text} but for them"
+    path = checkpoint.with_name("good.safetensors")
+    save_weights(_result(good, settings), path)
+    return f"The weights of step {_load(good)['step']}, the last good ones, are in {path}: set train.init to go on from them. {text} but for them"
 
 
 def _write_table(table: MetricsTable, path: Path) -> None:
