@@ -428,6 +428,14 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _eight_bits_are_whole(self) -> "Train":
+        if self.strategy == "fsdp" and self.optimizer != "adamw":
+            raise ValueError(
+                f"optimizer: {self.optimizer} cannot be divided among GPUs: use adamw with strategy: fsdp, or strategy: ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _only_tars_are_streamed(self) -> "Train":
         if self.manifest and is_url(self.manifest) and self.container != "tar":
             raise ValueError("manifest is on the web, where HDF5 cannot be read at random: set container: tar")
