@@ -50,6 +50,32 @@ def test_ssim_of_constant_images_never_exceeds_one(level):
     assert 0 <= loss.item() < 1e-5
 
 
+def test_ssim_is_computed_in_float32_under_autocast():
+    """In bf16 its variances, small differences of squares, would be noise, and so would its gradient."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 3, 32, 32, generator=random) * 0.05 + 0.9
+    image = (target + 0.01 * torch.randn(target.shape, generator=random)).requires_grad_(True)
+    plain = ssim(image, target)
+    (expected,) = torch.autograd.grad(plain.sum(), image)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ssim(image, target)
+    assert torch.equal(found, plain)
+    assert torch.equal(torch.autograd.grad(found.sum(), image)[0], expected)
+
+
+def test_masked_terms_are_means_over_samples_of_means_over_their_own_silhouettes():
+    """So that a batch has the same loss however it is divided."""
+    random = torch.Generator().manual_seed(1)
+    rgb, target = (torch.rand(3, 2, 3, 16, 16, generator=random) for _ in range(2))
+    alpha = (torch.rand(3, 2, 16, 16, generator=random) < torch.tensor([0.1, 0.5, 0.9]).view(3, 1, 1, 1)).float()
+    weights = Loss(l2=1, masked_l2=0.5, background=0.2, ssim=0.3, alpha=0.1)
+    whole, _ = image_loss(rgb, alpha, target, alpha, weights)
+    parts = [
+        image_loss(rgb[i : i + 1], alpha[i : i + 1], target[i : i + 1], alpha[i : i + 1], weights)[0] for i in range(3)
+    ]
+    assert whole.item() == pytest.approx(sum(parts).item() / 3, rel=1e-6)
+
+
 def test_psnr_of_a_known_error():
     target = torch.zeros(2, 3, 8, 8)
     image = torch.stack([torch.full((3, 8, 8), 0.1), torch.zeros(3, 8, 8)])

@@ -259,9 +259,10 @@ class GSLRM(nn.Module):
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
         for layer in self.transformer_layers:
             x = self._run_layer(layer, x, attend, self.recompute)
-        free, tokens = x.split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
-        free_raw = self.gaussian_upsampler(free).float()
-        pixel_raw = self.pixel_gaussian_decoder(tokens).float().view(b, -1, sum(CHANNELS))
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 a depth is rounded by 1e-3 world units
+            free, tokens = x.float().split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
+            free_raw = self.gaussian_upsampler(free)
+            pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))
 
         rays = rays.view(b, -1, 6)
         depth = (2 * pixel_raw[..., :3].mean(-1, keepdim=True).sigmoid() - 1) * config.ray_range

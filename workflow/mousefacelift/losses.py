@@ -24,8 +24,13 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     Wang et al. 2004: Gaussian window of 11 px with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, averaged over the
     pixels where the whole window fits. Unclamped, rounding gives constant regions an SSIM above 1 and a negative loss.
     """
+    with torch.autocast(first.device.type, enabled=False):  # variances are small differences: in bf16 they are noise
+        return _ssim(first.float(), second.float())
+
+
+def _ssim(first: Tensor, second: Tensor) -> Tensor:
     shape, (height, width) = first.shape[:-3], first.shape[-2:]
-    x, y = first.reshape(-1, 1, height, width).float(), second.reshape(-1, 1, height, width).float()
+    x, y = first.reshape(-1, 1, height, width), second.reshape(-1, 1, height, width)
     offset = torch.arange(SSIM_WINDOW, device=x.device) - SSIM_WINDOW // 2
     window = torch.exp(-(offset**2) / (2 * SSIM_SIGMA**2))
     window = window / window.sum()

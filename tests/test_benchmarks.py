@@ -1,0 +1,222 @@
+"""The benchmarks that are run by hand: on a CPU they run as on a GPU, and what they count is what is computed."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mousefacelift.adapt import adapt
+from mousefacelift.config import Train
+from mousefacelift.errors import UserError
+from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import measuring
+import raster
+import train_gpu
+from scenes import ring
+
+MICRO = GSLRMConfig(width=32, head_width=16, layers=3)
+
+
+def numbers(tables, columns):
+    """How a table's rows must have been printed."""
+    return [format(row[name], form) for row in tables for name, form in columns.items() if row.get(name) is not None]
+
+
+@pytest.fixture
+def micro(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=32, head_width=16, layers=1))
+
+
+def train_gpu_words(*words):
+    common = [
+        "--device",
+        "cpu",
+        "--preset",
+        "tiny",
+        "--threads",
+        "1",
+        "--workers",
+        "0",
+        "--warm-up",
+        "1",
+        "--steps",
+        "2",
+    ]
+    return [*common, *map(str, words)]
+
+
+def test_base_at_6_views_of_512_px_takes_74_tflop_forward_and_222_a_step():
+    tokens = 2 + 6 * 64 * 64
+    assert tokens == 24578
+    assert sum(train_gpu.model_flop(PRESETS["base"], tokens).values()) == pytest.approx(74e12, rel=0.01)
+    assert train_gpu.step_flop(PRESETS["base"], tokens, Train()) == pytest.approx(222e12, rel=0.01)
+
+
+@pytest.mark.parametrize("kind", ["full", "last_n", "heads"])
+def test_counted_operations_are_those_that_torch_counts(kind):
+    settings = Train(preset="tiny", adapt=kind, last_n=2)
+    model = GSLRM(MICRO)
+    adapt(model, settings)
+    views, size = 2, 32
+    w2c, fxfycxcy = ring(views, size)
+    given = torch.rand(1, views, 3, size, size), torch.linalg.inv(w2c)[None], fxfycxcy[None]
+    # Only plain attention is made of products that torch counts as such; it computes none of them twice.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(*given)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as step:
+        gaussians = model(*given)
+        sum(getattr(gaussians, name).sum() for name in ("features", "rotation", "opacity")).backward()
+    tokens = MICRO.free_gaussians + views * (size // MICRO.patch) ** 2
+    rays = 2 * 9 * views * size**2  # rotated into the world, of which the formula says that it does not count them
+    assert forward.get_total_flops() - rays == sum(train_gpu.model_flop(MICRO, tokens).values())
+    assert step.get_total_flops() - rays == train_gpu.step_flop(MICRO, tokens, settings)
+
+
+def test_training_is_measured_and_written_as_printed(micro, tmp_path, capsys):
+    path = tmp_path / "gpu.json"
+    words = train_gpu_words("--sizes", 32, "--inputs", 6, 5, "--recompute", "none", "all", "--rerender", "--json", path)
+    train_gpu.main(words)
+    out, found = capsys.readouterr().out, json.loads(path.read_text())
+    assert [(row["inputs"], row["recompute"]) for row in found["training"]] == [
+        (inputs, recompute) for inputs in (6, 5) for recompute in ("none", "all")
+    ]
+    forms = {"tokens": "d", "ms": ".1f", "tflop": ".4g", "mfu": ".1%", "backward_ms": ".2f", "optimizer_ms": ".2f"}
+    printed = numbers(found["training"], forms) + numbers(found["latency"], {"gaussians": "d", "both_ms": ".2f"})
+    printed += numbers(found["matmul"], {"ms": ".3f"}) + numbers(found["loading"], {"samples_per_s": ".3f"})
+    assert len(printed) > 20
+    assert all(number in out for number in printed)
+    assert [row["tokens"] for row in found["training"]] == [2 + 96, 2 + 96, 2 + 80, 2 + 80]
+    for row in found["training"]:
+        assert row["rerender"] is True
+        phases = sum(row[f"{phase}_ms"] for phase in train_gpu.PHASES)
+        assert phases == pytest.approx(row["ms"], rel=0.5), "the parts are the step's"
+    assert [row["verdict"] for row in found["verdicts"]] == ["not measured here"] * 3
+    assert out.count("not measured here") == 3
+
+
+def test_the_loaders_batches_are_those_of_shards_that_are_given(micro, synthetic_shards, tmp_path):
+    path = tmp_path / "gpu.json"
+    words = train_gpu_words("--sizes", 32, "--inputs", 5, "--manifest", synthetic_shards, "--container", "h5", "tar")
+    train_gpu.main([*words, "--json", str(path)])
+    rows = json.loads(path.read_text())["loading"]
+    assert [(row["container"], row["views"], row["inputs"]) for row in rows] == [("h5", 6, 5), ("tar", 6, 5)]
+    assert all(row["loader_samples_per_s"] > row["samples_per_s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("error", "failed"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out of memory"),
+        (RuntimeError("No available kernel. Aborting execution."), "attention not available here"),
+        (UserError("train.optimizer: adamw8bit needs bitsandbytes"), "train.optimizer: adamw8bit needs bitsandbytes"),
+    ],
+)
+def test_what_does_not_fit_or_is_missing_is_a_row_that_says_so(error, failed, capsys):
+    def measure():
+        raise error
+
+    row = {"size": 512} | train_gpu.attempt(measure)
+    assert row == {"size": 512, "failed": failed}
+    measuring.Report().show("training", "", {"size": ("px", "d"), "ms": ("ms", ".1f"), "mfu": ("", ".1%")}, [row])
+    assert failed in capsys.readouterr().out
+
+
+def test_another_error_is_none_of_memory():
+    def measure():
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        train_gpu.attempt(measure)
+
+
+@pytest.mark.parametrize("script", [raster, train_gpu])
+def test_a_gpu_that_is_asked_for_and_absent_is_an_error(script):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit, match="torch sees no CUDA GPU"):
+        script.main(["--device", "cuda"])
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    """A bench as it would be after its measurements on an H100; they are put into its tables."""
+
+    def bench(training, latency, *words):
+        found = train_gpu.Bench(train_gpu.parse(["--device", "cpu", "--threads", "1", *words]))
+        monkeypatch.setattr(found, "cuda", True)
+        tables = {"machine": {"name": "NVIDIA H100 80GB HBM3"}, "training": training, "latency": latency}
+        found.report.tables.update(tables)
+        found.show_verdicts()
+        return [verdict["verdict"] for verdict in found.report.tables["verdicts"]]
+
+    return bench
+
+
+def test_verdicts_are_the_targets(h100):
+    row = {"size": 512, "inputs": 5, "settings": "full", "ms": 500.0}
+    there = {"size": 512, "inputs": 6}
+    good = [row | {"mfu": 0.41, "reserved_gib": 11.0}], [there | {"both_ms": 190.0}]
+    bad = [row | {"mfu": 0.39, "reserved_gib": 11.8}], [there | {"both_ms": 210.0}]
+    assert h100(*good) == ["met"] * 3
+    assert h100(*bad, "--memory-gb", "12") == ["not met"] * 3
+    assert h100(*bad)[2] == "not measured here", "without a limit torch reserves what it can get"
+    failed = [row | {"failed": "out of memory"}]
+    assert h100(failed, [], "--memory-gb", "12") == ["not measured here", "not measured here", "not met"]
+
+
+def test_rasterisers_are_measured_and_compared(tmp_path, capsys):
+    path = tmp_path / "raster.json"
+    words = [
+        "--device",
+        "cpu",
+        "--counts",
+        "500",
+        "--sizes",
+        "32",
+        "--views",
+        "1",
+        "2",
+        "--repeat",
+        "2",
+        "--threads",
+        "1",
+    ]
+    raster.main([*words, "--json", str(path)])
+    out, found = capsys.readouterr().out, json.loads(path.read_text())
+    assert [(row["count"], row["views"], row["rasterizer"]) for row in found["speed"]] == [
+        (500, 1, "cpu"),
+        (500, 2, "cpu"),
+    ]
+    printed = numbers(found["speed"], {"forward_ms": ".2f", "both_ms": ".2f", "views_per_s": ".1f"})
+    printed += numbers(found["agreement"], {"rgb": ".4%", "means": ".1e", "opacities": ".1e"})
+    assert len(printed) == 2 * 3 + 2 * 3
+    assert all(number in out for number in printed)
+    assert "no CUDA GPU" in out and found["compared"] == "reference"
+    assert [row["verdict"] for row in found["verdicts"]] == ["met"] * 7
+    assert out.count("not met") == 0
+
+
+def test_a_rasteriser_that_draws_something_else_does_not_meet_the_targets(monkeypatch, capsys):
+    def brighter(*arguments):
+        rgb, alpha = raster.rasterize_reference(*arguments)
+        return 1.01 * rgb, alpha
+
+    monkeypatch.setattr(raster, "rasterize", brighter)
+    options = raster.parse(["--device", "cpu", "--views", "1"])
+    raster.compare(options, measuring.Report(), torch.device("cpu"))
+    assert "not met: 99.9 % of rgb" in capsys.readouterr().out
+
+
+def test_agreement_scenes_stay_below_both_clamps_or_reach_them():
+    below, above = (raster.scene(1000, 32, 1, opaque)[3].max() for opaque in (False, True))
+    assert below <= 0.98 and above > 0.999
+    assert [len(tensor) for tensor in raster.scene(1001, 32, 2)] == [1001] * 5 + [2, 2]
