@@ -282,21 +282,21 @@ class Bench:
         options, rows = self.options, []
         choices = itertools.product(
             options.sizes, options.inputs, options.adapt, options.optimizer, options.recompute, options.rerender,
-            options.compile, options.attention, options.deterministic,
+            options.compile, options.attention,
         )  # fmt: skip
-        for size, inputs, adapted, optimizer, recompute, rerender, compiled, attention, deterministic in choices:
+        for size, inputs, adapted, optimizer, recompute, rerender, compiled, attention in choices:
             settings = self.settings(
                 size, inputs, adapt=adapted, optimizer=optimizer, recompute=recompute, rerender=rerender,
                 compile=compiled,
             )  # fmt: skip
             row: Row = {
                 "size": size, "inputs": inputs, "adapt": adapted, "optimizer": optimizer, "recompute": recompute,
-                "rerender": rerender, "compile": compiled, "attention": attention, "deterministic": deterministic,
+                "rerender": rerender, "compile": compiled, "attention": attention,
             }  # fmt: skip
             named = [adapted, optimizer, recompute] + ["rerender"] * rerender + ["compile"] * compiled
-            named += [attention] * (attention != "default") + ["any order"] * (deterministic == "off")
+            named += [attention] * (attention != "default")
             row["settings"] = " ".join(named)
-            rows.append(row | attempt(self.training, settings, attention, deterministic))
+            rows.append(row | attempt(self.training, settings, attention))
         head = {"size": ("px", "d"), "inputs": ("inputs", "d"), "settings": ("settings", "")}
         columns = head | {
             "tokens": ("tokens", "d"), "ms": ("step ms", ".1f"), "spread_ms": ("± ms", ".1f"),
@@ -334,7 +334,7 @@ class Bench:
             model.compile_layers()
         return model
 
-    def training(self, settings: Train, attention: str, deterministic: str) -> Row:
+    def training(self, settings: Train, attention: str) -> Row:
         """Time, its parts and memory of a step."""
         options = self.options
         model = self.model(settings)
@@ -342,7 +342,7 @@ class Bench:
             options.views, settings.num_input_views, settings.image_size, options.batch_size, self.device
         )
         step = Step(model, settings, self)
-        with self.attend_by(attention), self.deterministic(deterministic):
+        with self.attend_by(attention):
             for _ in range(options.warm_up):
                 step(batch)
             self.clock.wait()
@@ -447,7 +447,7 @@ class Bench:
         )  # fmt: skip
         step = Step(self.model(settings), settings, self)
         shards = ShardData(data, settings)
-        with self.attend_by(options.attention[0]), self.deterministic(options.deterministic[0]):
+        with self.attend_by(options.attention[0]):
             for loaded in shards.train_dataloader():
                 batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in loaded.items()}
                 batch = shards.on_after_batch_transfer(batch, 0)
@@ -529,20 +529,6 @@ class Bench:
     def attend_by(self, name: str) -> AbstractContextManager[Any]:
         """Attention by one backend alone, or by torch's choice."""
         return nullcontext() if name == "default" else sdpa_kernel(BACKENDS[name])
-
-    def deterministic(self, name: str) -> AbstractContextManager[Any]:
-        """As the trainer sets it on a GPU, or not."""
-        return Deterministic() if name == "warn" and self.cuda else nullcontext()
-
-
-class Deterministic:
-    """torch's deterministic algorithms, with warnings instead of errors."""
-
-    def __enter__(self) -> None:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-
-    def __exit__(self, *_: Any) -> None:
-        torch.use_deterministic_algorithms(False)
 
 
 def token_count(config: GSLRMConfig, gaussians: int) -> int:
@@ -629,10 +615,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--optimizer", nargs="+", choices=["adamw", "adamw8bit", "paged_adamw8bit"], default=["adamw"])
     add("--adapt", nargs="+", choices=["full", "heads", "last_n", "lora"], default=["full"])
     add("--attention", nargs="+", choices=["default", *BACKENDS], default=["default"], help="default: torch's choice")
-    add(
-        "--deterministic", nargs="+", choices=["warn", "off"], default=["warn"],
-        help="warn: as the trainer sets it on a GPU",
-    )  # fmt: skip
     add("--memory-gb", type=float, metavar="GIB", help="act as a card of this memory")
     add("--manifest", type=Path, help="manifest.json of shards to load from; without it, synthetic ones are written")
     add("--container", nargs="+", choices=["h5", "tar"], default=["h5"])
@@ -651,8 +633,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> None:
     """Measure and print."""
-    # As Lightning sets it for deterministic algorithms; read when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         Bench(parse(words)).run()
     except UserError as error:
