@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,46 @@ def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch
     for name in ("parts", "one"):
         for mine, other in zip(found["two"][1], found[name][1], strict=True):
             assert mine == pytest.approx(other, rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
+    """Two tasks with the environment that srun gives each of its own."""
+    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
+    base = {
+        "preset": "tiny", "image_size": 32, "steps": 4, "batch_size": 4, "learning_rate": 1e-4, "warmup_steps": 2,
+        "accelerator": "cpu", "checkpoint_every": 2, "val_every": 3, "log_every": 1,
+    }  # fmt: skip
+    one = command(manifest, tmp_path / "one", **base, gpus=2)
+    assert one.returncode == 0, one.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {
+        "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "train",
+        "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    words = [
+        "--manifest",
+        manifest,
+        "--settings",
+        json.dumps(base | {"nodes": 2}),
+        "--output",
+        tmp_path / "two" / "out",
+    ]
+    words += ["--checkpoints", tmp_path / "two" / "checkpoints"]
+    program = [sys.executable, "-c", "from mousefacelift.cli import main; main()", "train", *map(str, words)]
+    tasks = []
+    for rank in range(2):
+        each = slurm | {"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0}
+        env = os.environ | {name: str(value) for name, value in each.items()}
+        tasks.append(subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for task in tasks:
+        text, _ = task.communicate(timeout=200)
+        assert task.returncode == 0, text[-3000:]
+    first, second = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
 
 
 @pytest.mark.slow
