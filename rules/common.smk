@@ -43,7 +43,7 @@ BENCHMARKS = f"{RESULTS}/benchmarks"
 RUN = CONFIG.train.run
 MANIFEST = CONFIG.train.manifest or f"{RESULTS}/shard/manifest.json"  # what is trained and evaluated on
 # Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
-TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 64000}[CONFIG.train.preset]
+TRAIN_MEM_MB = {"tiny": 4000, "small": 16000, "base": 32000}[CONFIG.train.preset]
 
 
 wildcard_constraints:

@@ -23,7 +23,7 @@ rule train:
     threads: 8
     resources:
         **several_nodes(),
-        mem_mb=TRAIN_MEM_MB,
+        mem_mb=TRAIN_MEM_MB * max(CONFIG.train.gpus, 1),
         runtime=2880,
         gpu=CONFIG.train.gpus * CONFIG.train.nodes,
     params:
@@ -36,7 +36,7 @@ rule train:
         launch=launcher(),
         version=STAGE_VERSIONS["train"],
     shell:
-        # tee outlives a SIGTERM to the whole job: training still has something to say.
+        # tee outlives a SIGTERM or Ctrl-C to the whole job: training still has something to say.
         "{params.launch}mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q}"
         " --threads {threads} --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1"
-        " | (trap '' TERM; exec tee {log:q})"
+        " | (trap '' TERM INT; exec tee {log:q})"

@@ -132,6 +132,7 @@ def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp_path):
+    """Also if the first takes so long to save that a second one which failed would have it killed."""
     manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
     base = {
         "preset": "tiny", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
@@ -142,7 +143,8 @@ def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp
 
     folder = tmp_path / "ended"
     folder.mkdir()
-    (folder / "mousefacelift").write_text("from mousefacelift.cli import main; main()\n")
+    slow = "import time, torch; save = torch.save; torch.save = lambda *a: (time.sleep(8), save(*a))"
+    (folder / "mousefacelift").write_text(f"{slow}\nfrom mousefacelift.cli import main; main()\n")
     words = ["--manifest", manifest, "--settings", json.dumps(base), "--output", folder / "out"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -204,29 +206,30 @@ def test_a_run_killed_at_five_random_moments_ends_like_an_undisturbed_one(
     assert whole[1] == found[1]
 
 
-def terminated_in(monkeypatch, hook, step):
+def terminated_in(monkeypatch, hook, step, signum=signal.SIGTERM):
     original = getattr(FineTuning, hook)
 
     def wrapped(self, *arguments):
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self.step == step and not self.terminated:
+            os.kill(os.getpid(), signum)
         return original(self, *arguments)
 
     monkeypatch.setattr(FineTuning, hook, wrapped)
     return lambda: monkeypatch.setattr(FineTuning, hook, original)
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("hook", "step", "kept"), [("training_step", 4, 5), ("validation_step", 6, 6)])
-def test_a_sigterm_loses_no_step_and_the_run_goes_on_as_if_it_had_not_been(
-    micro_model, synthetic_shards, tmp_path, monkeypatch, hook, step, kept
+def test_a_run_that_is_told_to_end_loses_no_step_and_goes_on_as_if_it_had_not_been(
+    micro_model, synthetic_shards, tmp_path, monkeypatch, hook, step, kept, signum
 ):
     settings = SETTINGS.model_copy(update={"checkpoint_every": 100, "ema": 0.8})
     whole = run(synthetic_shards, tmp_path / "whole", settings)
-    before = signal.getsignal(signal.SIGTERM)
-    restore = terminated_in(monkeypatch, hook, step)
-    with pytest.raises(TerminatedError, match=f"ended by SIGTERM after step {kept}; nothing is lost"):
+    before = signal.getsignal(signum)
+    restore = terminated_in(monkeypatch, hook, step, signum)
+    with pytest.raises(TerminatedError, match=f"ended by {signum.name} after step {kept}; nothing is lost") as error:
         run(synthetic_shards, tmp_path / "ended", settings)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signum) == before and error.value.status == 128 + signum
     assert not (tmp_path / "ended" / "out" / "model.safetensors").exists()
     restore()
     found = run(synthetic_shards, tmp_path / "ended", settings)
@@ -376,6 +379,40 @@ def test_what_this_machine_cannot_do_is_said_before_anything_starts(
     with pytest.raises(UserError, match=message):
         run(synthetic_shards, tmp_path, **settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_compute_the_same_continue_a_run(micro_model, synthetic_shards, tmp_path, capsys):
+    run(synthetic_shards, tmp_path, steps=2)
+    same = {
+        "log_every": 2,
+        "recompute": "all",
+        "last_n": 2,
+        "lora": Lora(rank=3),
+        "accumulate": 2,
+        "guards": Guards(white=7),
+    }
+    run(synthetic_shards, tmp_path, steps=2, **same)
+    assert (
+        len(list(tmp_path.glob("checkpoints/*/last.ckpt"))) == 1
+        and "continuing after step 2" in capsys.readouterr().err
+    )
+    run(synthetic_shards, tmp_path, steps=2, ema=0.9)
+    assert "starting anew: the checkpoints" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_not_taken_for_weights(micro_model, synthetic_shards, tmp_path):
+    run(synthetic_shards, tmp_path, steps=2)
+    (checkpoint,) = tmp_path.glob("checkpoints/*/last.ckpt")
+    with pytest.raises(
+        UserError, match=r"a checkpoint to continue a training from, not a model; take .*model\.safetensors"
+    ):
+        load_weights(checkpoint)
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(micro_model, synthetic_shards, tmp_path):
+    run(synthetic_shards, tmp_path, steps=1)
+    weights, table = (tmp_path / "out" / name for name in ("model.safetensors", "metrics.csv"))
+    assert weights.stat().st_mode == table.stat().st_mode
 
 
 def test_lpips_without_its_package_says_what_to_install(micro_model, synthetic_shards, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from mousefacelift.gslrm import Gaussians
 from mousefacelift.guards import STATISTICS, AlarmError, Watch, statistics
 
 HEALTHY = {
-    "loss": 0.1, "grad_norm": 0.5, "error_foreground": 0.05, "error_background": 0.001, "alpha_foreground": 0.9,
-    "alpha_background": 0.01, "darkness": 0.7, "target_darkness": 0.75, "white_error": 0.58, "rgb_std": 0.1,
+    "loss": 0.1, "grad_norm": 0.5, "error": 0.005, "error_foreground": 0.05, "error_background": 0.001, "alpha_foreground": 0.9,
+    "alpha_background": 0.01, "darkness": 0.7, "target_darkness": 0.75, "white_error": 0.05, "rgb_std": 0.1,
     "opacity_used": 0.3, "scale": 0.01,
 }  # fmt: skip
 
@@ -62,17 +62,32 @@ def test_norm_explosion_is_named_when_half_of_the_steps_are_skipped():
 
 
 def test_plateau_is_named_where_little_was_learned():
-    watch = observed(Watch(Guards(plateau=100)), 100, error_foreground=0.5)
-    with pytest.raises(
-        AlarmError, match=r"plateau: the loss has not fallen .* hardly better than by a white image .*0\.86"
-    ):
-        observed(watch, 2, first=101, error_foreground=0.5)
+    blank = {"error": 0.04, "alpha_foreground": 0.3, "alpha_background": 0.2}
+    watch = observed(Watch(Guards(plateau=100)), 100, **blank)
+    with pytest.raises(AlarmError, match=r"plateau: the loss has not fallen .* \(squared error 0\.80 of its; .* 0\.10 above"):
+        observed(watch, 2, first=101, **blank)
+
+
+def test_a_grey_fog_is_a_plateau_although_the_mouse_is_nearer_to_grey_than_to_white():
+    with pytest.raises(AlarmError, match="plateau"):
+        observed(
+            Watch(Guards(plateau=100)), 200,
+            error=0.2, error_foreground=0.05, error_background=0.25, alpha_foreground=1.0, alpha_background=1.0,
+        )  # fmt: skip
+
+
+def test_a_white_mouse_whose_shape_was_learned_is_no_plateau():
+    """Its colours are so near to white that a white image has little more error."""
+    observed(
+        Watch(Guards(plateau=100)), 1000,
+        darkness=0.06, target_darkness=0.06, white_error=0.0006, error=0.0005, error_foreground=0.005,
+    )  # fmt: skip
 
 
 def test_a_loss_that_still_falls_is_no_plateau():
     watch = Watch(Guards(plateau=100))
     for step in range(1, 1000):
-        watch.observe(step, HEALTHY | {"loss": 0.999**step, "error_foreground": 0.5}, False)
+        watch.observe(step, HEALTHY | {"loss": 0.999**step, "error": 0.05, "alpha_foreground": 0.1}, False)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
@@ -83,15 +98,15 @@ def test_a_loss_that_is_not_finite_is_an_alarm_at_once_whatever_is_turned_off(lo
 
 def test_alarms_can_be_turned_off():
     watch = Watch(Guards(white=None, norm=None, plateau=None))
-    observed(watch, 5000, skipped=True, darkness=0.0, error_foreground=0.6)
+    observed(watch, 5000, skipped=True, darkness=0.0, error=0.05, alpha_foreground=0.0)
+    assert not watch.clear  # but its checkpoints are no good ones
 
 
 def test_a_watch_that_continues_from_its_state_raises_at_the_same_step():
     def steps(watch, first, last):
         for step in range(first, last):
-            watch.observe(
-                step, HEALTHY | {"error_foreground": 0.5, "darkness": 0.0 if step > 37 else 0.5}, step % 3 == 0
-            )
+            changed = {"error": 0.05, "alpha_foreground": 0.0, "darkness": 0.0 if step > 37 else 0.5}
+            watch.observe(step, HEALTHY | changed, step % 3 == 0)
 
     raised = []
     for stop in (None, 1, 20, 44, 60):
@@ -123,8 +138,8 @@ def test_statistics_of_a_known_prediction():
         )
     )
     expected = {
-        "error_foreground": 0.0, "error_background": 0.01, "alpha_foreground": 0.9, "alpha_background": 0.1,
-        "darkness": 0.6, "target_darkness": 0.6, "white_error": 0.36, "rgb_std": 0.0, "opacity_used": 0.5,
+        "error": 0.00625, "error_foreground": 0.0, "error_background": 0.01, "alpha_foreground": 0.9, "alpha_background": 0.1,
+        "darkness": 0.6, "target_darkness": 0.6, "white_error": 0.135, "rgb_std": 0.0, "opacity_used": 0.5,
         "scale": 0.0498,
     }  # fmt: skip
     assert found == pytest.approx(expected, abs=1e-4)

@@ -39,10 +39,7 @@ class LoraLinear(nn.Linear):
 
 
 def adapt(model: GSLRM, settings: Train) -> None:
-    """Leave trainable what `train.adapt` names, and put in the low-rank updates. Draws from torch's random numbers.
-
-    Raises UserError if the model has fewer layers than shall be trained.
-    """
+    """Leave trainable what `train.adapt` names, and put in the low-rank updates. Draws from torch's random numbers."""
     layers = model.transformer_layers
     if settings.adapt == "full":
         return
@@ -50,8 +47,6 @@ def adapt(model: GSLRM, settings: Train) -> None:
     for name in HEADS:
         model.get_submodule(name).requires_grad_(True)
     if settings.adapt == "last_n":
-        if settings.last_n > len(layers):
-            raise UserError(f"train.last_n is {settings.last_n}, but preset {settings.preset} has {len(layers)} layers")
         for layer in layers[-settings.last_n :]:
             layer.requires_grad_(True)
     elif settings.adapt == "lora":

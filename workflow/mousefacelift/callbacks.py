@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,13 @@ class Checkpoints(Callback):
     """Writes the run's last checkpoint, always complete: weights, optimiser, metrics; plain tensors and numbers.
 
     Beside it `good.ckpt`, the last at which nothing looked like a failure. On SIGTERM, which a cluster sends before it
-    takes a job's machine away, the step is finished, the checkpoint written and TerminatedError raised.
+    takes a job's machine away, and on Ctrl-C the step is finished, the checkpoint written and TerminatedError raised.
     """
 
     def __init__(self, path: Path, every: int, table: MetricsTable):
         self.path, self.every, self.table = path, every, table
         self._written = -1
+        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """The step that the run continues after is already on disk."""
@@ -133,20 +135,35 @@ class Checkpoints(Callback):
                 except OSError:  # a file system without links
                     shutil.copyfile(self.path, temporary)
 
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Give the signals back, also after an error."""
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before.clear()
+
     def _terminate(self, module: FineTuning) -> None:
+        # Of several processes, this one may not have been told itself.
+        signum = signal.Signals(module.terminated or signal.SIGTERM)
         raise TerminatedError(
-            f"ended by SIGTERM after step {module.step}; nothing is lost: the same command continues ({self.path})"
+            f"ended by {signum.name} after step {module.step}; nothing is lost: the same command continues ({self.path})",
+            signum,
         )
 
     def _listen(self, module: FineTuning) -> None:
         owner = os.getpid()
 
-        def note(*_: Any) -> None:
+        def note(signum: int, *_: Any) -> None:
             # Loader processes inherit this; they end when their owner does.
-            if os.getpid() == owner:
-                module.terminated = True
+            if os.getpid() != owner:
+                return
+            if module.terminated:  # told twice: at once, whatever is lost
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(owner, signum)
+            module.terminated = signum
 
-        signal.signal(signal.SIGTERM, note)
+        for each in (signal.SIGTERM, signal.SIGINT):
+            self._before.setdefault(each, signal.getsignal(each))
+            signal.signal(each, note)
 
 
 class ProgressLines(Callback):
@@ -188,7 +205,7 @@ class ProgressLines(Callback):
             self._bar.update(self._task, completed=step, description=self._values(module))
         elif trainer.is_global_zero and step * 20 // steps > (step - 1) * 20 // steps:
             rate = (step - self._start) / max(time.monotonic() - self._begin, 1e-9)
-            left = time.strftime("%H:%M:%S", time.gmtime((steps - step) / rate))
+            left = timedelta(seconds=round((steps - step) / rate))
             text = f"step {step}/{steps}, {self._values(module)}, {rate:.2f} steps/s, {left} left"
             print(text, file=sys.stderr, flush=True)
 

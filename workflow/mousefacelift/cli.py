@@ -78,11 +78,10 @@ def main() -> None:
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
         # A loader process hands its error on with its traceback around it.
         text = str(error).rpartition("mousefacelift.errors.UserError: ")[2].strip()
-        if (
-            not getattr(error, "shared", False)
-            or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-        ):
-            print(f"mousefacelift: error: {text}", file=sys.stderr)
+        if getattr(error, "shared", False) and os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
+            # The first process says it, once it has saved; for another's bad status it would be killed before.
+            sys.exit(0)
+        print(f"mousefacelift: error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "status", 1))
 
 
@@ -300,8 +299,12 @@ def verify(
 @app.command()
 def train(
     manifest: ManifestOption,
-    output: Annotated[Path, typer.Option(help="Folder for model.safetensors, metrics.csv, curves.png, config.yaml.")],
-    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for model.safetensors, metrics.csv, curves.png, config.yaml.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints; a killed run resumes from here.")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only print the checks that come before the first step.")
     ] = False,
@@ -314,7 +317,9 @@ def train(
     values = _section("train", settings, config)
     from mousefacelift.train import train as stage
 
-    stage(manifest, output, checkpoints, values, threads, check)
+    if not check and not (output and checkpoints):
+        raise UserError("--output and --checkpoints: name the folders to write to (only --check does without)")
+    stage(manifest, output or Path(), checkpoints or Path(), values, threads, check)
 
 
 @app.command()

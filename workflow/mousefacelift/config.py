@@ -309,6 +309,9 @@ class Guards(Section):
     )
 
 
+LAYERS = {"tiny": 6, "small": 12, "base": 24}  # of the presets: known without importing torch
+
+
 class Train(Section):
     """Fine-tuning of GS-LRM."""
 
@@ -425,6 +428,12 @@ class Train(Section):
                 f"batch_size {self.batch_size} cannot be divided among {self.processes} GPUs in {self.accumulate} parts each; "
                 f"use a multiple of {parts}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_last_layers(self) -> "Train":
+        if self.adapt == "last_n" and self.last_n > LAYERS[self.preset]:
+            raise ValueError(f"last_n is {self.last_n}, but preset {self.preset} has {LAYERS[self.preset]} layers")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,10 @@ class UserError(Exception):
 
 
 class TerminatedError(UserError):
-    """The program was asked to end (SIGTERM), and did so in good order."""
+    """The program was asked to end by a signal, and did so in good order."""
 
     shared = True
-    status = 143  # 128 + 15, as a shell says it of a process that the signal ended
+
+    def __init__(self, text: str, signum: int):
+        super().__init__(text)
+        self.status = 128 + signum  # as a shell says it of a process that the signal ended

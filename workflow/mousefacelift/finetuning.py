@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mousefacelift.adapt import build_optimizer, trainable
 from mousefacelift.config import Train
+from mousefacelift.errors import UserError
 from mousefacelift.gslrm import GSLRM, Gaussians, render
 from mousefacelift.guards import STATISTICS, Watch, statistics
 from mousefacelift.loaders import ShardData
@@ -50,7 +51,7 @@ class FineTuning(lightning.LightningModule):
         self.model, self.settings, self.data, self.watch = model, settings, data, watch
         self.skipped = 0
         self.values: dict[str, float] = {"loss": math.nan}
-        self.terminated = False  # this process was told to end
+        self.terminated = 0  # the signal by which this process was told to end
         self.agreed_to_end = False  # all processes know that one was
         self.between_steps = True
         self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
@@ -100,8 +101,13 @@ class FineTuning(lightning.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """The model is on its device."""
+        """The model is on its device. Raises UserError if the processes did not begin at the same step."""
         self._prepare()
+        if self.trainer.world_size > 1:
+            steps: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(steps, self.step)
+            if len(set(steps)) > 1:  # another run was writing this one's checkpoint
+                raise UserError(f"the processes would begin at different steps ({steps}): start again")
 
     def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
         """Set the step's learning rate."""
@@ -134,7 +140,7 @@ class FineTuning(lightning.LightningModule):
             return
         seen = torch.stack(self._parts).mean(0)
         self._parts.clear()
-        seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated)])]))
+        seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated > 0)])]))
         numbers = seen.tolist()
         self.agreed_to_end = numbers.pop() > 0
         self.values = dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {

@@ -19,11 +19,13 @@ WHITE = 0.1
 WHITE_FLOOR = 0.01
 ABSENT = -50.0  # opacity's logit of what stands for no Gaussian
 VISIBLE = 0.04  # opacity below which a Gaussian is left out of FaceLift's .ply
-LEARNED = 0.5  # squared error inside the silhouette, of what a white image has: less is a mouse
+LEARNED = 0.5  # squared error, of what a white image has: with less the mouse is seen
+DRAWN = 0.5  # difference of the opacities inside and outside the silhouette: with more its shape is drawn
+NORM = 50  # skipped steps, for `clear` where that alarm is off
 IMPROVED = 0.99  # a loss is better that is below this times the best
 
 STATISTICS = (
-    "error_foreground", "error_background", "alpha_foreground", "alpha_background", "darkness", "target_darkness",
+    "error", "error_foreground", "error_background", "alpha_foreground", "alpha_background", "darkness", "target_darkness",
     "white_error", "rgb_std", "opacity_used", "scale",
 )  # fmt: skip
 
@@ -40,7 +42,7 @@ def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor,
 
     rgb, target [B, V, 3, H, W]; alpha, target_alpha [B, V, H, W]; inside is where target_alpha > 0.5. Errors are squared;
     alpha is opacity drawn inside and outside; darkness is 1 - rgb inside, as drawn and in the target; white_error is the
-    error of a white image inside; rgb_std the deviation of the colours drawn inside; opacity_used the fraction of
+    error of a white image; rgb_std the deviation of the colours drawn inside; opacity_used the fraction of
     Gaussians with more than VISIBLE; scale their geometric mean standard deviation in world units.
     """
     inside = target_alpha > 0.5
@@ -50,13 +52,14 @@ def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor,
     logit = gaussians.opacity[..., 0]
     present = logit > ABSENT  # the rest pads samples of fewer patches
     values = [
+        error.mean(),
         mean_over(error, inside).mean(),
         mean_over(error, ~inside).mean(),
         mean_over(alpha, inside).mean(),
         mean_over(alpha, ~inside).mean(),
         (1 - mean).mean(),
         1 - mean_over(target.mean(-3), inside).mean(),
-        mean_over((1 - target).square().mean(-3), inside).mean(),
+        (1 - target).square().mean(),
         spread.mean(),
         mean_over((logit.sigmoid() > VISIBLE).float(), present).mean(),
         mean_over(gaussians.scaling.mean(-1), present).mean().exp(),
@@ -75,7 +78,8 @@ class Watch:
         self.white = 0  # steps in a row
         self.skips: list[int] = []  # steps, of the last twice `norm`
         self.level: float | None = None  # the loss, smoothed
-        self.learned = 0.0  # the error inside, as a fraction of a white image's, smoothed
+        self.error = 0.0  # as a fraction of a white image's, smoothed
+        self.drawn = 0.0  # opacity inside less that outside, smoothed
         self.best: float | None = None
         self.best_step = 0
 
@@ -94,7 +98,7 @@ class Watch:
     @property
     def clear(self) -> bool:
         """Whether nothing looks like the beginning of a failure: the present weights may be kept as good ones."""
-        return not self.white and len(self.skips) * 4 < (self.settings.norm or 1)
+        return not self.white and len(self.skips) * 4 < (self.settings.norm or NORM)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -105,11 +109,9 @@ class Watch:
         vars(self).update({name: state[name] for name in self.state()})
 
     def _observe_norm(self, step: int, values: dict[str, float], skipped: bool) -> None:
-        limit = self.settings.norm
-        if limit is None:
-            return
+        limit = self.settings.norm or NORM
         self.skips = [each for each in self.skips if each > step - 2 * limit] + [step] * skipped
-        if len(self.skips) >= limit:
+        if self.settings.norm is not None and len(self.skips) >= limit:
             raise AlarmError(
                 f"norm explosion: {len(self.skips)} of the last {2 * limit} steps up to step {step} were skipped, because "
                 f"the gradients' norm was far above train.clip_norm, in the last of them {values['grad_norm']:.3g}. Lower "
@@ -137,17 +139,21 @@ class Watch:
         if limit is None:
             return
         weight = min(1.0, 20 / limit)
-        ratio = values["error_foreground"] / max(values["white_error"], 1e-6)
+        error = values["error"] / max(values["white_error"], 1e-6)
+        drawn = values["alpha_foreground"] - values["alpha_background"]
         if self.level is None:
-            self.level, self.learned = values["loss"], ratio
+            self.level, self.error, self.drawn = values["loss"], error, drawn
         self.level += weight * (values["loss"] - self.level)
-        self.learned += weight * (ratio - self.learned)
+        self.error += weight * (error - self.error)
+        self.drawn += weight * (drawn - self.drawn)
         if self.best is None or self.level < IMPROVED * self.best:
             self.best, self.best_step = self.level, step
-        if step - self.best_step >= limit and self.learned > LEARNED:
+        # Fog of any colour is opaque everywhere; a white mouse has little error to lose, but its shape is drawn.
+        if step - self.best_step >= limit and self.error > LEARNED and self.drawn < DRAWN:
             raise AlarmError(
                 f"plateau: the loss has not fallen below {self.best:.4g} since step {self.best_step}, and at step {step} the "
-                f"mouse is drawn hardly better than by a white image (error inside the silhouette {self.learned:.2f} of its). "
+                f"views are drawn hardly better than by a white image (squared error {self.error:.2f} of its; opacity inside the "
+                f"silhouette {self.drawn:.2f} above that outside). "
                 "Give 5 of 6 views as inputs; check with `mousefacelift poc` that images and cameras agree; raise or lower "
                 "train.learning_rate; or give it more time with train.guards.plateau"
             )

@@ -45,7 +45,8 @@ from mousefacelift.weights import check_weights, load_weights, save_weights
 # Settings that change how fast a run goes, when it is stopped or where it is written, but not what it computes.
 NOT_HASHED = {
     "run", "manifest", "gpus", "nodes", "accumulate", "workers", "cache_gb", "checkpoint_every", "recompute", "rerender",
-    "compile", "guards",
+    "compile", "guards", "log_every", "accelerator", "i_know",
+    "init",  # by its content instead
 }  # fmt: skip
 # Which tar is streamed by which loader process, and so the order of samples, depends on how many there are.
 DIVIDE_STREAMS = {"gpus", "nodes", "accumulate", "workers"}
@@ -62,7 +63,7 @@ def train(
     check: only print the table of what would be trained on what, which otherwise comes before the first step. Raises UserError before the first step for unusable
     settings or data, AlarmError when the run has failed, TerminatedError after a SIGTERM.
     """
-    rank, device = _rank(settings), choose_accelerator(settings)
+    rank, device = 0 if check else _rank(settings), choose_accelerator(settings)
     settings = settings.model_copy(update=_automatic(settings, device))
     data = read_manifest(manifest)
     if settings.num_input_views >= data.views:
@@ -89,6 +90,9 @@ def train(
         _continue(_module(model, settings, shards), MetricsTable([]), checkpoint, out_dir, device)
         return
     with _locked(checkpoint.with_name("lock")):
+        if not checkpoint.exists() and (others := list(checkpoint_dir.glob("*/last.ckpt"))):
+            text = f"starting anew: the checkpoints in {checkpoint_dir} ({len(others)}) are of other settings or data"
+            print(text, file=sys.stderr, flush=True)
         module = _module(model, settings, shards)
         terms = [name for name, weight in settings.loss.model_dump().items() if weight]
         validation = ["val_psnr", "val_psnr_foreground", "val_mask_iou"] if len(shards.val) else []
@@ -99,9 +103,12 @@ def train(
         try:
             _continue(module, table, checkpoint, out_dir, device)
         except AlarmError as alarm:
-            kept = _keep_good(checkpoint, settings)
             _write_table(table, out_dir / "metrics-failed.csv")
             write_curves(table.rows, out_dir / "curves-failed.png", f"{title}: stopped at step {module.step}")
+            try:
+                kept = _keep_good(checkpoint, settings)
+            except (UserError, OSError) as error:
+                kept = f"The last good weights could not be kept ({error})"
             raise AlarmError(f"{alarm}. See {out_dir / 'curves-failed.png'}. {kept}") from None
         # From the checkpoint, whether this process has just written it or finds the run finished.
         save_weights(_result(checkpoint, settings), out_dir / "model.safetensors")
@@ -253,7 +260,11 @@ def _identity(config: dict[str, Any]) -> str:
     """The name of a run's checkpoints: equal for runs that compute the same."""
     streamed = config["train"]["container"] == "tar"
     free = NOT_HASHED - DIVIDE_STREAMS if streamed else NOT_HASHED | {"shuffle_buffer"}
-    identity = config | {"train": {name: value for name, value in config["train"].items() if name not in free}}
+    settings = {name: value for name, value in config["train"].items() if name not in free}
+    for unused in {"last_n", "lora"} - {settings["adapt"]}:
+        del settings[unused]
+    settings["optimizer"] = settings["optimizer"].removeprefix("paged_")  # the same, elsewhere in memory
+    identity = config | {"train": settings}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -276,8 +287,12 @@ def _load(path: Path) -> dict[str, Any]:
     """A checkpoint's content. Only plain tensors and numbers are read from it, never code."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise  # the file may be as it should
     except Exception as error:  # torch.load has no error of its own for a damaged file
-        raise UserError(f"{path}: damaged checkpoint ({error}); delete it to start over") from None
+        raise UserError(
+            f"{path}: damaged checkpoint ({error}); put good.ckpt, if it is beside it, in its place, or delete it to start over"
+        ) from None
     return state if isinstance(state, dict) else {}
 
 

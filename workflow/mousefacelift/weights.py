@@ -109,6 +109,7 @@ def save_weights(model: GSLRM, path: Path) -> None:
     with atomic(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"gslrm": json.dumps(asdict(model.config), sort_keys=True)})
+            temporary.chmod(0o666 & ~_umask())  # the library lets nobody else read it
         except SafetensorError as error:  # its word for a full disk
             raise UserError(f"{path}: the weights cannot be written ({error}); is the disk full?") from None
 
@@ -266,6 +267,13 @@ def infer_config(shapes: dict[str, tuple[int, ...]]) -> GSLRMConfig:
     return replace(GSLRMConfig(), **sizes)
 
 
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 def _open(path: Path) -> _Contents:
     """Recognise a file by its first bytes and read its names and shapes."""
     if path.is_dir():
@@ -357,6 +365,11 @@ def _read_torch(path: Path, mmap: bool) -> _Contents:
     except Exception as error:  # torch.load has no error of its own for a damaged file
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path}: not readable as weights, damaged or cut off ({_short(reason)}); {AGAIN}") from None
+    if isinstance(loaded, dict) and {"watch", "averages", "rows"} <= loaded.keys():
+        raise UserError(
+            f"{path}: a checkpoint to continue a training from, not a model; take the run's model.safetensors, or "
+            "good.safetensors of one that was stopped"
+        )
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}; expected a dict with a state dict as 'model'")
     state, beside = (loaded["model"], loaded) if "model" in loaded else (loaded, {})
