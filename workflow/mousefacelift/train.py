@@ -60,8 +60,9 @@ def train(
 
     Checkpoints go to a folder of `checkpoint_dir` named by the hash of settings and data. A rerun continues there after
     the last complete checkpoint; a second process with the same settings and data waits for the first one's lock.
-    check: only print the table of what would be trained on what, which otherwise comes before the first step. Raises UserError before the first step for unusable
-    settings or data, AlarmError when the run has failed, TerminatedError after a SIGTERM.
+    check: only print the table of what would be trained on what, which otherwise comes before the first step. Raises
+    UserError before the first step for unusable settings or data, AlarmError when the run has failed, TerminatedError
+    after a SIGTERM or Ctrl-C.
     """
     rank, device = 0 if check else _rank(settings), choose_accelerator(settings)
     settings = settings.model_copy(update=_automatic(settings, device))
