@@ -64,7 +64,9 @@ def test_norm_explosion_is_named_when_half_of_the_steps_are_skipped():
 def test_plateau_is_named_where_little_was_learned():
     blank = {"error": 0.04, "alpha_foreground": 0.3, "alpha_background": 0.2}
     watch = observed(Watch(Guards(plateau=100)), 100, **blank)
-    with pytest.raises(AlarmError, match=r"plateau: the loss has not fallen .* \(squared error 0\.80 of its; .* 0\.10 above"):
+    with pytest.raises(
+        AlarmError, match=r"plateau: the loss has not fallen .* \(squared error 0\.80 of its; .* 0\.10 above"
+    ):
         observed(watch, 2, first=101, **blank)
 
 
