@@ -144,8 +144,9 @@ def launcher():
     train = CONFIG.train
     if train.nodes == 1:
         return ""
-    each = max(train.gpus, 1)
-    return f"srun --nodes={train.nodes} --ntasks={train.processes} --ntasks-per-node={each} --kill-on-bad-exit=1 "
+    return (
+        f"srun --nodes={train.nodes} --ntasks={train.processes} --ntasks-per-node={train.devices} --kill-on-bad-exit=1 "
+    )
 
 
 def initial_weights(wildcards):

@@ -23,7 +23,7 @@ rule train:
     threads: 8
     resources:
         **several_nodes(),
-        mem_mb=TRAIN_MEM_MB * max(CONFIG.train.gpus, 1),
+        mem_mb=TRAIN_MEM_MB * CONFIG.train.devices,
         runtime=2880,
         gpu=CONFIG.train.gpus * CONFIG.train.nodes,
     params:

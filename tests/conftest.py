@@ -47,6 +47,13 @@ def call(monkeypatch, capsys):
     return run
 
 
+def train_words(manifest, settings, folder):
+    """`mousefacelift train` with settings as JSON, writing below a folder, in words."""
+    words = ["train", "--manifest", manifest, "--settings", settings]
+    words += ["--output", folder / "out", "--checkpoints", folder / "checkpoints"]
+    return [str(word) for word in words]
+
+
 VIEWS = 6
 # Of the lab: turned about an axis that is none of the world's, 310 mm to the unit, the mouse far from the origin.
 TURN = np.array([[2.0, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import write_shards
+from conftest import train_words, write_shards
 from mousefacelift.config import Guards, Lora, Loss, Train
 from mousefacelift.errors import TerminatedError, UserError
 from mousefacelift.finetuning import FineTuning, predict
@@ -51,13 +51,12 @@ def run(manifest, folder, settings=SETTINGS, **changes):
 
 def command(manifest, folder, **settings):
     """Train through the command line, in processes of its own."""
-    words = ["train", "--manifest", manifest, "--settings", json.dumps(settings), "--threads", "1"]
-    words += ["--output", folder / "out", "--checkpoints", folder / "checkpoints"]
+    words = [*train_words(manifest, json.dumps(settings), folder), "--threads", "1"]
     program = "import sys; from mousefacelift.cli import main; main()"
     script = folder / "mousefacelift"
     folder.mkdir(parents=True, exist_ok=True)
     script.write_text(f"{program}\n")  # several processes start each other by its name
-    return subprocess.run([sys.executable, script, *map(str, words)], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -107,16 +106,8 @@ def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
         "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "train",
         "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
-    words = [
-        "--manifest",
-        manifest,
-        "--settings",
-        json.dumps(base | {"nodes": 2}),
-        "--output",
-        tmp_path / "two" / "out",
-    ]
-    words += ["--checkpoints", tmp_path / "two" / "checkpoints"]
-    program = [sys.executable, "-c", "from mousefacelift.cli import main; main()", "train", *map(str, words)]
+    words = train_words(manifest, json.dumps(base | {"nodes": 2}), tmp_path / "two")
+    program = [sys.executable, "-c", "from mousefacelift.cli import main; main()", *words]
     tasks = []
     for rank in range(2):
         each = slurm | {"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0}
@@ -145,11 +136,10 @@ def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp
     folder.mkdir()
     slow = "import time, torch; save = torch.save; torch.save = lambda *a: (time.sleep(8), save(*a))"
     (folder / "mousefacelift").write_text(f"{slow}\nfrom mousefacelift.cli import main; main()\n")
-    words = ["--manifest", manifest, "--settings", json.dumps(base), "--output", folder / "out"]
+    words = train_words(manifest, json.dumps(base), folder)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, folder / "mousefacelift", "train", *map(str, words), "--checkpoints", folder / "checkpoints"],
-            stderr=log, stdout=log, start_new_session=True,
+            [sys.executable, folder / "mousefacelift", *words], stderr=log, stdout=log, start_new_session=True
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while "step 4/40" not in (folder / "log").read_text():
@@ -239,15 +229,7 @@ def test_a_run_that_is_told_to_end_loses_no_step_and_goes_on_as_if_it_had_not_be
 
 def test_the_command_line_ends_with_the_status_of_a_sigterm(micro_model, synthetic_shards, tmp_path, monkeypatch, call):
     terminated_in(monkeypatch, "training_step", 2)
-    words = (
-        "--settings",
-        SETTINGS.model_dump_json(),
-        "--output",
-        tmp_path / "out",
-        "--checkpoints",
-        tmp_path / "checkpoints",
-    )
-    status, _, err = call("train", "--manifest", synthetic_shards, *words)
+    status, _, err = call(*train_words(synthetic_shards, SETTINGS.model_dump_json(), tmp_path))
     assert status == 143 and "ended by SIGTERM after step 3" in err
 
 

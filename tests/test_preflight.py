@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import list_shards, write_shards
+from conftest import list_shards, train_words, write_shards
 from mousefacelift.config import Loss, Shard, Train
 from mousefacelift.errors import UserError
 from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
@@ -150,13 +150,5 @@ def test_settings_that_are_known_to_fail_are_noted(synthetic_shards, changes, na
 
 
 def test_check_prints_the_table_and_trains_nothing(call, synthetic_shards, tmp_path):
-    words = (
-        "--settings",
-        SETTINGS.model_dump_json(),
-        "--output",
-        tmp_path / "out",
-        "--checkpoints",
-        tmp_path / "checkpoints",
-    )
-    status, _, err = call("train", "--manifest", synthetic_shards, *words, "--check")
+    status, _, err = call(*train_words(synthetic_shards, SETTINGS.model_dump_json(), tmp_path), "--check")
     assert status == 0 and "camera distance" in err and not list(tmp_path.iterdir())

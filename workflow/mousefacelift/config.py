@@ -417,9 +417,14 @@ class Train(Section):
         return self
 
     @property
+    def devices(self) -> int:
+        """Processes per machine: one per GPU, or one on the CPU."""
+        return max(self.gpus, 1)
+
+    @property
     def processes(self) -> int:
-        """Processes that train together, one per GPU."""
-        return max(self.gpus, 1) * self.nodes
+        """Processes that train together."""
+        return self.devices * self.nodes
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "Train":

@@ -1,7 +1,6 @@
 """The loop of a training, for Lightning: what a step computes, counts and logs, on one device or on several."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -129,7 +128,7 @@ class FineTuning(lightning.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip; drop the gradients of a step whose norm is not finite or far above the clip, which skips the step."""
         norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip_norm)
-        self._grad_norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
+        self._grad_norm = _whole(norm).item()
         self._skip = not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm
         if self._skip:
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
@@ -227,7 +226,8 @@ class FineTuning(lightning.LightningModule):
     def exchange_averages(self) -> None:
         """Swap the parameters with their averages, where there are any; twice is nothing."""
         self._reshard()
-        for parameter, average in self._pairs():
+        for name, average in (self.averages or {}).items():
+            parameter = self.model.get_parameter(name)
             held = parameter.detach().clone()
             parameter.copy_(average)
             average.copy_(held)
@@ -236,11 +236,6 @@ class FineTuning(lightning.LightningModule):
         """After a forward pass alone, the outermost parameters are still whole in every process."""
         if self._sharded:
             self.model.reshard()  # type: ignore[operator]
-
-    def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        if self.averages is not None:
-            for name, parameter in trainable(self.model).items():
-                yield parameter, self.averages[name]
 
     def _prepare(self) -> None:
         """What needs the model where it will be trained."""

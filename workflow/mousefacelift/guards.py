@@ -21,7 +21,7 @@ ABSENT = -50.0  # opacity's logit of what stands for no Gaussian
 VISIBLE = 0.04  # opacity below which a Gaussian is left out of FaceLift's .ply
 LEARNED = 0.5  # squared error, of what a white image has: with less the mouse is seen
 DRAWN = 0.5  # difference of the opacities inside and outside the silhouette: with more its shape is drawn
-NORM = 50  # skipped steps, for `clear` where that alarm is off
+NORM = Guards.model_fields["norm"].default  # for `clear` where that alarm is off
 IMPROVED = 0.99  # a loss is better that is below this times the best
 
 STATISTICS = (

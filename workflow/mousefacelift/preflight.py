@@ -51,7 +51,7 @@ def preflight(shards: ShardData, model: GSLRM, device: str) -> list[Check]:
         *_cameras(c2w.double().numpy(), fxfycxcy.double().numpy(), settings),
         _size(data, settings),
         *_images(rgba),
-        _splits(data),
+        _splits(shards),
         _weights(settings),
         _trained(model, settings),
         _loss(settings),
@@ -166,8 +166,10 @@ def _images(rgba: Tensor) -> Iterable[Check]:
     )  # fmt: skip
 
 
-def _splits(data: Manifest) -> Check:
-    keys = {split: _keys(data, split) for split in SPLITS}
+def _splits(shards: ShardData) -> Check:
+    data = shards.manifest
+    opened = {"train": shards.train, "val": shards.val}
+    keys = {split: set(samples.keys) if (samples := opened.get(split)) else _keys(data, split) for split in SPLITS}
     sizes = ", ".join(f"{split} {sum(shard['samples'] for shard in data.split(split))}" for split in SPLITS)
     shared = [
         f"{sorted(one & other)[0]} is in {first} and {second}"

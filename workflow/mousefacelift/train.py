@@ -40,7 +40,7 @@ from mousefacelift.loaders import ShardData
 from mousefacelift.manifest import Manifest, checksum, read_manifest
 from mousefacelift.preflight import preflight, report
 from mousefacelift.verify import refuse_damaged
-from mousefacelift.weights import check_weights, load_weights, save_weights
+from mousefacelift.weights import load_weights, save_weights
 
 # Settings that change how fast a run goes, when it is stopped or where it is written, but not what it computes.
 NOT_HASHED = {
@@ -75,7 +75,7 @@ def train(
     if rank == 0:
         refuse_damaged(data, settings.container, ("train",), threads)
         refuse_damaged(data, "h5", ("val",), threads)
-    set_threads(threads // max(settings.gpus, 1))
+    set_threads(threads // settings.devices)
     if not data.split("train"):
         raise UserError(f"{manifest}: no training samples; see why `sample` rejected them (rejected.tsv)")
     shards = ShardData(data, settings, rank, settings.processes)
@@ -140,7 +140,7 @@ def _continue(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir
     tensorboard = TensorBoardLogger(out_dir, name="tensorboard", version="", purge_step=module.step + 1)
     trainer = lightning.Trainer(
         accelerator=device,
-        devices=max(settings.gpus, 1),
+        devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=_strategy(settings, device),
         plugins=[_environment(settings)] if settings.processes > 1 else None,
@@ -200,7 +200,7 @@ def _rank(settings: Train) -> int:
     if tasks != str(settings.processes) or "SLURM_PROCID" not in os.environ:
         raise UserError(
             f"train.nodes is {settings.nodes} and train.gpus {settings.gpus}: start {settings.processes} tasks with srun "
-            f"--nodes={settings.nodes} --ntasks-per-node={settings.gpus} (found {tasks}), as the Slurm profile does"
+            f"--nodes={settings.nodes} --ntasks-per-node={settings.devices} (found {tasks}), as the Slurm profile does"
         )
     return SLURMEnvironment(auto_requeue=False).global_rank()
 
@@ -276,8 +276,7 @@ def _initial_model(settings: Train) -> GSLRM:
         model = GSLRM(PRESETS[settings.preset])
     else:
         try:
-            check_weights(Path(settings.init), settings.preset)
-            model = load_weights(Path(settings.init))
+            model = load_weights(Path(settings.init), settings.preset)
         except UserError as error:
             raise UserError(f"train.init: {error}") from None
     adapt(model, settings)

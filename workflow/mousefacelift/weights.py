@@ -114,15 +114,15 @@ def save_weights(model: GSLRM, path: Path) -> None:
             raise UserError(f"{path}: the weights cannot be written ({error}); is the disk full?") from None
 
 
-def load_weights(path: Path) -> GSLRM:
+def load_weights(path: Path, preset: str | None = None) -> GSLRM:
     """Read a model on the CPU, in float32, from a file of `save_weights` or FaceLift's .pt or .ckpt.
 
     A .pt is a dict with the state dict under "model", or that state dict alone; its config is read off its shapes (see
     `infer_config`). Raises UserError if the file is missing, damaged, could run code, or is not such a model, with the
-    list of tensors that are missing, unknown or of another shape; and for values that are not finite.
+    list of tensors that are missing, unknown or of another shape; for another model than the preset's, if one is named; and
+    for values that are not finite.
     """
-    contents = _open(path)
-    _refuse_misfits(contents)
+    contents = _checked(path, preset)
     with torch.device("meta"):
         model = GSLRM(contents.config)
     state, broken = {}, []
@@ -146,15 +146,21 @@ def check_weights(path: Path, preset: str) -> None:
 
     Raises UserError as `load_weights` does, and with the differing settings if it is another model.
     """
+    _checked(path, preset)
+
+
+def _checked(path: Path, preset: str | None) -> _Contents:
+    """An opened file whose names and shapes are those of its config and, if one is named, of a preset."""
     contents = _open(path)
     _refuse_misfits(contents)
-    differing = _differences(contents.config, PRESETS[preset])
+    differing = _differences(contents.config, PRESETS[preset]) if preset else []
     if differing:
         fitting = _fitting(contents.config)
         hint = f"; it is one of preset {' or '.join(fitting)}" if fitting else ""
         if contents.inferred:
             hint += ". What shapes do not tell is taken to be as in FaceLift's models"
         raise UserError(f"{path} is not a model of preset {preset} ({', '.join(differing)}){hint}")
+    return contents
 
 
 def inspect_weights(path: Path) -> Report:
@@ -203,7 +209,7 @@ def print_report(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    settings = ", ".join(f"{name} {value}" for name, value in asdict(report.config).items() if name not in OBSOLETE)
+    settings = ", ".join(f"{name} {value}" for name, value in asdict(report.config).items())
     rows = {
         "format": report.format,
         "model": settings + (" (sizes read off the shapes, the rest as FaceLift's)" if report.inferred else ""),
@@ -489,7 +495,7 @@ def _renamed(unknown: list[str], missing: list[str]) -> list[str]:
 
 def _differences(config: GSLRMConfig, wanted: GSLRMConfig) -> list[str]:
     here, there = asdict(config), asdict(wanted)
-    return [f"{n} {here[n]} instead of {there[n]}" for n in there if n not in OBSOLETE and here[n] != there[n]]
+    return [f"{n} {here[n]} instead of {there[n]}" for n in there if here[n] != there[n]]
 
 
 def _fitting(config: GSLRMConfig) -> list[str]:
