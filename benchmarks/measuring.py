@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mousefacelift.config import Train
-from mousefacelift.train import choose_accelerator
+from mousefacelift.config.train import Train
+from mousefacelift.stages.train import choose_accelerator
 
 Row = dict[str, Any]
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from measuring import Clock, Report, Row, chosen_device, machine, summary
-from mousefacelift.errors import UserError
-from mousefacelift.rasterize import rasterize
-from mousefacelift.rasterize_reference import rasterize_reference
-from mousefacelift.train import set_threads
+from mousefacelift.base.errors import UserError
+from mousefacelift.models.rasterize.api import rasterize
+from mousefacelift.models.rasterize.reference import rasterize_reference
+from mousefacelift.stages.train import set_threads
 from scenes import pixel_aligned_scene, ring
 
 NAMES = ("means", "quats", "scales", "opacities", "colors")

@@ -16,10 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mousefacelift.center import center
-from mousefacelift.config import Center
-from mousefacelift.video import read_frames
-from rodent import demo_capture
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.video import read_frames
+from mousefacelift.stages.center import center
+from support.rodent import demo_capture
 
 SETTINGS = Center(chunk_frames=200)
 FRAMES = range(200)

@@ -21,9 +21,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mousefacelift.config import Config
-from mousefacelift.images import decode_image, encode_image
-from rodent import demo_capture, run_stages
+from mousefacelift.config.config import Config
+from mousefacelift.shards.images import decode_image, encode_image
+from support.rodent import demo_capture, run_stages
 
 WHITE = np.full((512, 512, 4), (255, 255, 255, 0), np.uint8)
 

@@ -14,13 +14,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mousefacelift.cameras import cameras
-from mousefacelift.center import center
-from mousefacelift.config import Cameras, Center
-from mousefacelift.hull import outline_radius, visual_hull
-from mousefacelift.images import decode_crop
-from mousefacelift.rigs import rig_from_json
-from rodent import demo_capture
+from mousefacelift.config.cameras import Cameras
+from mousefacelift.config.center import Center
+from mousefacelift.geometry.hull import outline_radius, visual_hull
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.cameras import cameras
+from mousefacelift.stages.center import center
+from support.rodent import demo_capture
 
 ROUNDS = 5
 

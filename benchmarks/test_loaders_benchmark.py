@@ -21,12 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mousefacelift.config import Config, Train
-from mousefacelift.containers import tar_samples
-from mousefacelift.data import floating
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest
-from rodent import demo_capture, run_stages
+from mousefacelift.config.config import Config
+from mousefacelift.config.train import Train
+from mousefacelift.shards.containers import tar_samples
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.training.data import floating
+from mousefacelift.training.loaders import ShardData
+from support.rodent import demo_capture, run_stages
 
 SAMPLES, WARM_UP, ROUNDS = 120, 8, 3
 
@@ -112,8 +113,8 @@ def test_hdf5_is_five_and_tar_three_times_as_fast_as_a_folder_of_png_files(data,
 MEASURE = """
 import sys, psutil
 from mousefacelift.config import Train
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.shards.manifest import read_manifest
 settings = Train(container=sys.argv[2], workers=2, steps=60, val_every=60, cache_gb=0)
 used = [0, 0]
 for batch in ShardData(read_manifest(sys.argv[1]), settings).train_dataloader():

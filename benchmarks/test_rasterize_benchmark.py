@@ -11,7 +11,7 @@ import numba
 import pytest
 import torch
 
-from mousefacelift.rasterize import rasterize
+from mousefacelift.models.rasterize.api import rasterize
 from scenes import pixel_aligned_scene
 
 

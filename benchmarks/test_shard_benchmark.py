@@ -14,11 +14,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from mousefacelift.center import center
-from mousefacelift.config import SPLITS, Center, Config, Shard
-from mousefacelift.sample import read_samples
-from mousefacelift.shard import shard
-from rodent import demo_capture, run_stages
+from mousefacelift.config.center import Center
+from mousefacelift.config.config import Config
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.config.shard import Shard
+from mousefacelift.stages.center import center
+from mousefacelift.stages.sample import read_samples
+from mousefacelift.stages.shard import shard
+from support.rodent import demo_capture, run_stages
 
 ROUNDS = 5
 

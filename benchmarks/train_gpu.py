@@ -32,20 +32,20 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from measuring import Clock, Report, Row, chosen_device, machine, summary
-from mousefacelift.adapt import adapt, build_optimizer, trainable
-from mousefacelift.config import Shard, Train
-from mousefacelift.containers import ShardWriter, encode_view
-from mousefacelift.data import floating
-from mousefacelift.errors import UserError
-from mousefacelift.finetuning import Batch, predict
-from mousefacelift.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig, render
-from mousefacelift.guards import statistics
-from mousefacelift.loaders import ShardData
-from mousefacelift.losses import image_loss
-from mousefacelift.manifest import read_manifest, write_manifest
-from mousefacelift.shard import opencv_cameras
-from mousefacelift.train import set_threads
-from mousefacelift.weights import load_weights
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.shard import Shard
+from mousefacelift.config.train import Train
+from mousefacelift.models.adapt import adapt, build_optimizer, trainable
+from mousefacelift.models.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig, render
+from mousefacelift.models.weights import load_weights
+from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.manifest import read_manifest, write_manifest
+from mousefacelift.stages.train import set_threads
+from mousefacelift.training.data import floating
+from mousefacelift.training.finetuning import Batch, predict
+from mousefacelift.training.guards import statistics
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.losses import image_loss
 from scenes import DISTANCE, FOCAL, ring
 
 LATENCY_TARGET = 0.2  # s, forward and rendering of 6 x 512 px with base on an H100

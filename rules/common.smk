@@ -6,15 +6,17 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.ablation import VARIANTS, applicable, variant
-from mousefacelift.cameras import read_capture_rig
-from mousefacelift.captures import captures_table, read_captures
-from mousefacelift.config import SPLITS, Config, section_json, validate
-from mousefacelift.errors import UserError
-from mousefacelift.manifest import STAGES, read_manifest
-from mousefacelift.recording import capture_frames, chunk_ranges
-from mousefacelift.sample import check_views
-from mousefacelift.selection import capture_splits
+from mousefacelift.stages.ablation import VARIANTS, applicable, variant
+from mousefacelift.stages.cameras import read_capture_rig
+from mousefacelift.recordings.captures import captures_table, read_captures
+from mousefacelift.config.config import Config
+from mousefacelift.config.reading import section_json, validate
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.base.errors import UserError
+from mousefacelift.shards.manifest import STAGES, read_manifest
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.stages.sample import check_views
+from mousefacelift.geometry.selection import capture_splits
 
 try:
     CONFIG = validate(Config, config, "configuration")
@@ -153,7 +155,9 @@ def initial_weights(wildcards):
     """train.init as an input, unless its tensors are not those of train.preset; values are read by the job alone."""
     if not CONFIG.train.init:
         return []
-    from mousefacelift.weights import check_weights  # imports torch, which takes seconds and which no other rule needs
+    from mousefacelift.models.weights import (
+        check_weights,
+    )  # imports torch, which takes seconds and which no other rule needs
 
     try:
         check_weights(Path(CONFIG.train.init), CONFIG.train.preset)

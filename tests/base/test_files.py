@@ -6,9 +6,9 @@ import threading
 import h5py
 import pytest
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5, read_json, write_json
-from mousefacelift.progress import track
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5, read_json, write_json
+from mousefacelift.base.progress import track
 
 
 def names(folder):

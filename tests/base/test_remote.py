@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from mousefacelift.errors import UserError
-from mousefacelift.remote import is_url, open_binary
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.remote import is_url, open_binary
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -60,7 +60,7 @@ def served(*behaviour):
 def test_reading_a_manifest_from_any_address_leaves_nothing_behind_and_takes_nothing_else_away(tmp_path, end):
     (tmp_path / "temporary").mkdir()
     (tmp_path / "temporary" / "another program's").write_text("file")
-    code = "import sys; from mousefacelift.manifest import read_manifest; read_manifest(sys.argv[1])"
+    code = "import sys; from mousefacelift.shards.manifest import read_manifest; read_manifest(sys.argv[1])"
     with served() as url:
         command = [sys.executable, "-c", code, url.removesuffix("/x.tar") + end]
         environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
@@ -71,7 +71,7 @@ def test_reading_a_manifest_from_any_address_leaves_nothing_behind_and_takes_not
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("mousefacelift.remote.WAITS_S", (0, 0, 0, 0))
+    monkeypatch.setattr("mousefacelift.base.remote.WAITS_S", (0, 0, 0, 0))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 

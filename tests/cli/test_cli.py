@@ -5,12 +5,13 @@ from pathlib import Path
 
 import h5py
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from mousefacelift.cli import app, main
-from rodent import record, write_table
+from support.paths import ROOT
+from support.rodent import record, write_table
 
-ROOT = Path(__file__).parents[1]
 COMMANDS = [
     "center",
     "background",
@@ -20,16 +21,18 @@ COMMANDS = [
     "sample",
     "shard",
     "manifest",
-    "verify",
     "train",
     "evaluate",
-    "poc",
-    "ablation",
-    "compare-cameras",
+    "verify",
     "export",
     "import",
     "show",
+    "poc",
+    "ablation",
+    "compare-cameras",
     "schema",
+    "rig",
+    "weights",
 ]
 FRAMES = range(100, 104)  # whole in every view
 
@@ -51,7 +54,7 @@ def test_every_command_explains_itself(command):
 
 def test_the_commands_are_the_stages_and_a_few_more():
     result = CliRunner().invoke(app, ["--help"])
-    assert [c.name or c.callback.__name__ for c in app.registered_commands] == COMMANDS
+    assert list(get_command(app).commands) == COMMANDS
     assert all(name in result.output for name in COMMANDS)
 
 
@@ -130,7 +133,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(call, monkeypatch):
     def broken():
         raise KeyError("a defect")
 
-    monkeypatch.setattr("mousefacelift.config.json_schema", broken)
+    monkeypatch.setattr("mousefacelift.config.reading.json_schema", broken)
     monkeypatch.setattr(sys, "argv", ["mousefacelift", "schema"])
     with pytest.raises(KeyError, match="a defect"):
         main()
@@ -202,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypat
     (tmp_path / "file").write_text("")
     arguments = ["mousefacelift", "manifest", "--output", str(tmp_path / "file" / "manifest.json"), "none.h5"]
     monkeypatch.setattr("sys.argv", arguments)
-    monkeypatch.setattr("mousefacelift.manifest.write_manifest", lambda *_: (tmp_path / "file" / "x").mkdir())
+    monkeypatch.setattr("mousefacelift.shards.manifest.write_manifest", lambda *_: (tmp_path / "file" / "x").mkdir())
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 1

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,16 +15,17 @@ import pytest
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from conftest import AZIMUTHS, ELEVATIONS, look_at_origin
-from mousefacelift.camerasets import CameraSet, facelift_reference, read_cameras
+from mousefacelift.base.errors import UserError
 from mousefacelift.cli import app
-from mousefacelift.compare import compare, measure, per_camera
-from mousefacelift.compareview import as_json, check_folder, markdown, mean_rig, page, rig_figure, write_comparison
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera
-from mousefacelift.rigs import read_rig, write_rig
+from mousefacelift.comparison.measure import compare, measure, per_camera
+from mousefacelift.comparison.page import as_json, check_folder, markdown, mean_rig, page, rig_figure, write_comparison
+from mousefacelift.comparison.sets import CameraSet, facelift_reference, read_cameras
+from mousefacelift.geometry.camera import Camera
+from mousefacelift.rigs.registry import read_rig, write_rig
+from support.balls import AZIMUTHS, ELEVATIONS, look_at_origin
+from support.paths import SHARED
 
-EXAMPLES = Path(__file__).parents[2] / "shared" / "calibrations"
+EXAMPLES = SHARED / "calibrations"
 REFERENCE = facelift_reference()
 SHOWN = ("samples", "azimuth: range")  # not judged
 
@@ -574,7 +574,7 @@ def test_a_name_is_written_in_a_3d_label_as_it_is():
 
 
 def test_files_are_complete_or_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr("mousefacelift.compareview.page", lambda _: 1 / 0)
+    monkeypatch.setattr("mousefacelift.comparison.page.page", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_comparison(compare(BASE, BASE), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.md"]

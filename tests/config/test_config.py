@@ -1,15 +1,15 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import BaseModel
 
-from mousefacelift.config import Config, Train, json_schema, load_config, load_yaml, section_json, validate
-from mousefacelift.errors import UserError
-
-ROOT = Path(__file__).parents[1]
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.config import Config
+from mousefacelift.config.reading import json_schema, load_config, load_yaml, section_json, validate
+from mousefacelift.config.train import Train
+from support.paths import ROOT
 
 
 def error(values, model=Config):

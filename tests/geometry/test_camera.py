@@ -8,21 +8,23 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.geometry import (
+from mousefacelift.geometry.camera import (
     Camera,
-    azimuth_elevation,
     distort,
     field_radius,
-    inverse_rigid,
-    look_at,
-    moved_to_mean_distance,
     pad_distortion,
     pixel_rays,
     project,
-    rigid,
-    rotation_between,
     triangulate,
     undistort,
+)
+from mousefacelift.geometry.views import (
+    azimuth_elevation,
+    inverse_rigid,
+    look_at,
+    moved_to_mean_distance,
+    rigid,
+    rotation_between,
     view_map,
 )
 

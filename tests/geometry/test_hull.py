@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from conftest import AZIMUTHS, ELEVATIONS
-from mousefacelift.geometry import Camera, pad_distortion, pixel_rays, project
-from mousefacelift.hull import outline_radius, visual_hull
-from mousefacelift.images import decode_crop
-from mousefacelift.rigs import rig_from_json
-from rodent import ground_truth
+from mousefacelift.geometry.camera import Camera, pad_distortion, pixel_rays, project
+from mousefacelift.geometry.hull import outline_radius, visual_hull
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.shards.images import decode_crop
+from support.balls import AZIMUTHS, ELEVATIONS
+from support.rodent import ground_truth
 
 CENTER = np.array([5.0, -8.0, 12.0])
 

@@ -7,11 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from conftest import level_cameras
-from mousefacelift.config import SPLITS, Sample, Split
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import look_at, rigid
-from mousefacelift.selection import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.sample import SPLITS, Sample, SplitFractions
+from mousefacelift.geometry.selection import (
     MAX_DEVIATIONS,
     SHAPE,
     allocate,
@@ -28,13 +26,15 @@ from mousefacelift.selection import (
     usable_views,
     view_order,
 )
+from mousefacelift.geometry.views import look_at, rigid
+from support.balls import level_cameras
 
 FRACTIONS = st.tuples(*[st.integers(0, 5)] * 3).filter(any)
-TENTHS = Split(train=0.8, val=0.1, test=0.1)
+TENTHS = SplitFractions(train=0.8, val=0.1, test=0.1)
 
 
 def split(shares):
-    return Split(**dict(zip(SPLITS, np.array(shares) / sum(shares), strict=True)))
+    return SplitFractions(**dict(zip(SPLITS, np.array(shares) / sum(shares), strict=True)))
 
 
 def directions(seed, count):
@@ -191,14 +191,14 @@ def test_exchanging_finds_nearly_what_trying_all_finds(monkeypatch):
     for seed in range(20):
         vectors = directions(seed, 14)
         with monkeypatch.context() as patch:
-            patch.setattr("mousefacelift.selection.MAX_SUBSETS", 0)
+            patch.setattr("mousefacelift.geometry.selection.MAX_SUBSETS", 0)
             quick = smallest_angle(vectors[spread_views(vectors, 6)])
         assert quick >= 0.9 * smallest_angle(vectors[spread_views(vectors, 6)])
 
 
 @pytest.mark.parametrize("most", [0, 1000])
 def test_among_equal_smallest_angles_those_are_chosen_whose_others_are_larger(monkeypatch, most):
-    monkeypatch.setattr("mousefacelift.selection.MAX_SUBSETS", most)
+    monkeypatch.setattr("mousefacelift.geometry.selection.MAX_SUBSETS", most)
     angle = np.deg2rad([0, 60, 120, 180])
     chosen = spread_views(np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1), 3)
     assert chosen[0] == 0 and chosen[-1] == 3, "60 degrees apart are two in any three of them"
@@ -302,7 +302,7 @@ def test_whole_captures_or_animals_go_to_one_split_whatever_their_order(animal_o
 
 
 def test_captures_of_a_split_are_spread_over_the_names_in_their_natural_order():
-    settings = Sample(split="capture", fractions=Split(train=0.6, val=0.2, test=0.2))
+    settings = Sample(split="capture", fractions=SplitFractions(train=0.6, val=0.2, test=0.2))
     found = capture_splits({f"day{k}": "m" for k in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1)}, settings)
     order = [found[f"day{k}"] for k in range(1, 11)]
     assert order == ["train", "train", "val", "test", "train", "train", "train", "val", "test", "train"]
@@ -320,7 +320,7 @@ def test_too_few_animals_are_named_with_what_to_do():
 
 def test_time_is_given_to_the_splits_by_their_fractions_and_in_their_order():
     time = np.arange(1001) / 100
-    for fractions in (Split(), Split(train=0.5, val=0.2, test=0.3)):
+    for fractions in (SplitFractions(), SplitFractions(train=0.5, val=0.2, test=0.3)):
         splits = split_blocks(time, fractions, 0)
         counts = Counter(splits)
         for name in SPLITS:
@@ -330,7 +330,7 @@ def test_time_is_given_to_the_splits_by_their_fractions_and_in_their_order():
 
 def test_a_gap_is_centred_on_each_border():
     time = np.arange(1001) / 100
-    splits = split_blocks(time, Split(), 0.5)
+    splits = split_blocks(time, SplitFractions(), 0.5)
     dropped = time[[s is None for s in splits]]
     assert all(np.abs(np.array([8.0, 9.0]) - t).min() < 0.25 for t in dropped)
     assert len(dropped) == pytest.approx(100, abs=2)

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.config import UP_AXES as AXES
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera, look_at
-from mousefacelift.rigs import rig_from_json
-from mousefacelift.up import angle_deg, axis_vector, choose_up, up_from_cameras, up_from_floor
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.normalize import UP_AXES as AXES
+from mousefacelift.geometry.camera import Camera
+from mousefacelift.geometry.up import angle_deg, axis_vector, choose_up, up_from_cameras, up_from_floor
+from mousefacelift.geometry.views import look_at
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
 
 Z = np.array([0.0, 0, 1])
 
@@ -59,7 +60,7 @@ def test_level_cameras_tell_up_exactly_whatever_their_pitch(seed):
 
 
 def test_the_uncertainty_of_level_cameras_is_the_spread_of_what_they_say(monkeypatch):
-    monkeypatch.setattr("mousefacelift.up.LEAN_DEG", 0.0)
+    monkeypatch.setattr("mousefacelift.geometry.up.LEAN_DEG", 0.0)
     found = [up_from_cameras(rig(roll_deg=3, seed=seed, count=8)) for seed in range(200)]
     spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
     assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.35)
@@ -87,7 +88,7 @@ def test_the_floor_is_found_below_a_lifted_tail_and_above_phantoms(seed):
 
 
 def test_the_uncertainty_of_the_floor_is_the_spread_of_what_walks_say(monkeypatch):
-    monkeypatch.setattr("mousefacelift.up.BIAS_MM", 0.0)
+    monkeypatch.setattr("mousefacelift.geometry.up.BIAS_MM", 0.0)
     found = [up_from_floor(walk(seed=seed, frames=40, noise=1.0), Z) for seed in range(60)]
     spread = np.sqrt(np.mean([angle_deg(c.up, Z) ** 2 for c in found]) / 2)
     assert np.sqrt(np.mean([c.uncertainty_deg**2 for c in found])) == pytest.approx(spread, rel=0.5)
@@ -193,11 +194,13 @@ def test_20_turned_worlds_come_out_as_the_unturned_one(tmp_path):
 
     `center` once; calibration, hulls and cameras anew in each world, up to a turn about Z.
     """
-    from mousefacelift.cameras import cameras
-    from mousefacelift.center import center
-    from mousefacelift.config import Cameras, Center, Normalize
-    from mousefacelift.normalize import normalize
-    from rodent import demo_capture, turned_capture
+    from mousefacelift.config.cameras import Cameras
+    from mousefacelift.config.center import Center
+    from mousefacelift.config.normalize import Normalize
+    from mousefacelift.stages.cameras import cameras
+    from mousefacelift.stages.center import center
+    from mousefacelift.stages.normalize import normalize
+    from support.rodent import demo_capture, turned_capture
 
     settings = Center(chunk_frames=100)
     chunks = [tmp_path / f"{k:04d}.h5" for k in (0, 1)]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mousefacelift.adapt import LoraLinear, adapt, build_optimizer, counts, merged, trainable
-from mousefacelift.config import LAYERS, Lora, Train
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import LAYERS, Lora, Train
+from mousefacelift.models.adapt import LoraLinear, adapt, build_optimizer, counts, merged, trainable
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=3)
 

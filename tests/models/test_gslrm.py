@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig, patchify, pixel_rays
+from mousefacelift.base.errors import UserError
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig, patchify, pixel_rays
 
-PARITY = Path(__file__).parent / "data" / "gslrm_micro.npz"
+PARITY = Path(__file__).with_name("gslrm_micro.npz")
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2)
 
 

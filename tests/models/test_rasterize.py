@@ -8,8 +8,8 @@ import numba
 import pytest
 import torch
 
-from mousefacelift.rasterize import _gsplat, rasterize
-from mousefacelift.rasterize_reference import rasterize_reference
+from mousefacelift.models.rasterize.api import _gsplat, rasterize
+from mousefacelift.models.rasterize.reference import rasterize_reference
 
 NAMES = ["means", "quats", "scales", "opacities", "colors"]
 
@@ -256,7 +256,7 @@ def test_gsplat_draws_the_same_on_cuda():
 
 
 def test_without_gsplat_the_error_says_how_to_install_it(monkeypatch):
-    from mousefacelift import rasterize as module
+    from mousefacelift.models.rasterize import api as module
 
     monkeypatch.setitem(__import__("sys").modules, "gsplat", None)
     with pytest.raises(ImportError, match=r"pip install gsplat==1\.5\.3 packaging"):

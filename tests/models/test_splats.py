@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import Gaussians
-from mousefacelift.splats import PROPERTIES, read_ply, write_ply
+from mousefacelift.base.errors import UserError
+from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.models.splats import PROPERTIES, read_ply, write_ply
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
-from mousefacelift.weights import check_weights, infer_config, inspect_weights, load_weights, save_weights
-from rodent import record, write_table
+from mousefacelift.base.errors import UserError
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.models.weights import check_weights, infer_config, inspect_weights, load_weights, save_weights
+from support.paths import ROOT
+from support.rodent import record, write_table
 
-REPOSITORY = Path(__file__).parents[1]
-PARITY = Path(__file__).parent / "data" / "gslrm_micro.npz"
+PARITY = Path(__file__).with_name("gslrm_micro.npz")
 MICRO = GSLRMConfig(width=32, head_width=32, layers=2)  # the head width that is taken where shapes do not tell
 VGG19 = [(1, 3, 64), (1, 64, 64), (2, 64, 128), (2, 128, 128), (3, 128, 256), *[(3, 256, 256)] * 3, (4, 256, 512),
          *[(4, 512, 512)] * 3, *[(5, 512, 512)] * 4]  # fmt: skip
@@ -581,7 +581,7 @@ def dry_run(folder, table, target="train", python=(), **train):
     project = folder / "project"
     project.mkdir()
     for name in ("Snakefile", "rules", "config", "profiles", "envs"):
-        source = REPOSITORY / name
+        source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, project / name)
     settings = {"captures": str(table), "train": {"image_size": 64, **train}}
     (project / "config" / "config.yaml").write_text(yaml.safe_dump(settings))

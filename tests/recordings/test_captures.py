@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mousefacelift.captures import captures_table, demo_table, read_captures
-from mousefacelift.errors import UserError
-from mutations import mutate, mutations
+from mousefacelift.base.errors import UserError
+from mousefacelift.recordings.captures import captures_table, demo_table, read_captures
+from support.mutations import mutate, mutations
+from support.paths import ROOT
 
 HEADER = "capture\tanimal\tvideos\tmasks\tcalibration\tformat\tfps\tunit"
 ROW = "day1\tm01\tv/cam{camera}.mp4\tm/cam{camera}.mkv\tc/cam{camera}.mat\tdannce\t50\tcm"
@@ -148,7 +149,7 @@ def test_the_demo_is_one_capture_of_six_cameras_in_millimetres(monkeypatch, tmp_
     monkeypatch.chdir(tmp_path)
     (capture,) = read_captures(demo_table()).values()
     assert (capture.name, capture.cameras, capture.fps, capture.unit) == ("rodent-a", tuple("123456"), 20, "mm")
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     assert demo_table() == Path("workflow/demo/captures.tsv")
 
 

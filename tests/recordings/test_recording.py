@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mousefacelift.config import Center
-from mousefacelift.errors import UserError
-from mousefacelift.recording import capture_frames, read_camera
-from mousefacelift.video import Missing
-from rodent import demo_capture, write_video
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.recording import capture_frames, read_camera
+from mousefacelift.recordings.video import Missing
+from support.rodent import demo_capture, write_video
 
 SETTINGS, SKIP = Center(), Center(on_bad_frame="skip")
 SIZE = (32, 48)

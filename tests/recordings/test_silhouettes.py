@@ -7,11 +7,18 @@ import cv2
 import numpy as np
 import pytest
 
-from mousefacelift.config import Background, Onnx
-from mousefacelift.errors import UserError
-from mousefacelift.silhouettes import METHODS, Tile, background, estimate_background, onnx, preview_sheet
-from mousefacelift.video import read_frames
-from rodent import demo_capture
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Background, Onnx
+from mousefacelift.recordings.silhouettes.background import (
+    METHODS,
+    Tile,
+    background,
+    estimate_background,
+    onnx,
+    preview_sheet,
+)
+from mousefacelift.recordings.video import read_frames
+from support.rodent import demo_capture
 
 WIDTH, HEIGHT = 480, 360
 SETTINGS = Background()

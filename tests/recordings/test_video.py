@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mousefacelift.errors import UserError
-from mousefacelift.video import Missing, Probe, _parts, first_image, length, probe, read_frames
-from rodent import demo_capture, write_video
+from mousefacelift.base.errors import UserError
+from mousefacelift.recordings.video import Missing, Probe, _parts, first_image, length, probe, read_frames
+from support.rodent import demo_capture, write_video
 
 BITS, BLOCK = 7, 16
 LENGTH = 60
@@ -116,7 +116,7 @@ def test_a_file_that_is_sought_behind_the_frame_asked_for_is_read_from_its_start
         def seek(self, target, **options):
             seek(self._container, 2 * target, **options)
 
-    monkeypatch.setattr("mousefacelift.video._open", lambda path: Sought(av.open(str(path))))
+    monkeypatch.setattr("mousefacelift.recordings.video._open", lambda path: Sought(av.open(str(path))))
     assert indices(compressed, range(20, 26)) == list(range(20, 26))
 
 

@@ -4,7 +4,6 @@ import re
 import shutil
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,15 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-import rigfiles
-from mousefacelift.errors import UserError
-from mousefacelift.files import write_json
-from mousefacelift.geometry import Camera, pad_distortion, project
-from mousefacelift.rigs import FORMATS, match_cameras, read_rig, rig_from_json, rig_to_json, write_rig
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import write_json
+from mousefacelift.geometry.camera import Camera, pad_distortion, project
 from mousefacelift.rigs.checks import check_lengths, check_rig, checked_camera, optical_axes_meet
-from rigfiles import FIXTURES, expected, rig
+from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
+from mousefacelift.rigs.names import match_cameras
+from mousefacelift.rigs.registry import FORMATS, read_rig, write_rig
+from support import rigfiles
+from support.paths import SHARED
+from support.rigfiles import FIXTURES, expected, rig
 
-EXAMPLES = Path(__file__).parents[2] / "shared" / "calibrations"
+EXAMPLES = SHARED / "calibrations"
 CORNER = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 
 

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 import scipy.io
 
-import rigfiles
-from mousefacelift.errors import UserError
-from mousefacelift.rigs import hdf5_child, match_cameras, read_rig
-from mousefacelift.rigs.documents import MAX_PICKLE_BYTES, open_document
-from mousefacelift.rigs.hdf5 import load_hdf5, load_matlab73
-from rigfiles import FIXTURES, files_of
+from mousefacelift.base.errors import UserError
+from mousefacelift.rigs.containers import hdf5_child
+from mousefacelift.rigs.containers.documents import MAX_PICKLE_BYTES, open_document
+from mousefacelift.rigs.containers.hdf5 import load_hdf5, load_matlab73
+from mousefacelift.rigs.names import match_cameras
+from mousefacelift.rigs.registry import read_rig
+from support import rigfiles
+from support.rigfiles import FIXTURES, files_of
 
 SIZE = (1152, 1024)
 
@@ -291,7 +293,7 @@ def test_hdf5_files_may_not_point_elsewhere_or_unfold(tmp_path, limited_memory):
 
 
 def test_hdf5_files_on_which_the_library_never_ends_are_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("mousefacelift.rigs.hdf5.MAX_CPU_SECONDS", 1)
+    monkeypatch.setattr("mousefacelift.rigs.containers.hdf5.MAX_CPU_SECONDS", 1)
     path = rigfiles.multicam_h5(tmp_path, rigfiles.rig())
     data = bytearray(path.read_bytes())
     # The heap of camera names: a free block of no size, after which the library looks for the next one for ever.
@@ -450,7 +452,7 @@ def test_numbers_that_are_none_say_so(tmp_path):
 
 
 def test_every_fixture_is_damaged_and_every_reader_has_a_fixture():
-    from mousefacelift.rigs import FORMATS
+    from mousefacelift.rigs.registry import FORMATS
 
     assert {fixture.format for fixture in FIXTURES.values()} == set(FORMATS)
     assert all(isinstance(fixture.fields, Mapping) for fixture in FIXTURES.values())

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mousefacelift.errors import UserError
-from mousefacelift.rigs import read_rig
-from mutations import mutate, mutations
-from rigfiles import FIXTURES, files_of
+from mousefacelift.base.errors import UserError
+from mousefacelift.rigs.registry import read_rig
+from support.mutations import mutate, mutations
+from support.rigfiles import FIXTURES, files_of
 
 SLOW = ("multicam-hdf5", "label3d-7.3")
 SHARE = int(os.environ.get("MOUSEFACELIFT_FUZZ", "400")) / (len(FIXTURES) - 0.9 * len(SLOW))
@@ -40,7 +40,7 @@ def limited_memory():
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_mutated_files_are_read_or_refused(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setattr("mousefacelift.rigs.hdf5.MAX_CPU_SECONDS", 3)
+    monkeypatch.setattr("mousefacelift.rigs.containers.hdf5.MAX_CPU_SECONDS", 3)
     fixture = FIXTURES[name]
     source = fixture.write(tmp_path, fixture.truths())
     originals = {path: path.read_bytes() for path in tmp_path.iterdir()}

@@ -9,9 +9,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mousefacelift.cli import app
-from mousefacelift.geometry import Camera, look_at, pad_distortion, project
-from mousefacelift.rigs import read_rig, write_rig
-from mousefacelift.rigview import frustum, rig_figure, rig_tables
+from mousefacelift.geometry.camera import Camera, pad_distortion, project
+from mousefacelift.geometry.views import look_at
+from mousefacelift.rigs.registry import read_rig, write_rig
+from mousefacelift.rigs.view import frustum, rig_figure, rig_tables
 
 
 def camera(k):

@@ -9,45 +9,15 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
-from conftest import AZIMUTHS, ELEVATIONS, ball, look_at_origin
-from mousefacelift.camerasets import read_cameras
+from mousefacelift.base.errors import UserError
 from mousefacelift.cli import app
-from mousefacelift.config import Shard, Split
-from mousefacelift.containers import ShardWriter, encode_view
-from mousefacelift.errors import UserError
-from mousefacelift.exports import export_facelift, export_transforms, import_facelift
-from mousefacelift.geometry import inverse_rigid
-from mousefacelift.manifest import write_manifest
-from mousefacelift.rigs import transforms
-from mousefacelift.rigs.documents import open_document
-from mousefacelift.shard import opencv_cameras
-
-SIZE, VIEWS = 32, 3
-
-
-def write_small(folder, samples, settings=None):
-    """Shards of balls, 3 views of 32 px. samples: capture -> split -> number. Returns the manifest's path."""
-    settings, h5s, seed = settings or Shard(), [], np.random.default_rng(0)
-    for capture, splits in samples.items():
-        views = [f"{capture}-{v}" for v in range(VIEWS)]
-        for split, count in splits.items():
-            h5s.append(folder / split / f"{capture}-0000.h5")
-            with ShardWriter(h5s[-1].with_suffix(".tar"), h5s[-1], count, views, SIZE, settings) as writer:
-                for n in range(count):
-                    c2w = np.array([look_at_origin(AZIMUTHS[v], ELEVATIONS[v], 2.7 + 0.01 * n) for v in range(VIEWS)])
-                    k = np.tile([51.2, 51.3, 16.1, 15.9], (VIEWS, 1))
-                    images = [ball(c2w[v], k[v], SIZE, seed.uniform(-0.1, 0.1, 3), 0.4) for v in range(VIEWS)]
-                    key = f"{capture}-{split}-{n:06d}"
-                    meta = {
-                        "id": key, "capture": capture, "frame": 7 * n, "time_s": 0.14 * n, "split": split, "views": views,
-                        "world_from_mm": np.diag([0.01, 0.01, 0.01, 1]).tolist(),
-                        "frames": opencv_cameras(
-                            inverse_rigid(c2w), k, SIZE, [f"{key}.cam{v}.{settings.tar_codec}" for v in range(VIEWS)]
-                        ),
-                    }  # fmt: skip
-                    writer.add(meta, images, [encode_view(image, settings) for image in images])
-    write_manifest(h5s, folder / "manifest.json", needed=())
-    return folder / "manifest.json"
+from mousefacelift.comparison.sets import read_cameras
+from mousefacelift.config.sample import SplitFractions
+from mousefacelift.config.shard import Shard
+from mousefacelift.rigs.containers.documents import open_document
+from mousefacelift.rigs.formats import transforms
+from mousefacelift.shards.exports.facelift import export_facelift, export_transforms, import_facelift
+from support.small import SIZE, VIEWS, write_small
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +120,8 @@ def test_pixels_and_cameras_come_back_from_an_export_to_the_last_bit(exported, d
 
 
 def test_an_imported_data_set_is_one_to_train_on(small, facelift, tmp_path):
-    from mousefacelift.data import Samples
-    from mousefacelift.manifest import read_manifest
+    from mousefacelift.shards.manifest import read_manifest
+    from mousefacelift.training.data import Samples
 
     import_facelift(facelift, tmp_path / "back", Shard(tar_codec="qoi", h5_codec="gzip"))
     for split in ("train", "val", "test"):
@@ -377,7 +347,7 @@ def test_lists_may_be_relative_name_the_json_and_be_called_otherwise(facelift, t
     import_facelift(facelift, tmp_path / "back", Shard())
     assert splits_of(tmp_path / "back") == {"train": expected[:2], "val": expected[2:], "test": []}
     with pytest.raises(UserError, match=r"data_mouse_train\.txt, Validation\.txt say which split"):
-        import_facelift(facelift, tmp_path / "again", Shard(), Split())
+        import_facelift(facelift, tmp_path / "again", Shard(), SplitFractions())
     (facelift / "train.txt").write_text("")
     with pytest.raises(UserError, match=r"train\.txt: data_mouse_train\.txt is a list of train too"):
         import_facelift(facelift, tmp_path / "again", Shard())
@@ -403,7 +373,7 @@ def test_without_lists_the_samples_are_divided_into_blocks_in_natural_order(face
         theirs = {"frames": content["frames"]} | ({"id": "../up"} if n % 2 else {})
         (target / "opencv_cameras.json").write_text(json.dumps(theirs))
     shutil.copytree(source, tmp_path / "theirs" / ".half.1.partial" / "x")
-    import_facelift(tmp_path / "theirs", tmp_path / "back", Shard(), Split(train=0.5, val=0.25, test=0.25))
+    import_facelift(tmp_path / "theirs", tmp_path / "back", Shard(), SplitFractions(train=0.5, val=0.25, test=0.25))
     keys = [f"frame_{n}-{n:06d}" for n in range(12)]
     assert splits_of(tmp_path / "back") == {"train": keys[:6], "val": keys[6:9], "test": keys[9:]}
     with h5py.File(tmp_path / "back" / "train" / "theirs-0000.h5") as file:
@@ -425,7 +395,7 @@ def test_what_is_under_transparent_pixels_becomes_white(facelift, tmp_path):
 
 
 def test_shards_are_bounded_and_have_one_naming_of_the_views_each(facelift, tmp_path, monkeypatch):
-    monkeypatch.setattr("mousefacelift.exports.SAMPLES_PER_SHARD", 2)
+    monkeypatch.setattr("mousefacelift.shards.exports.facelift.SAMPLES_PER_SHARD", 2)
     import_facelift(facelift, tmp_path / "back", Shard(), name="mice")
     shards = json.loads((tmp_path / "back" / "manifest.json").read_text())["shards"]
     names = [(shard["h5"], shard["samples"]) for shard in shards]

@@ -10,12 +10,12 @@ import tarfile
 import h5py
 import pytest
 
-from conftest import list_shards, write_shards
 from mousefacelift import STAGE_VERSIONS, __version__
+from mousefacelift.base.errors import UserError
 from mousefacelift.cli import main
-from mousefacelift.config import Config
-from mousefacelift.errors import UserError
-from mousefacelift.manifest import STAGES, read_manifest, write_manifest
+from mousefacelift.config.config import Config
+from mousefacelift.shards.manifest import STAGES, read_manifest, write_manifest
+from support.balls import list_shards, write_shards
 
 SETTINGS = Config().model_dump(mode="json", include=set(STAGES))
 

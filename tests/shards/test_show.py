@@ -6,11 +6,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mousefacelift.config import Shard
-from mousefacelift.containers import encode_view
-from mousefacelift.errors import UserError
-from mousefacelift.show import GAP, GREY, LINE, SHEET_WIDTH, read_contents, show, tile_side
-from test_exports import SIZE, VIEWS, write_small
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.shard import Shard
+from mousefacelift.shards.containers import encode_view
+from mousefacelift.shards.show import GAP, GREY, LINE, SHEET_WIDTH, read_contents, show, tile_side
+from support.small import SIZE, VIEWS, write_small
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import list_shards, write_shards
-from mousefacelift.config import Evaluate, Shard, Train
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import evaluate
-from mousefacelift.images import encode_image
-from mousefacelift.manifest import checksum, read_manifest
-from mousefacelift.train import train
-from mousefacelift.verify import check_cameras, check_shard, refuse_damaged, verify
-from mutations import mutate, mutations
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.shard import Shard
+from mousefacelift.config.train import Train
+from mousefacelift.shards.images import encode_image
+from mousefacelift.shards.manifest import checksum, read_manifest
+from mousefacelift.shards.verify import check_cameras, check_shard, refuse_damaged, verify
+from mousefacelift.stages.evaluate import evaluate
+from mousefacelift.stages.train import train
+from support.balls import list_shards, write_shards
+from support.mutations import mutate, mutations
 
 TAR, H5 = "train/ball-0000.tar", "train/ball-0000.h5"
 KEYS = [f"ball-train-{i:06d}" for i in range(3)]
@@ -582,7 +584,7 @@ def test_a_manifest_that_lists_another_end_or_number_is_named(shards, problems):
 
 
 def test_only_the_first_problems_are_printed_and_the_rest_counted(shards, call, monkeypatch):
-    monkeypatch.setattr("mousefacelift.cli.MAX_PROBLEMS", 3)
+    monkeypatch.setattr("mousefacelift.cli.shards.MAX_PROBLEMS", 3)
     for n in range(7):
         (shards.parent / "val" / f"{n}.tar").touch()
     status, out, err = call("verify", shards)
@@ -625,7 +627,7 @@ def test_whatever_happens_to_a_file_is_found_and_the_file_named(whole, tmp_path_
 
 
 def test_verification_needs_no_torch():
-    code = "import sys, mousefacelift.verify, mousefacelift.manifest; sys.exit('torch' in sys.modules)"
+    code = "import sys, mousefacelift.shards.verify, mousefacelift.shards.manifest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

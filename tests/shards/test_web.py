@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-from conftest import write_shards
-from mousefacelift.config import Evaluate, Train
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import evaluate
-from mousefacelift.exports import export_facelift
-from mousefacelift.gslrm import PRESETS, GSLRMConfig
-from mousefacelift.train import train
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.train import Train
+from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+from mousefacelift.shards.exports.facelift import export_facelift
+from mousefacelift.stages.evaluate import evaluate
+from mousefacelift.stages.train import train
+from support.balls import write_shards
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")

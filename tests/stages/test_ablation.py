@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from mousefacelift.ablation import VARIANTS, ablation, applicable, left_out, read_run, variant, verdict
-from mousefacelift.config import Evaluate, Loss, Train
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import evaluate, open_trained
-from mousefacelift.gslrm import PRESETS, GSLRMConfig
-from mousefacelift.scores import METRICS
-from mousefacelift.train import train
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.train import Loss, Train
+from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+from mousefacelift.stages.ablation import VARIANTS, ablation, applicable, left_out, read_run, variant, verdict
+from mousefacelift.stages.evaluate import evaluate, open_trained
+from mousefacelift.stages.train import train
 
 SAMPLES, VIEWS = 8, 6
 BASE = Train(run="mice", preset="tiny", steps=20, batch_size=2, seed=5, val_every=10)

@@ -11,13 +11,15 @@ import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mousefacelift.cameras import cameras, surrounding_polygon
-from mousefacelift.center import Flag, center
-from mousefacelift.config import Cameras, Center
-from mousefacelift.errors import UserError
-from mousefacelift.images import decode_crop
-from mousefacelift.rigs import rig_from_json, write_rig
-from rodent import demo_capture, ground_truth, project_raw
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.cameras import Cameras
+from mousefacelift.config.center import Center
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.rigs.registry import write_rig
+from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.cameras import cameras, surrounding_polygon
+from mousefacelift.stages.center import Flag, center
+from support.rodent import demo_capture, ground_truth, project_raw
 
 FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "triangulated_mm", "residual_px",
           "center_rays", "outline_px", "outline_rays", "cut", "surface_mm", "thin_mm")  # fmt: skip

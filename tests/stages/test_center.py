@@ -8,13 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mousefacelift.center import SUPPORT_DIRECTIONS, Flag, _spread, center, measure
-from mousefacelift.config import Center
-from mousefacelift.errors import UserError
-from mousefacelift.images import decode_crop
-from mousefacelift.recording import capture_frames, chunk_ranges
-from mousefacelift.video import Frame, read_frames
-from rodent import demo_capture, record, write_video
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.video import Frame, read_frames
+from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, Flag, _spread, center, measure
+from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
 FRAMES = range(100, 104)
@@ -326,7 +326,7 @@ def test_a_failure_while_writing_leaves_no_half_file(short, tmp_path, monkeypatc
 
 
 def test_the_demos_silhouettes_hold_the_projected_centre_of_the_mouse():
-    from rodent import ground_truth, project_raw
+    from support.rodent import ground_truth, project_raw
 
     capture = demo_capture()
     for v in (0, 4):

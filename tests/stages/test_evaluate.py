@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import write_shards
-from mousefacelift.config import Evaluate
-from mousefacelift.data import Samples
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.models.splats import read_ply
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.stages.evaluate import (
     evaluate,
     input_views,
     nearest_view,
@@ -22,9 +23,8 @@ from mousefacelift.evaluate import (
     predict_views,
     turntable_cameras,
 )
-from mousefacelift.manifest import read_manifest
-from mousefacelift.scores import METRICS
-from mousefacelift.splats import read_ply
+from mousefacelift.training.data import Samples
+from support.balls import write_shards
 
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.cameras import surrounding_polygon
-from mousefacelift.center import Flag
-from mousefacelift.config import UP_AXES as AXES
-from mousefacelift.config import Normalize
-from mousefacelift.errors import UserError
-from mousefacelift.files import write_json
-from mousefacelift.geometry import Camera, look_at
-from mousefacelift.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
-from mousefacelift.rigs import rig_from_json, rig_to_json
-from mousefacelift.up import axis_vector
-from rodent import ground_truth, project_raw
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import write_json
+from mousefacelift.config.normalize import UP_AXES as AXES
+from mousefacelift.config.normalize import Normalize
+from mousefacelift.geometry.camera import Camera
+from mousefacelift.geometry.up import axis_vector
+from mousefacelift.geometry.views import look_at
+from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
+from mousefacelift.stages.cameras import surrounding_polygon
+from mousefacelift.stages.center import Flag
+from mousefacelift.stages.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
+from support.rodent import ground_truth, project_raw
 
 FOCAL = 548.9937744
 

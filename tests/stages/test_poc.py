@@ -12,15 +12,15 @@ import pytest
 import torch
 import yaml
 
-from conftest import list_shards, write_shards
+from mousefacelift.base.errors import UserError
 from mousefacelift.cli import main
-from mousefacelift.config import Evaluate
-from mousefacelift.data import Samples
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import evaluate, open_trained, predict_views
-from mousefacelift.manifest import read_manifest
-from mousefacelift.poc import camera_conditions, checkpoint_note, facelift_cameras, poc, verdict
-from mousefacelift.scores import METRICS, paired_difference
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.metrics import METRICS, paired_difference
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.stages.evaluate import evaluate, open_trained, predict_views
+from mousefacelift.stages.poc import camera_conditions, checkpoint_note, facelift_cameras, poc, verdict
+from mousefacelift.training.data import Samples
+from support.balls import list_shards, write_shards
 
 CONDITIONS = ("raw", "z_up", "y_up", "facelift")
 

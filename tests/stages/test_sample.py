@@ -10,14 +10,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import level_cameras
-from mousefacelift.center import Flag
-from mousefacelift.config import Config, Sample, Shard, Split, Train
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import inverse_rigid
-from mousefacelift.sample import SPLITS, check_views, read_samples, rejections, sample, view_checks
-from mousefacelift.selection import uniform
-from mousefacelift.shard import shard
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.config import Config
+from mousefacelift.config.sample import Sample, SplitFractions
+from mousefacelift.config.shard import Shard
+from mousefacelift.config.train import Train
+from mousefacelift.geometry.selection import uniform
+from mousefacelift.geometry.views import inverse_rigid
+from mousefacelift.stages.center import Flag
+from mousefacelift.stages.sample import SPLITS, check_views, read_samples, rejections, sample, view_checks
+from mousefacelift.stages.shard import shard
+from support.balls import level_cameras
 
 NAMES = ["1", "2", "3", "4", "5", "6"]
 AZIMUTHS = [200.0, 20, 80, 320, 260, 140]  # counter-clockwise from the first: 1, 5, 4, 2, 3, 6
@@ -112,7 +115,7 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     assume(good)
     folder = tmp_path_factory.mktemp("sample")
     try:
-        with patch("mousefacelift.sample._plot"):  # half of the time
+        with patch("mousefacelift.stages.sample._plot"):  # half of the time
             rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, cut=cut, settings=settings)
     except UserError as error:
         assert "lower sample.gap_s" in str(error)
@@ -358,7 +361,7 @@ def test_a_split_that_gets_no_samples_is_told(tmp_path, capsys):
     for settings, split in (
         (Sample(), None),
         (Sample(split="animal"), "val"),
-        (Sample(frames=1, fractions=Split(train=1, val=0, test=0)), None),
+        (Sample(frames=1, fractions=SplitFractions(train=1, val=0, test=0)), None),
     ):
         run(tmp_path, settings=settings, split=split)
         assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == []

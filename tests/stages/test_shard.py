@@ -8,14 +8,17 @@ import webdataset
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.config import SPLITS, Config, Shard
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera, look_at, pad_distortion, view_map
-from mousefacelift.images import decode_crop
-from mousefacelift.manifest import write_manifest
-from mousefacelift.rigs import rig_from_json
-from mousefacelift.shard import SPLAT_BLUR, View, render_view, shard
-from rodent import ground_truth, project_raw, project_view, record, run_from_normalize, run_stages
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.config import Config
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.config.shard import Shard
+from mousefacelift.geometry.camera import Camera, pad_distortion
+from mousefacelift.geometry.views import look_at, view_map
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.shards.images import decode_crop
+from mousefacelift.shards.manifest import write_manifest
+from mousefacelift.stages.shard import SPLAT_BLUR, View, render_view, shard
+from support.rodent import ground_truth, project_raw, project_view, record, run_from_normalize, run_stages
 
 FRAMES = range(100, 106)
 DOT_SIGMA = 2.0
@@ -37,8 +40,8 @@ def dots(frame, view, mask):
 @pytest.fixture(scope="module")
 def dotted(tmp_path_factory):
     """The same recording without and with Gaussian dots painted at known 3D points, through stages 1 to 5."""
-    from mousefacelift.video import read_frames
-    from rodent import demo_capture
+    from mousefacelift.recordings.video import read_frames
+    from support.rodent import demo_capture
 
     masks = [{k: frame.gray() for k, frame in read_frames(path, FRAMES, "")} for path in demo_capture().masks]
     points = {(f, v): dots(f, v, masks[v][f]) for f in FRAMES for v in range(6)}

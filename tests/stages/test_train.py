@@ -15,16 +15,16 @@ import pytest
 import torch
 import yaml
 
-from conftest import write_shards
-from mousefacelift import finetuning
-from mousefacelift import train as train_module
-from mousefacelift.config import Guards, Loss, Train
-from mousefacelift.errors import UserError
-from mousefacelift.finetuning import FineTuning, learning_rate
-from mousefacelift.gslrm import PRESETS, GSLRMConfig
-from mousefacelift.guards import STATISTICS, AlarmError
-from mousefacelift.train import train
-from mousefacelift.weights import load_weights
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Guards, Loss, Train
+from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+from mousefacelift.models.weights import load_weights
+from mousefacelift.stages import train as train_module
+from mousefacelift.stages.train import train
+from mousefacelift.training import finetuning
+from mousefacelift.training.finetuning import FineTuning, learning_rate
+from mousefacelift.training.guards import STATISTICS, AlarmError
+from support.balls import write_shards
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
@@ -358,7 +358,7 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     monkeypatch, synthetic_shards, tmp_path
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("mousefacelift.train.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mousefacelift.stages.train.importlib.util.find_spec", lambda name: None)
     settings = SETTINGS.model_copy(update={"accelerator": "auto"})
     with pytest.raises(UserError, match=r"needs gsplat.*pip install.*accelerator: cpu"):
         train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", settings, 1)
@@ -405,8 +405,8 @@ def test_weights_of_another_preset_are_refused_before_training(run, monkeypatch)
 
 
 def test_without_cuda_nothing_imports_gsplat(run, monkeypatch):
-    from mousefacelift.config import Evaluate
-    from mousefacelift.evaluate import evaluate
+    from mousefacelift.config.evaluate import Evaluate
+    from mousefacelift.stages.evaluate import evaluate
 
     class Refuse:
         def find_spec(self, name, *_):

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from mousefacelift.geometry import Camera, pad_distortion
+from mousefacelift.geometry.camera import Camera, pad_distortion
 
 ONE_BASED = np.array([[0, 0, 1.0], [0, 0, 1], [0, 0, 0]])
 

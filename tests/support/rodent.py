@@ -8,19 +8,18 @@ import cv2
 import h5py
 import numpy as np
 
-from mousefacelift.cameras import cameras, read_capture_rig
-from mousefacelift.captures import Capture, captures_table, read_captures
-from mousefacelift.center import center
-from mousefacelift.config import Config
-from mousefacelift.manifest import write_manifest
-from mousefacelift.normalize import normalize
-from mousefacelift.recording import capture_frames, chunk_ranges
-from mousefacelift.rigs import write_rig
-from mousefacelift.sample import SPLITS, sample
-from mousefacelift.shard import shard
-from mousefacelift.video import read_frames
-
-DEMO = Path(__file__).parents[1] / "workflow" / "demo" / "rodent-a"
+from mousefacelift.config.config import Config
+from mousefacelift.recordings.captures import Capture, captures_table, read_captures
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.video import read_frames
+from mousefacelift.rigs.registry import write_rig
+from mousefacelift.shards.manifest import write_manifest
+from mousefacelift.stages.cameras import cameras, read_capture_rig
+from mousefacelift.stages.center import center
+from mousefacelift.stages.normalize import normalize
+from mousefacelift.stages.sample import SPLITS, sample
+from mousefacelift.stages.shard import shard
+from support.paths import DEMO
 
 
 def ground_truth():

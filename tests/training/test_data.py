@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mousefacelift.config import Train
-from mousefacelift.data import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Train
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.shards.verify import check_cameras
+from mousefacelift.training.data import (
     HeldOut,
     Recipe,
     Samples,
@@ -28,10 +31,7 @@ from mousefacelift.data import (
     toned,
     turned,
 )
-from mousefacelift.errors import UserError
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest
-from mousefacelift.verify import check_cameras
+from mousefacelift.training.loaders import ShardData
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_brightness_and_contrast_are_those_of_the_plain_formula():
 
 def test_a_process_that_reads_shards_alone_knows_their_codec(synthetic_shards):
     code = (
-        "import sys; from pathlib import Path; from mousefacelift.data import Samples; from mousefacelift.manifest import "
+        "import sys; from pathlib import Path; from mousefacelift.training.data import Samples; from mousefacelift.shards.manifest import "
         "read_manifest; Samples(read_manifest(Path(sys.argv[1])), 'train', 64, 1)"
     )
     subprocess.run([sys.executable, "-c", code, str(synthetic_shards)], check=True)

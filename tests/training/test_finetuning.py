@@ -16,15 +16,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import train_words, write_shards
-from mousefacelift.config import Guards, Lora, Loss, Train
-from mousefacelift.errors import TerminatedError, UserError
-from mousefacelift.finetuning import FineTuning, predict
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest
-from mousefacelift.train import train
-from mousefacelift.weights import load_weights
+from mousefacelift.base.errors import TerminatedError, UserError
+from mousefacelift.config.train import Guards, Lora, Loss, Train
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.models.weights import load_weights
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.stages.train import train
+from mousefacelift.training.finetuning import FineTuning, predict
+from mousefacelift.training.loaders import ShardData
+from support.balls import train_words, write_shards
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
 EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
@@ -413,7 +413,7 @@ def test_lpips_is_a_term_of_the_loss_and_no_part_of_the_model(micro_model, synth
             assert normalize and first.shape == second.shape == (12, 3, 32, 32)
             return self.weight * (first - second).abs().mean((1, 2, 3), keepdim=True)
 
-    monkeypatch.setattr("mousefacelift.finetuning.open_lpips", lambda: Perceptual().requires_grad_(False))
+    monkeypatch.setattr("mousefacelift.training.finetuning.open_lpips", lambda: Perceptual().requires_grad_(False))
     weights, table = run(synthetic_shards, tmp_path, steps=2, loss=Loss(l2=1, masked_l2=0, lpips=0.5))
     assert weights.keys() == GSLRM(MICRO).state_dict().keys()
     assert table[0]["loss"] == pytest.approx(table[0]["l2"] + 0.5 * table[0]["lpips"], rel=1e-5)

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from mousefacelift.config import Guards
-from mousefacelift.gslrm import Gaussians
-from mousefacelift.guards import STATISTICS, AlarmError, Watch, statistics
+from mousefacelift.config.train import Guards
+from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.training.guards import STATISTICS, AlarmError, Watch, statistics
 
 HEALTHY = {
     "loss": 0.1, "grad_norm": 0.5, "error": 0.005, "error_foreground": 0.05, "error_background": 0.001, "alpha_foreground": 0.9,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from mousefacelift.config import Loss
-from mousefacelift.losses import image_loss, mask_iou, psnr, psnr_foreground, ssim
+from mousefacelift.config.train import Loss
+from mousefacelift.training.losses import image_loss, mask_iou, psnr, psnr_foreground, ssim
 
 
 @pytest.fixture

@@ -7,14 +7,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import list_shards, train_words, write_shards
-from mousefacelift.config import Loss, Shard, Train
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest
-from mousefacelift.preflight import preflight, report
-from mousefacelift.train import train
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.shard import Shard
+from mousefacelift.config.train import Loss, Train
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.stages.train import train
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.preflight import preflight, report
+from support.balls import list_shards, train_words, write_shards
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1)
 SETTINGS = Train(

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from conftest import AZIMUTHS, ELEVATIONS, VIEWS, look_at_origin
-from mousefacelift.config import Shard, Train
-from mousefacelift.containers import ShardWriter, encode_view
-from mousefacelift.data import Recipe, Samples
-from mousefacelift.errors import UserError
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import read_manifest, write_manifest
-from mousefacelift.remote import open_binary
-from mousefacelift.shard import opencv_cameras
-from mousefacelift.stream import TarVisits, drawn
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.remote import open_binary
+from mousefacelift.config.shard import Shard
+from mousefacelift.config.train import Train
+from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.manifest import read_manifest, write_manifest
+from mousefacelift.training.data import Recipe, Samples
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.stream import TarVisits, drawn
+from support.balls import AZIMUTHS, ELEVATIONS, VIEWS, look_at_origin
 
 SIZE = 32
 COUNTS = (7, 1, 12, 5, 3, 9)  # samples in each training shard: 37 in all
@@ -165,7 +165,9 @@ def test_a_buffer_delivers_everything_once_and_nothing_long_before_its_turn():
 
 def test_what_was_visited_before_is_skipped_without_opening_its_shards(tars, monkeypatch):
     opened = []
-    monkeypatch.setattr("mousefacelift.manifest.open_binary", lambda where: opened.append(where) or open_binary(where))
+    monkeypatch.setattr(
+        "mousefacelift.shards.manifest.open_binary", lambda where: opened.append(where) or open_binary(where)
+    )
     batches(tars, 0, 37, batch_size=1, buffer=1)
     assert len(opened) == len(COUNTS)
     opened.clear()

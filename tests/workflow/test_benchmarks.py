@@ -1,24 +1,19 @@
 """The benchmarks that are run by hand: on a CPU they run as on a GPU, and what they count is what is computed."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mousefacelift.adapt import adapt
-from mousefacelift.config import Train
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import measuring
 import raster
 import train_gpu
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Train
+from mousefacelift.models.adapt import adapt
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
 from scenes import ring
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=3)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rodent import record, write_table
+from support.paths import ROOT
+from support.rodent import record, write_table
 
-REPOSITORY = Path(__file__).parents[1]
 TARGETS = (
     "center",
     "cameras",
@@ -53,7 +53,7 @@ def make_project(folder: Path, table: Path) -> Path:
     """A copy of the workflow's files with a configuration for the recording."""
     folder.mkdir()
     for name in PARTS:
-        source = REPOSITORY / name
+        source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     (folder / "config" / "config.yaml").write_text(yaml.safe_dump(settings(table)))
     return folder
@@ -363,7 +363,7 @@ def test_the_slurm_profile_plans_the_whole_workflow(tmp_path, table):
 
 
 def test_every_rule_that_runs_something_logs_and_is_measured():
-    for path in (REPOSITORY / "rules").glob("*.smk"):
+    for path in (ROOT / "rules").glob("*.smk"):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
             if "shell:" in rule:
                 for directive in ("log:", "benchmark:", "threads:", "conda:", "mem_mb=", "runtime=", "version="):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 TIMEOUT_S = 60
 WAITS_S = (1, 2, 4, 8, 16)  # before each new attempt

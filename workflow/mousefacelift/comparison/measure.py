@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mousefacelift.camerasets import CameraSet
-from mousefacelift.geometry import Array, azimuth_elevation, common_normal
+from mousefacelift.comparison.sets import CameraSet
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.views import azimuth_elevation, common_normal
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mousefacelift.camerasets import CameraSet
-from mousefacelift.compare import Comparison, number, per_camera
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, write_json
-from mousefacelift.geometry import Array, Camera, Rig
-from mousefacelift.rigview import frustum
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, write_json
+from mousefacelift.comparison.measure import Comparison, number, per_camera
+from mousefacelift.comparison.sets import CameraSet
+from mousefacelift.geometry.camera import Array, Camera, Rig
+from mousefacelift.rigs.view import frustum
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -11,29 +11,29 @@ from pathlib import Path
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key, open_h5
-from mousefacelift.geometry import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key, open_h5
+from mousefacelift.geometry.camera import Array, Rig
+from mousefacelift.geometry.up import axis_vector
+from mousefacelift.geometry.views import (
     FACELIFT_ELEVATION,
     FACELIFT_FOCAL,
     FACELIFT_IMAGE_SIZE,
     MEAN_CAMERA_DISTANCE,
-    Array,
-    Rig,
     inverse_rigid,
     orbit,
     rigid,
     rotation_between,
 )
-from mousefacelift.manifest import read_manifest
-from mousefacelift.rigs import facelift, read_rig
 from mousefacelift.rigs.checks import ROTATION_TOLERANCE, axes_meeting_point
-from mousefacelift.rigs.documents import Document, open_document
-from mousefacelift.rigs.hdf5 import HDF5_SIGNATURE
-from mousefacelift.up import axis_vector
+from mousefacelift.rigs.containers.documents import Document, open_document
+from mousefacelift.rigs.containers.hdf5 import HDF5_SIGNATURE
+from mousefacelift.rigs.formats import facelift
+from mousefacelift.rigs.formats.facelift import FACELIFT_FILE
+from mousefacelift.rigs.registry import read_rig
+from mousefacelift.shards.manifest import read_manifest
 
 FACELIFT = "facelift"
-FACELIFT_FILE = "opencv_cameras.json"
 FACELIFT_VIEWS = 32
 
 

@@ -1,4 +1,4 @@
-"""Pure geometry: cameras, lens distortion, virtual views, triangulation. No files, no images, float64 throughout.
+"""Calibrated cameras: lens distortion, projection, rays, triangulation. No files, no images, float64 throughout.
 
 Conventions: camera frame OpenCV (+x right, +y down, +z forward), x_cam = R @ x_world + t. Pixel coordinates span
 [0, W] x [0, H] with the first pixel's centre at (0.5, 0.5). Vectors are rows: arrays of points are [..., 3] or [..., 2].
@@ -6,18 +6,11 @@ Conventions: camera frame OpenCV (+x right, +y down, +z forward), x_cam = R @ x_
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-
-MEAN_CAMERA_DISTANCE = 2.7
-FACELIFT_IMAGE_SIZE = 512
-# fx = fy of the pretrained weights: a horizontal field of view of 50 degrees at 512 px.
-FACELIFT_FOCAL = 256 / np.tan(np.deg2rad(25))
-FACELIFT_ELEVATION = 20.0  # degrees, of all of its training views
 
 
 @dataclass(frozen=True)
@@ -240,133 +233,3 @@ def triangulate(origins: Array, directions: Array, use: NDArray[np.bool_]) -> Ar
         ranges = np.linalg.norm(points[:, None] - origins, axis=-1)
         weights = 1 / np.maximum(np.nan_to_num(ranges, nan=1.0), 1e-9) ** 2
     return points
-
-
-def rotation_between(a: ArrayLike, b: ArrayLike) -> Array:
-    """The smallest rotation matrix that turns direction a [3] into direction b [3] (Rodrigues' formula)."""
-    a = np.asarray(a, np.float64) / np.linalg.norm(a)
-    b = np.asarray(b, np.float64) / np.linalg.norm(b)
-    axis, cosine = np.cross(a, b), float(a @ b)
-    if cosine < -0.5:  # half a turn about a perpendicular axis, the nearest to a x b, makes it a small rotation
-        perpendicular = axis if np.linalg.norm(axis) > 1e-9 else np.cross(a, np.eye(3)[np.argmin(np.abs(a))])
-        perpendicular = perpendicular - a * (a @ perpendicular)
-        perpendicular /= np.linalg.norm(perpendicular)
-        return rotation_between(-a, b) @ (2 * np.outer(perpendicular, perpendicular) - np.eye(3))
-    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    return np.eye(3) + skew + skew @ skew / (1 + cosine)
-
-
-def look_at(center: ArrayLike, target: ArrayLike) -> Array:
-    """World-to-camera rotations [..., 3, 3] of level cameras at `center` [..., 3] looking at `target` [..., 3].
-
-    World up is +Z and appears upright in the image: roll is exactly zero. Undefined for a camera straight above or
-    below its target; raises ValueError there.
-    """
-    forward = np.asarray(target, np.float64) - np.asarray(center, np.float64)
-    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
-    right = np.stack([forward[..., 1], -forward[..., 0], np.zeros(forward.shape[:-1])], axis=-1)
-    length = np.linalg.norm(right, axis=-1, keepdims=True)
-    if np.any(length < 1e-6):
-        raise ValueError("a camera looks straight up or down: its roll is undefined")
-    right = right / length
-    return np.stack([right, np.cross(forward, right), forward], axis=-2)
-
-
-def orbit(azimuth_deg: ArrayLike, elevation_deg: float) -> Array:
-    """Camera-to-world matrices [V, 4, 4] of level cameras that look at the origin from MEAN_CAMERA_DISTANCE.
-
-    azimuth_deg: [V] about +Z from +X; elevation_deg: above the XY plane, short of the poles.
-    """
-    azimuth, elevation = np.deg2rad(np.asarray(azimuth_deg, np.float64)), np.deg2rad(elevation_deg)
-    ring = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
-    center = MEAN_CAMERA_DISTANCE * np.column_stack([ring, np.full(len(ring), np.sin(elevation))])
-    return rigid(np.swapaxes(look_at(center, np.zeros(3)), -1, -2), center)
-
-
-def moved_to_mean_distance(c2w: Array, fxfycxcy: Array) -> tuple[Array, Array]:
-    """Cameras moved along their optical axes to MEAN_CAMERA_DISTANCE from the origin, whatever their images show.
-
-    c2w [..., 4, 4], fxfycxcy [..., 4] in px, of cameras that look at the origin; distances D are measured along the axis.
-    Focal lengths are multiplied by 2.7 / D, so that what lies at the origin's depth keeps its pixels. A point X beside the
-    axis and z behind the origin had its pixel at f X / (D + z), and is now projected to (f 2.7 / D) X / (2.7 + z), which
-    differs by f X z (2.7 - D) / (D (2.7 + z) (D + z)).
-    """
-    axis, center = c2w[..., :3, 2], c2w[..., :3, 3]
-    distance = -(axis * center).sum(-1, keepdims=True)
-    moved, intrinsics = c2w.astype(np.float64), fxfycxcy.astype(np.float64)
-    moved[..., :3, 3] += (distance - MEAN_CAMERA_DISTANCE) * axis
-    intrinsics[..., :2] *= MEAN_CAMERA_DISTANCE / distance
-    return moved, intrinsics
-
-
-def common_normal(directions: Array) -> tuple[Array, Array]:
-    """The unit vector [3], of either sign, most nearly at right angles to unit directions [N, 3].
-
-    In least squares of the cosines; also the eigenvalues [3] of the directions' summed outer products, ascending.
-    """
-    strength, axes = np.linalg.eigh(directions.T @ directions)
-    return axes[:, 0], strength
-
-
-def view_map(camera: Camera, R_view: Array, fxfycxcy: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Where points of a virtual view lie in the raw frame: undistortion, rotation, zoom and resize in one map.
-
-    The virtual camera shares the raw camera's optical centre, has rotation R_view [3, 3] (world to view) and pinhole
-    intrinsics fxfycxcy [4] in pixels. x [W], y [H]: columns and rows of the wanted grid, in pixels of the view. Returns
-    raw pixels [H, W, 2], and [H, W] the ray's normalised radius in the raw camera, which is only meaningful up to
-    `field_radius`; inf behind the camera. A rotation about the optical centre is a homography, whatever the depth
-    (Hartley and Zisserman, Multiple View Geometry, 8.4).
-    """
-    fx, fy, cx, cy = fxfycxcy
-    M = camera.R @ R_view.T
-    ray = ((x - cx) / fx)[None, :, None] * M[:, 0] + (((y - cy) / fy)[:, None, None] * M[:, 1] + M[:, 2])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        xy = ray[..., :2] / ray[..., 2:]
-    raw = normalized_to_pixels(distort(xy, camera.dist, camera.fisheye), camera.K)
-    return raw, np.where(ray[..., 2] > 0, np.hypot(xy[..., 0], xy[..., 1]), np.inf)
-
-
-def evenly(items: NDArray[Any], count: int) -> NDArray[Any]:
-    """At most `count` of the items [N, ...], evenly spread, first and last included."""
-    return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(int)]
-
-
-def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDArray[np.intp]:
-    """Indices of at most `count` of points [N, D]: `first`, then always the one farthest from those before it.
-
-    Ties go to the earlier point; the first k of k + 1 picks are the k picks. Gonzalez (1985), Clustering to minimize the
-    maximum intercluster distance.
-    """
-    columns = np.ascontiguousarray(points.T)  # several times as fast as rows, for every voxel of every hull
-    chosen = np.full(min(count, len(points)), first, np.intp)
-    distance = np.full(len(points), np.inf, points.dtype)
-    for k in range(len(chosen)):
-        if k:
-            chosen[k] = distance.argmax()
-        latest = chosen[k]
-        apart = (columns[0] - columns[0, latest]) ** 2
-        for column in columns[1:]:
-            apart += (column - column[latest]) ** 2
-        distance = np.minimum(distance, apart)
-        distance[latest] = -1
-    return chosen
-
-
-def rigid(R: Array, t: Array) -> Array:
-    """[..., 4, 4] matrices from rotations [..., 3, 3] and translations [..., 3]."""
-    matrix = np.zeros((*np.broadcast_shapes(R.shape[:-2], t.shape[:-1]), 4, 4))
-    matrix[..., :3, :3], matrix[..., :3, 3], matrix[..., 3, 3] = R, t, 1
-    return matrix
-
-
-def inverse_rigid(matrix: Array) -> Array:
-    """Inverse of [..., 4, 4] rotation-and-translation matrices."""
-    R = np.swapaxes(matrix[..., :3, :3], -1, -2)
-    return rigid(R, -(R @ matrix[..., :3, 3:])[..., 0])
-
-
-def azimuth_elevation(directions: ArrayLike) -> tuple[Array, Array]:
-    """Azimuth in [0, 360) about +Z from +X, and elevation above the XY plane, in degrees, of vectors [..., 3]."""
-    d = np.asarray(directions, np.float64)
-    azimuth = np.degrees(np.arctan2(d[..., 1], d[..., 0])) % 360
-    return azimuth, np.degrees(np.arctan2(d[..., 2], np.hypot(d[..., 0], d[..., 1])))

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from mousefacelift.geometry import Array, Camera, Rig, evenly, far_apart, project
+from mousefacelift.geometry.camera import Array, Camera, Rig, project
+from mousefacelift.geometry.selection import evenly, far_apart
 
 # A view's silhouette: alpha [h, w], above 127 is mouse, and its window x, y, width, height in the raw frame.
 Cutout = tuple[NDArray[np.uint8], ArrayLike]

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.config import SPLITS, Sample, Split
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key
-from mousefacelift.geometry import Array, azimuth_elevation, far_apart, inverse_rigid
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key
+from mousefacelift.config.sample import SPLITS, Sample, SplitFractions
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.views import azimuth_elevation, inverse_rigid
 
 Indices = NDArray[np.int64]
 
@@ -18,6 +20,32 @@ SHAPE = ("length_mm", "width_mm", "depth_mm", "volume_mm3", "pitch_deg", "height
 MAX_DEVIATIONS = 5.0  # what lies beyond is no stranger than this: one wild hull must not outdo every pose
 POSES = 5
 MAX_SUBSETS = 20_000  # so many subsets of the views are tried one by one: a fraction of a second
+
+
+def evenly(items: NDArray[Any], count: int) -> NDArray[Any]:
+    """At most `count` of the items [N, ...], evenly spread, first and last included."""
+    return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(int)]
+
+
+def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDArray[np.intp]:
+    """Indices of at most `count` of points [N, D]: `first`, then always the one farthest from those before it.
+
+    Ties go to the earlier point; the first k of k + 1 picks are the k picks. Gonzalez (1985), Clustering to minimize the
+    maximum intercluster distance.
+    """
+    columns = np.ascontiguousarray(points.T)  # several times as fast as rows, for every voxel of every hull
+    chosen = np.full(min(count, len(points)), first, np.intp)
+    distance = np.full(len(points), np.inf, points.dtype)
+    for k in range(len(chosen)):
+        if k:
+            chosen[k] = distance.argmax()
+        latest = chosen[k]
+        apart = (columns[0] - columns[0, latest]) ** 2
+        for column in columns[1:]:
+            apart += (column - column[latest]) ** 2
+        distance = np.minimum(distance, apart)
+        distance[latest] = -1
+    return chosen
 
 
 def uniform(count: int, wanted: int | None) -> Indices:
@@ -173,7 +201,7 @@ def _exchanged(chords: Array, chosen: list[int]) -> list[int]:
     return chosen
 
 
-def allocate(count: int, fractions: Split) -> dict[str, int]:
+def allocate(count: int, fractions: SplitFractions) -> dict[str, int]:
     """How many of `count` things each split gets, by largest remainders; at least one where the fraction is not 0.
 
     Where there are fewer things than such splits, the larger fractions come first.
@@ -222,8 +250,8 @@ def _interleaved(given: Mapping[str, int]) -> list[str]:
     return [name for *_, name in places]
 
 
-def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1) -> list[str | None]:
-    """Split of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
+def split_blocks(time_s: Array, fractions: SplitFractions, gap_s: float, rounds: int = 1) -> list[str | None]:
+    """SplitFractions of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
 
     time_s: [N] increasing. Every one of `rounds` equal stretches of time is divided by `fractions`. A gap of gap_s
     seconds is centred on each boundary between two blocks of different splits. A single instant is of one split.
@@ -245,9 +273,9 @@ def split_blocks(time_s: Array, fractions: Split, gap_s: float, rounds: int = 1)
 
 
 def split_stratified(
-    time_s: Array, strata: Indices, fractions: Split, gap_s: float, rounds: int = 1
+    time_s: Array, strata: Indices, fractions: SplitFractions, gap_s: float, rounds: int = 1
 ) -> list[str | None]:
-    """Split of each frame: blocks of time, given to the splits so that each sees every stratum; None within a gap.
+    """SplitFractions of each frame: blocks of time, given to the splits so that each sees every stratum; None within a gap.
 
     time_s: [N] increasing; strata: [N]. Blocks have equal numbers of frames, as many as the smallest fraction's share of
     one of `rounds` equal parts; `fractions` of their number go to each split, evenly spread at first. Pairs of blocks are
@@ -298,7 +326,7 @@ def split_stratified(
 
 
 def _without_gaps(time_s: Array, borders: Array, names: Sequence[str], gap_s: float) -> list[str | None]:
-    """Split of each frame, of the blocks between ascending borders; None within gap_s / 2 of a border of two splits."""
+    """SplitFractions of each frame, of the blocks between ascending borders; None within gap_s / 2 of a border of two splits."""
     block = np.searchsorted(borders, time_s, side="right")
     between_splits = np.array([before != after for before, after in pairwise(names)], bool)
     in_gap = _from_borders(time_s, borders[between_splits]) < gap_s / 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.geometry import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.geometry.camera import Array, Rig, pixel_rays, project, triangulate
 
 Mask = NDArray[np.bool_]
 

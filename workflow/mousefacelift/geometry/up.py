@@ -7,9 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.config import UP_AXES
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Rig, common_normal, evenly
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.normalize import UP_AXES
+from mousefacelift.geometry.camera import Array, Rig
+from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.views import common_normal
 
 WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is warned about
 

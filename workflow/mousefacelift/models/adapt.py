@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mousefacelift.config import Train
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Train
+from mousefacelift.models.gslrm import GSLRM
 
 HEADS = ("gaussian_upsampler", "pixel_gaussian_decoder")
 BETAS = (0.9, 0.95)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * dc
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
@@ -294,7 +294,7 @@ def render(
     w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W]. rerender: nothing is kept
     for the backward pass but the Gaussians; each view is drawn again there, alone.
     """
-    from mousefacelift.rasterize import rasterize
+    from mousefacelift.models.rasterize.api import rasterize
 
     drawn = []
     with torch.autocast(w2c.device.type, enabled=False):

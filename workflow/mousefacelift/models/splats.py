@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
-from mousefacelift.gslrm import Gaussians
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.models.gslrm import Gaussians
 
 MIN_OPACITY = 0.04  # FaceLift's choices for the splats it saves
 CROP = 0.91  # world units

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
-from mousefacelift.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
 
 # FaceLift's trainer keeps the networks of its losses inside the model; they are not trained and not needed here.
 FROZEN = ("loss_calculator.perceptual_loss_module.", "loss_calculator.lpips_loss_module.")

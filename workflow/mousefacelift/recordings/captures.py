@@ -5,9 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key
-from mousefacelift.rigs import FORMATS, MM_PER_UNIT
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key
+from mousefacelift.rigs.checks import MM_PER_UNIT
+from mousefacelift.rigs.registry import FORMATS
 
 COLUMNS = (
     "capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit", "sync", "calibration_names",
@@ -39,7 +40,7 @@ class Capture:
 
 def demo_table() -> Path:
     """The embedded demo capture's table, relative to the working directory where it lies below it."""
-    path = Path(__file__).resolve().parents[1] / "demo" / "captures.tsv"
+    path = Path(__file__).resolve().parents[2] / "demo" / "captures.tsv"
     here = Path.cwd().resolve()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from mousefacelift.captures import Capture
-from mousefacelift.config import Center
-from mousefacelift.errors import UserError
-from mousefacelift.video import Frame, Missing, first_image, length, probe, read_frames
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.video import Frame, Missing, first_image, length, probe, read_frames
 
 
 def capture_frames(capture: Capture, settings: Center) -> range:

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key
 
 Image = NDArray[np.uint8]
 Timing = Literal["rate", "index", "timestamp"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Camera, Rig, pad_distortion
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Array, Camera, Rig, pad_distortion
 
 MM_PER_UNIT = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera, Rig
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Camera, Rig
 from mousefacelift.rigs.checks import warn
 
 

@@ -13,10 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key
-from mousefacelift.geometry import Camera, Rig
-from mousefacelift.rigs import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key
+from mousefacelift.geometry.camera import Camera, Rig
+from mousefacelift.rigs.checks import (
+    MIN_RIG_MM,
+    MIN_RIG_UNITLESS,
+    MM_PER_UNIT,
+    check_lengths,
+    check_rig,
+    listed,
+    optical_axes_meet,
+    scaled,
+    warn,
+)
+from mousefacelift.rigs.containers.documents import Document, open_document
+from mousefacelift.rigs.formats import (
     anipose,
     colmap,
     dannce,
@@ -30,20 +42,8 @@ from mousefacelift.rigs import (
     rat7m,
     transforms,
 )
-from mousefacelift.rigs.checks import (
-    MIN_RIG_MM,
-    MIN_RIG_UNITLESS,
-    MM_PER_UNIT,
-    check_lengths,
-    check_rig,
-    listed,
-    optical_axes_meet,
-    scaled,
-    warn,
-)
-from mousefacelift.rigs.documents import Document, open_document
+from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
 from mousefacelift.rigs.names import match_cameras
-from mousefacelift.rigs.opencv_json import rig_from_json, rig_to_json
 
 __all__ = ["FORMATS", "MM_PER_UNIT", "Format", "match_cameras", "read_rig", "rig_from_json", "rig_to_json", "write_rig"]
 

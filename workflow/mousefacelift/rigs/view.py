@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mousefacelift.files import atomic
-from mousefacelift.geometry import Array, Camera, Rig, azimuth_elevation
+from mousefacelift.base.files import atomic
+from mousefacelift.geometry.camera import Array, Camera, Rig
+from mousefacelift.geometry.views import azimuth_elevation
 from mousefacelift.rigs.checks import axes_meeting_point
 
 if TYPE_CHECKING:

@@ -18,12 +18,13 @@ import hdf5plugin
 import numpy as np
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.config import Shard
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
-from mousefacelift.geometry import inverse_rigid
-from mousefacelift.images import Image, decode_image, encode_image
-from mousefacelift.manifest import Manifest
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.config.shard import Shard
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.views import inverse_rigid
+from mousefacelift.shards.images import Image, decode_image, encode_image
+from mousefacelift.shards.manifest import Manifest
 
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
 # Where the settings name none.
@@ -115,6 +116,17 @@ class ShardWriter:
         info = tarfile.TarInfo(name)
         info.size, info.mode = len(content), 0o644
         self._tar.addfile(info, io.BytesIO(content))
+
+
+def opencv_cameras(w2c: Array, fxfycxcy: Array, size: int, names: list[str]) -> list[dict[str, Any]]:
+    """FaceLift's `frames` list for one sample's views. w2c: [V, 4, 4]; fxfycxcy: [V, 4]."""
+    return [
+        {
+            "w": size, "h": size, "fx": k[0], "fy": k[1], "cx": k[2], "cy": k[3],
+            "w2c": m, "file_path": name,
+        }
+        for m, k, name in zip(w2c.tolist(), fxfycxcy.tolist(), names, strict=True)
+    ]  # fmt: skip
 
 
 def meta_cameras(meta: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 Image = NDArray[np.uint8]
 # The first bytes of each format's files.

@@ -15,11 +15,11 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mousefacelift import STAGE_VERSIONS, __version__
-from mousefacelift.config import SPLITS
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, natural_key, open_h5, read_json, write_json
-from mousefacelift.progress import track
-from mousefacelift.remote import is_url, open_binary
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, natural_key, open_h5, read_json, write_json
+from mousefacelift.base.progress import track
+from mousefacelift.base.remote import is_url, open_binary
+from mousefacelift.config.sample import SPLITS
 
 STAGES = ("center", "cameras", "normalize", "sample", "shard")  # of which each has a part in every shard
 KINDS = ("tar", "h5")

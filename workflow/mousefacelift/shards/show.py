@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from mousefacelift.config import SPLITS
-from mousefacelift.containers import TarSample, meta_cameras, tar_samples
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5
-from mousefacelift.geometry import Array, azimuth_elevation, evenly
-from mousefacelift.images import Image
-from mousefacelift.manifest import read_manifest
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.views import azimuth_elevation
+from mousefacelift.shards.containers import TarSample, meta_cameras, tar_samples
+from mousefacelift.shards.images import Image
+from mousefacelift.shards.manifest import read_manifest
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.config import SPLITS
-from mousefacelift.containers import FIELDS, TarSample, meta_cameras, tar_samples
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key, read_json, write_json
-from mousefacelift.images import SIGNATURES, Image, decode_image
-from mousefacelift.manifest import KINDS, Manifest, checksum, read_manifest, settings_sha256
-from mousefacelift.progress import track
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key, read_json, write_json
+from mousefacelift.base.progress import track
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.shards.containers import FIELDS, TarSample, meta_cameras, tar_samples
+from mousefacelift.shards.images import SIGNATURES, Image, decode_image
+from mousefacelift.shards.manifest import KINDS, Manifest, checksum, read_manifest, settings_sha256
 
 MAX_TILT = np.sin(np.deg2rad(5))  # of a view's horizontal against the world's
 MAX_OFF_AXIS = np.cos(np.deg2rad(5))  # between the optical axis and the direction to the origin

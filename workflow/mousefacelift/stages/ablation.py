@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.config import Guards, Loss, Train, load_yaml, validate
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, read_json, write_json
-from mousefacelift.geometry import Array
-from mousefacelift.scores import LABELS, METRICS, paired_difference
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, read_json, write_json
+from mousefacelift.config.reading import load_yaml, validate
+from mousefacelift.config.train import Guards, Loss, Train
+from mousefacelift.evaluation.metrics import LABELS, METRICS, paired_difference
+from mousefacelift.geometry.camera import Array
 
 CONFIGURED = "configured"
 # Where a run's files are, and which alarms would stop it, do not change what it learns.

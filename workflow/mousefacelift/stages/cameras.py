@@ -15,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.captures import Capture
-from mousefacelift.center import Flag
-from mousefacelift.config import Cameras
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5, write_json
-from mousefacelift.geometry import Array, Rig, evenly, pixel_rays, project, triangulate
-from mousefacelift.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
-from mousefacelift.images import decode_crop
-from mousefacelift.progress import track
-from mousefacelift.rigs import match_cameras, read_rig, rig_to_json
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5, write_json
+from mousefacelift.base.progress import track
+from mousefacelift.config.cameras import Cameras
+from mousefacelift.geometry.camera import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.geometry.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
+from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
+from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.video import probe
 from mousefacelift.rigs.checks import check_lengths
-from mousefacelift.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
-from mousefacelift.video import probe
+from mousefacelift.rigs.formats.opencv_json import rig_to_json
+from mousefacelift.rigs.names import match_cameras
+from mousefacelift.rigs.registry import read_rig
+from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.center import Flag
 
 # The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
 STRETCHES, STRETCH_FRAMES = 10, 400

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.captures import Capture
-from mousefacelift.config import Center
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5
-from mousefacelift.images import encode_crop
-from mousefacelift.progress import track
-from mousefacelift.recording import capture_fps, capture_frames, chunk_ranges, read_camera
-from mousefacelift.silhouettes import METHODS, Tile, estimate_background, preview_sheet
-from mousefacelift.video import Frame, Missing, probe
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5
+from mousefacelift.base.progress import track
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.recording import capture_fps, capture_frames, chunk_ranges, read_camera
+from mousefacelift.recordings.silhouettes.background import METHODS, Tile, estimate_background, preview_sheet
+from mousefacelift.recordings.video import Frame, Missing, probe
+from mousefacelift.shards.images import encode_crop
 
 Image = NDArray[np.uint8]
 

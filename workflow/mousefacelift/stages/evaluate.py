@@ -12,20 +12,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mousefacelift.config import Evaluate, Train, load_yaml, validate
-from mousefacelift.data import Samples, SplitName, input_order, shuffle_seed
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, save_figure, write_json
-from mousefacelift.geometry import inverse_rigid, orbit
-from mousefacelift.gslrm import GSLRM, Gaussians, render
-from mousefacelift.losses import mask_iou, psnr, psnr_foreground, ssim
-from mousefacelift.manifest import Manifest, read_manifest
-from mousefacelift.progress import track
-from mousefacelift.scores import METRICS
-from mousefacelift.splats import write_ply
-from mousefacelift.train import choose_accelerator, set_threads
-from mousefacelift.verify import refuse_damaged
-from mousefacelift.weights import load_weights
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, save_figure, write_json
+from mousefacelift.base.progress import track
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.reading import load_yaml, validate
+from mousefacelift.config.train import Train
+from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.geometry.views import inverse_rigid, orbit
+from mousefacelift.models.gslrm import GSLRM, Gaussians, render
+from mousefacelift.models.splats import write_ply
+from mousefacelift.models.weights import load_weights
+from mousefacelift.shards.manifest import Manifest, read_manifest
+from mousefacelift.shards.verify import refuse_damaged
+from mousefacelift.stages.train import choose_accelerator, set_threads
+from mousefacelift.training.data import Samples, SplitName, input_order, shuffle_seed
+from mousefacelift.training.losses import mask_iou, psnr, psnr_foreground, ssim
 
 METHODS = ("model", "white", "mean_train", "nearest_view")
 LABELS = {

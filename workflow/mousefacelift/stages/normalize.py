@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.config import Normalize
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5, write_json
-from mousefacelift.geometry import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5, write_json
+from mousefacelift.config.normalize import Normalize
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.up import Choice, angle_deg, choose_up
+from mousefacelift.geometry.views import (
     FACELIFT_FOCAL,
     FACELIFT_IMAGE_SIZE,
     MEAN_CAMERA_DISTANCE,
-    Array,
     azimuth_elevation,
     inverse_rigid,
     look_at,
     rigid,
     rotation_between,
 )
-from mousefacelift.rigs import rig_from_json
-from mousefacelift.up import Choice, angle_deg, choose_up
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
 
 LEAST_FILL = 5e-4  # of an image of 512 px, a mouse some 11 px across
 

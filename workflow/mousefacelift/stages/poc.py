@@ -14,9 +14,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mousefacelift.data import Samples, SplitName
-from mousefacelift.errors import UserError
-from mousefacelift.evaluate import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, save_figure, write_json
+from mousefacelift.base.progress import track
+from mousefacelift.evaluation.metrics import LABELS, METRICS, paired_difference
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.views import (
+    FACELIFT_ELEVATION,
+    FACELIFT_FOCAL,
+    FACELIFT_IMAGE_SIZE,
+    MEAN_CAMERA_DISTANCE,
+    azimuth_elevation,
+    inverse_rigid,
+    orbit,
+    rigid,
+)
+from mousefacelift.stages.evaluate import (
     Trained,
     mean_score,
     open_trained,
@@ -26,20 +39,7 @@ from mousefacelift.evaluate import (
     spread,
     write_rows,
 )
-from mousefacelift.files import atomic, save_figure, write_json
-from mousefacelift.geometry import (
-    FACELIFT_ELEVATION,
-    FACELIFT_FOCAL,
-    FACELIFT_IMAGE_SIZE,
-    MEAN_CAMERA_DISTANCE,
-    Array,
-    azimuth_elevation,
-    inverse_rigid,
-    orbit,
-    rigid,
-)
-from mousefacelift.progress import track
-from mousefacelift.scores import LABELS, METRICS, paired_difference
+from mousefacelift.training.data import Samples, SplitName
 
 CONDITIONS = {
     "raw": "the calibration's own world, scaled to a mean camera distance of 2.7",

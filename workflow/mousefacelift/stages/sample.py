@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.center import Flag
-from mousefacelift.config import SPLITS, Sample
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, open_h5, write_json
-from mousefacelift.geometry import Array
-from mousefacelift.selection import (
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5, write_json
+from mousefacelift.config.sample import SPLITS, Sample
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.selection import (
     SHAPE,
     choose_views,
     farthest_points,
@@ -29,6 +28,7 @@ from mousefacelift.selection import (
     uniform,
     usable_views,
 )
+from mousefacelift.stages.center import Flag
 
 SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
 REJECTED_COLUMNS = ("capture", "frame", "time_s", "reason")

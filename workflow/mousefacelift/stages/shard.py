@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.config import Shard
-from mousefacelift.containers import ShardWriter, encode_view
-from mousefacelift.errors import UserError
-from mousefacelift.files import open_h5
-from mousefacelift.geometry import Array, Camera, view_map
-from mousefacelift.images import Image, decode_crop
-from mousefacelift.parallel import in_order
-from mousefacelift.progress import track
-from mousefacelift.rigs import rig_from_json
-from mousefacelift.sample import read_samples
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import open_h5
+from mousefacelift.base.parallel import in_order
+from mousefacelift.base.progress import track
+from mousefacelift.config.shard import Shard
+from mousefacelift.geometry.camera import Array, Camera
+from mousefacelift.geometry.views import view_map
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.images import Image, decode_crop
+from mousefacelift.stages.sample import read_samples
 
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1
 LARGEST_RATIO = 32.0  # raw px per px of a view: of a mouse so small there is nothing to be seen
@@ -142,17 +143,6 @@ def _dense_map(
     x0, y0, w, h = cv2.boundingRect(inside)
     found = np.s_[y0 : y0 + h, x0 : x0 + w]
     return dense[found][..., :2], np.ascontiguousarray(inside[found]), (left + x0, top + y0)
-
-
-def opencv_cameras(w2c: Array, fxfycxcy: Array, size: int, names: list[str]) -> list[dict[str, Any]]:
-    """FaceLift's `frames` list for one sample's views. w2c: [V, 4, 4]; fxfycxcy: [V, 4]."""
-    return [
-        {
-            "w": size, "h": size, "fx": k[0], "fy": k[1], "cx": k[2], "cy": k[3],
-            "w2c": m, "file_path": name,
-        }
-        for m, k, name in zip(w2c.tolist(), fxfycxcy.tolist(), names, strict=True)
-    ]  # fmt: skip
 
 
 def shard(

@@ -28,19 +28,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.adapt import adapt, merged, trainable
-from mousefacelift.callbacks import Checkpoints, MetricsTable, ProgressLines, write_curves
-from mousefacelift.config import Train
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
-from mousefacelift.finetuning import FineTuning
-from mousefacelift.gslrm import GSLRM, PRESETS
-from mousefacelift.guards import STATISTICS, AlarmError, Watch
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import Manifest, checksum, read_manifest
-from mousefacelift.preflight import preflight, report
-from mousefacelift.verify import refuse_damaged
-from mousefacelift.weights import load_weights, save_weights
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.config.train import Train
+from mousefacelift.models.adapt import adapt, merged, trainable
+from mousefacelift.models.gslrm import GSLRM, PRESETS
+from mousefacelift.models.weights import load_weights, save_weights
+from mousefacelift.shards.manifest import Manifest, checksum, read_manifest
+from mousefacelift.shards.verify import refuse_damaged
+from mousefacelift.training.callbacks import Checkpoints, MetricsTable, ProgressLines, write_curves
+from mousefacelift.training.finetuning import FineTuning
+from mousefacelift.training.guards import STATISTICS, AlarmError, Watch
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.preflight import preflight, report
 
 # Settings that change how fast a run goes, when it is stopped or where it is written, but not what it computes.
 NOT_HASHED = {

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mousefacelift.errors import TerminatedError, UserError
-from mousefacelift.files import atomic, save_figure
-from mousefacelift.finetuning import FineTuning
+from mousefacelift.base.errors import TerminatedError, UserError
+from mousefacelift.base.files import atomic, save_figure
+from mousefacelift.training.finetuning import FineTuning
 
 
 class MetricsTable(Logger):

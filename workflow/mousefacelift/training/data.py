@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mousefacelift.config import Train
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import moved_to_mean_distance
-from mousefacelift.manifest import Manifest
-from mousefacelift.progress import track
-from mousefacelift.verify import check_cameras
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.progress import track
+from mousefacelift.config.train import Train
+from mousefacelift.geometry.views import moved_to_mean_distance
+from mousefacelift.shards.manifest import Manifest
+from mousefacelift.shards.verify import check_cameras
 
 # OpenCV's threads do not survive the fork of a loader process, which would wait for them forever.
 cv2.setNumThreads(1)

@@ -8,13 +8,13 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from mousefacelift.adapt import build_optimizer, trainable
-from mousefacelift.config import Train
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import GSLRM, Gaussians, render
-from mousefacelift.guards import STATISTICS, Watch, statistics
-from mousefacelift.loaders import ShardData
-from mousefacelift.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Train
+from mousefacelift.models.adapt import build_optimizer, trainable
+from mousefacelift.models.gslrm import GSLRM, Gaussians, render
+from mousefacelift.training.guards import STATISTICS, Watch, statistics
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
 
 SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
 

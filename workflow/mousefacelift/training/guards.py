@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mousefacelift.config import Guards
-from mousefacelift.errors import UserError
-from mousefacelift.gslrm import Gaussians
-from mousefacelift.losses import mean_over
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Guards
+from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.training.losses import mean_over
 
 # A mouse drawn with less than this fraction of its darkness, or of the whole scale if it is white itself, is white.
 WHITE = 0.1

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mousefacelift.config import Train
-from mousefacelift.data import HeldOut, Samples, Visits, floating, recipe, shuffle_seed
-from mousefacelift.errors import UserError
-from mousefacelift.manifest import Manifest
-from mousefacelift.stream import TarVisits
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Train
+from mousefacelift.shards.manifest import Manifest
+from mousefacelift.training.data import HeldOut, Samples, Visits, floating, recipe, shuffle_seed
+from mousefacelift.training.stream import TarVisits
 
 
 class ShardData(lightning.LightningDataModule):

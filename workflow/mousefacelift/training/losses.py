@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mousefacelift.config import Loss
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.train import Loss
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5

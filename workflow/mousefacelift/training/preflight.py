@@ -12,17 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mousefacelift.adapt import counts
-from mousefacelift.config import SPLITS, Train
-from mousefacelift.data import Recipe
-from mousefacelift.errors import UserError
-from mousefacelift.files import open_h5
-from mousefacelift.geometry import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
-from mousefacelift.gslrm import GSLRM
-from mousefacelift.guards import WHITE_FLOOR
-from mousefacelift.loaders import ShardData
-from mousefacelift.manifest import Manifest
-from mousefacelift.stream import TarVisits
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import open_h5
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.config.train import Train
+from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
+from mousefacelift.models.adapt import counts
+from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.shards.manifest import Manifest
+from mousefacelift.training.data import Recipe
+from mousefacelift.training.guards import WHITE_FLOOR
+from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.stream import TarVisits
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels

@@ -6,11 +6,19 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mousefacelift.containers import TarSample, meta_cameras, shard_samples
-from mousefacelift.data import STAGGER, CamerasName, Recipe, camera_tensors, check_size, over_white, permutation
-from mousefacelift.errors import UserError
-from mousefacelift.manifest import Manifest
-from mousefacelift.verify import check_cameras
+from mousefacelift.base.errors import UserError
+from mousefacelift.shards.containers import TarSample, meta_cameras, shard_samples
+from mousefacelift.shards.manifest import Manifest
+from mousefacelift.shards.verify import check_cameras
+from mousefacelift.training.data import (
+    STAGGER,
+    CamerasName,
+    Recipe,
+    camera_tensors,
+    check_size,
+    over_white,
+    permutation,
+)
 
 
 class TarVisits(IterableDataset[dict[str, Any]]):

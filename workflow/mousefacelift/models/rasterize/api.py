@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .rasterize_cpu import LOW_PASS, NEAR_PLANE, CpuRasterizer
+from mousefacelift.models.rasterize.cpu import LOW_PASS, NEAR_PLANE, CpuRasterizer
 
 
 def rasterize(

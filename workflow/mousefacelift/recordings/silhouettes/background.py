@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from mousefacelift.config import Background, Onnx
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.config.center import Background, Onnx
 
 Image = NDArray[np.uint8]
 Model = Mapping[str, NDArray[Any]]

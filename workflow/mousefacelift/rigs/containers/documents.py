@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mousefacelift.errors import UserError
-from mousefacelift.rigs.hdf5 import HDF5_SIGNATURE, load_hdf5, load_matlab73
-from mousefacelift.rigs.matlab import is_matlab5, load_matlab5
-from mousefacelift.rigs.pickles import load_pickle, looks_like_pickle
-from mousefacelift.rigs.storage import load_xml, load_yaml
+from mousefacelift.base.errors import UserError
+from mousefacelift.rigs.containers.hdf5 import HDF5_SIGNATURE, load_hdf5, load_matlab73
+from mousefacelift.rigs.containers.matlab import is_matlab5, load_matlab5
+from mousefacelift.rigs.containers.pickles import load_pickle, looks_like_pickle
+from mousefacelift.rigs.containers.storage import load_xml, load_yaml
 
 # A rig of 100 cameras is 200 kB of text. MAMMAL's pickle keeps two undistortion maps per camera, 54 MiB for six. MATLAB
 # and HDF5 files may be of any size: recordings beside the cameras are not read.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # A calibration takes half a second, most of it for starting Python.

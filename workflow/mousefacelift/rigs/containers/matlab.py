@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 # Label3D keeps labels of a whole recording beside the cameras, Rat7M the recording itself: variables that are larger
 # are no calibration and are left out.

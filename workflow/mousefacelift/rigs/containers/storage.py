@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import yaml
 
-from mousefacelift.errors import UserError
+from mousefacelift.base.errors import UserError
 
 
 class _Loader(yaml.BaseLoader):

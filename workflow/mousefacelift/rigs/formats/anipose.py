@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic, natural_key
-from mousefacelift.geometry import Camera, Rig
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, natural_key
+from mousefacelift.geometry.camera import Camera, Rig
 from mousefacelift.rigs.checks import checked_camera, image_size, numbers, warn
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("TOML",)
 LOOKS_FOR = "TOML file with sections that hold matrix, rotation and translation"

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import atomic
-from mousefacelift.geometry import Array, Camera, Rig
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic
+from mousefacelift.geometry.camera import Array, Camera, Rig
 from mousefacelift.rigs.checks import checked_camera, image_size
-from mousefacelift.rigs.documents import Document, read_bytes, read_text
-from mousefacelift.rigs.facelift import check_writable
+from mousefacelift.rigs.containers.documents import Document, read_bytes, read_text
+from mousefacelift.rigs.formats.facelift import check_writable
 from mousefacelift.rigs.names import names_from_files
 
 KINDS = ("folder",)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Camera
 from mousefacelift.rigs.checks import checked_camera, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("MATLAB",)
 LOOKS_FOR = "MATLAB file with K, r, t, RDistort, TDistort, or with params or camParams holding them"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Array, Camera
 from mousefacelift.rigs.checks import checked_camera, field, image_size, listed, numbers, warn
-from mousefacelift.rigs.documents import Document, open_document
+from mousefacelift.rigs.containers.documents import Document, open_document
 
 KINDS = ("folder",)
 LOOKS_FOR = "folder with intri.yml and extri.yml"

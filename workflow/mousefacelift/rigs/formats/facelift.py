@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import write_json
-from mousefacelift.geometry import Camera, Rig, rigid
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import write_json
+from mousefacelift.geometry.camera import Camera, Rig
+from mousefacelift.geometry.views import rigid
 from mousefacelift.rigs.checks import checked_camera, describe, field, image_size, number, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 from mousefacelift.rigs.names import names_from_files
 
+FACELIFT_FILE = "opencv_cameras.json"
 KINDS = ("JSON",)
 # Its world is scaled so that the cameras stand 2.7 from the subject.
 UNITLESS = True

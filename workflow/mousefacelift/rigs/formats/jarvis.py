@@ -6,9 +6,9 @@ are OpenCV's (github.com/JARVIS-MoCap/JARVIS-HybridNet).
 
 from collections.abc import Mapping
 
-from mousefacelift.geometry import Camera
+from mousefacelift.geometry.camera import Camera
 from mousefacelift.rigs.checks import checked_camera, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("YAML",)
 LOOKS_FOR = "YAML file with intrinsicMatrix, distortionCoefficients, R, T"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Array, Camera
 from mousefacelift.rigs.checks import axes_meeting_point, checked_camera, describe, numbers, optical_axes_meet
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("pickle",)
 LOOKS_FOR = "pickle of a list, or dict by number, of {K, R, T}"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Camera
 from mousefacelift.rigs.checks import checked_camera, describe, field, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("HDF5", "JSON")
 LOOKS_FOR = (

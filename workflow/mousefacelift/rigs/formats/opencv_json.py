@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import read_json, write_json
-from mousefacelift.geometry import Camera, Rig
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import read_json, write_json
+from mousefacelift.geometry.camera import Camera, Rig
 from mousefacelift.rigs.checks import checked_camera, describe, field, image_size, number, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("JSON",)
 LOOKS_FOR = "JSON with `cameras` holding K, R, t, and `convention` or `first_pixel_center`"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Array, Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Array, Camera
 from mousefacelift.rigs.checks import checked_camera, describe, image_size, listed, number, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("YAML", "XML")
 LOOKS_FOR = "FileStorage YAML or XML with camera_matrix, distortion_coefficients, R or rvec, T or tvec"

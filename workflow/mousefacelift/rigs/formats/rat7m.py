@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.geometry import Camera
+from mousefacelift.base.errors import UserError
+from mousefacelift.geometry.camera import Camera
 from mousefacelift.rigs.checks import checked_camera, field, numbers
-from mousefacelift.rigs.documents import Document
+from mousefacelift.rigs.containers.documents import Document
 
 KINDS = ("MATLAB",)
 LOOKS_FOR = "MATLAB file with cameras.<name>.IntrinsicMatrix, rotationMatrix, translationVector"

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.errors import UserError
-from mousefacelift.files import write_json
-from mousefacelift.geometry import Camera, Rig, inverse_rigid, rigid
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import write_json
+from mousefacelift.geometry.camera import Camera, Rig
+from mousefacelift.geometry.views import inverse_rigid, rigid
 from mousefacelift.rigs.checks import checked_camera, image_size, number, numbers
-from mousefacelift.rigs.documents import Document
-from mousefacelift.rigs.facelift import check_last_row, check_writable, frames_of
+from mousefacelift.rigs.containers.documents import Document
+from mousefacelift.rigs.formats.facelift import check_last_row, check_writable, frames_of
 from mousefacelift.rigs.names import names_from_files
 
 KINDS = ("JSON",)

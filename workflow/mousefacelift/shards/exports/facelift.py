@@ -20,24 +20,31 @@ from typing import Any
 
 import numpy as np
 
-from mousefacelift.camerasets import FACELIFT_FILE
-from mousefacelift.config import SPLITS, Shard, Split
-from mousefacelift.containers import ShardWriter, TarSample, encode_view, meta_cameras, shard_samples
-from mousefacelift.errors import UserError
-from mousefacelift.files import natural_key
-from mousefacelift.geometry import Array, inverse_rigid
-from mousefacelift.images import SIGNATURES, Image, decode_image, encode_image
-from mousefacelift.manifest import Manifest, read_manifest, write_manifest
-from mousefacelift.parallel import in_order
-from mousefacelift.progress import track
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import natural_key
+from mousefacelift.base.parallel import in_order
+from mousefacelift.base.progress import track
+from mousefacelift.config.sample import SPLITS, SplitFractions
+from mousefacelift.config.shard import Shard
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.selection import allocate
+from mousefacelift.geometry.views import inverse_rigid
 from mousefacelift.rigs.checks import field, image_size, number, numbers
-from mousefacelift.rigs.documents import open_document
-from mousefacelift.rigs.facelift import check_last_row, frames_of
+from mousefacelift.rigs.containers.documents import open_document
+from mousefacelift.rigs.formats.facelift import FACELIFT_FILE, check_last_row, frames_of
+from mousefacelift.rigs.formats.transforms import OPENGL_FROM_OPENCV
 from mousefacelift.rigs.names import names_from_files
-from mousefacelift.rigs.transforms import OPENGL_FROM_OPENCV
-from mousefacelift.selection import allocate
-from mousefacelift.shard import opencv_cameras
-from mousefacelift.verify import check_cameras, refuse_damaged
+from mousefacelift.shards.containers import (
+    ShardWriter,
+    TarSample,
+    encode_view,
+    meta_cameras,
+    opencv_cameras,
+    shard_samples,
+)
+from mousefacelift.shards.images import SIGNATURES, Image, decode_image, encode_image
+from mousefacelift.shards.manifest import Manifest, read_manifest, write_manifest
+from mousefacelift.shards.verify import check_cameras, refuse_damaged
 
 TRANSFORMS_FILE = "transforms.json"
 SAMPLES_PER_SHARD = 256
@@ -126,7 +133,7 @@ def _export(
 
 
 def _exported(data: Manifest, shards: list[dict[str, Any]]) -> Iterator[tuple[str, str, TarSample]]:
-    """Split, name of the tar and sample, for every sample of the shards."""
+    """SplitFractions, name of the tar and sample, for every sample of the shards."""
     seen: dict[str, str] = {}
     for shard in shards:
         path = data.location(shard, "tar")
@@ -140,7 +147,7 @@ def _exported(data: Manifest, shards: list[dict[str, Any]]) -> Iterator[tuple[st
 
 
 def import_facelift(
-    folder: Path, output: Path, settings: Shard, fractions: Split | None = None, name: str | None = None, threads: int = 1
+    folder: Path, output: Path, settings: Shard, fractions: SplitFractions | None = None, name: str | None = None, threads: int = 1
 ) -> None:  # fmt: skip
     """Write FaceLift's folders as shards: `{output}/{split}/{name}-{chunk}.tar` and .h5, and manifest.json.
 
@@ -334,7 +341,7 @@ def _read_view(file: Path, size: int, listed_in: Path) -> Image:
     return np.where(image[..., 3:] > 0, image, WHITE)
 
 
-def _samples_by_split(folder: Path, fractions: Split | None) -> dict[str, list[Path]]:
+def _samples_by_split(folder: Path, fractions: SplitFractions | None) -> dict[str, list[Path]]:
     """The opencv_cameras.json of each split's samples; splits without samples are left out."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -351,7 +358,7 @@ def _samples_by_split(folder: Path, fractions: Split | None) -> dict[str, list[P
         # A hidden folder may be another program's, half-written.
         visible = (path for path in below if not any(part.startswith(".") for part in path.parts))
         paths = [folder / path for path in sorted(visible, key=lambda path: (natural_key(str(path)), path))]
-        counts = allocate(len(paths), fractions or Split()) if paths else {}
+        counts = allocate(len(paths), fractions or SplitFractions()) if paths else {}
         ends = np.cumsum(list(counts.values())).tolist()
         samples = {split: paths[end - count : end] for (split, count), end in zip(counts.items(), ends, strict=True)}
     samples = {split: paths for split, paths in samples.items() if paths}

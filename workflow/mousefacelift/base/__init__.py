@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, complete files, threads, progress, the web, tables."""

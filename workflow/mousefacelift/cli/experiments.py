@@ -1,0 +1,51 @@
+"""Commands of the experiments, which are asked for by name."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mousefacelift.cli.options import (
+    CONFIG,
+    ConfigOption,
+    ManifestOption,
+    SplitChoice,
+    ThreadsOption,
+    limit_threads,
+    section,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def poc(
+    manifest: ManifestOption,
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
+    split: Annotated[
+        SplitChoice | None, typer.Option(help="SplitChoice to compare on; else evaluate's, of --config.")
+    ] = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Compare four camera conventions on the same images and the same weights."""
+    threads = limit_threads(threads)
+    chosen: Any = split.value if split else section("evaluate", None, config).split
+    from mousefacelift.stages.poc import poc as stage
+
+    stage(manifest, train, output, chosen, threads)
+
+
+@app.command()
+def ablation(
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote of the configured run.")],
+    evaluate: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote of it.")],
+    variants: Annotated[Path, typer.Option(help="Folder of {variant}/train and {variant}/evaluate.")],
+    output: Annotated[Path, typer.Option(help="Folder for table.md, metrics.json and curves.png.")],
+) -> None:
+    """Compare a training with others that differ from it in one setting each."""
+    limit_threads(1)
+    from mousefacelift.stages.ablation import ablation as stage
+
+    stage(train, evaluate, variants, output)

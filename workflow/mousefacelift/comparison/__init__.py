@@ -1,0 +1,1 @@
+"""Two data sets' cameras side by side."""

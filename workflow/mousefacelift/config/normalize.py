@@ -1,0 +1,77 @@
+"""Settings of stage 3, normalize."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from mousefacelift.config.section import Section
+
+UpAxis = Literal["+x", "-x", "+y", "-y", "+z", "-z"]
+UP_AXES = get_args(UpAxis)
+
+
+class Normalize(Section):
+    """Z-up world, mouse at the origin, mean camera distance 2.7, virtual cameras that look at the mouse."""
+
+    up: Literal["auto", "calibration", "floor", "cameras"] = Field(
+        "auto",
+        description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
+    )
+    up_axis: UpAxis | tuple[float, float, float] | None = Field(
+        None,
+        description="for up: calibration, the direction in the calibration's world that points up, an axis or [x, y, z]; null: +z",
+    )
+    cameras_below: bool = Field(
+        False,
+        description="the mouse is filmed from below; otherwise cameras that all stand below it mean a wrong up axis",
+    )
+    smooth_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s",
+    )
+    distance: Literal["exact", "focal", "canonical"] = Field(
+        "exact",
+        description="distance policy: cameras stay where they are; focal lengths make the mouse equally large; cameras are moved to 2.7",
+    )
+    scale: Literal["capture", "sample"] = Field(
+        "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
+    )
+    canonical_extent: float = Field(
+        0.8, ge=0.05, le=5, description="for distance: canonical, the length of the mouse's body in world units"
+    )
+    zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
+        1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
+    )
+    fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.05, description="zoom: fit keeps this fraction of the image free at each border"
+    )
+    fit_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="zoom: fit holds this fraction of the views"
+    )
+    image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
+
+    @field_validator("up_axis", mode="before")
+    @classmethod
+    def _up_axis_is_a_direction(cls, value: Any) -> Any:
+        numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+        if value is None or value in UP_AXES or (numbers and len(value) == 3 and any(value)):
+            return value
+        raise ValueError(
+            f"is neither an axis ({', '.join(UP_AXES)}) nor a direction of three numbers such as [0.1, -0.99, 0]"
+        )
+
+    @model_validator(mode="after")
+    def _up_axis_is_used(self) -> "Normalize":
+        if self.up_axis is not None and self.up != "calibration":
+            raise ValueError(f"up_axis is for up: calibration; up is {self.up}, which finds the direction itself")
+        return self
+
+    @model_validator(mode="after")
+    def _canonical_keeps_the_focal_length(self) -> "Normalize":
+        if self.distance == "canonical" and self.zoom != 1.0:
+            raise ValueError(
+                f"distance: canonical keeps FaceLift's focal length and frames the mouse by canonical_extent: set zoom: 1.0 (found {self.zoom})"
+            )
+        return self

@@ -1,0 +1,69 @@
+"""Settings of stage 4, sample."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mousefacelift.config.section import Fraction, Section
+
+
+class SplitFractions(Section):
+    """Fractions given to each split: of a capture's time, or of the number of captures or animals."""
+
+    train: Fraction = 0.8
+    val: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitFractions":
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, found {self.train + self.val + self.test:g}")
+        return self
+
+
+SPLITS = tuple(SplitFractions.model_fields)
+
+
+class Sample(Section):
+    """Which frames and views become samples, and of which split."""
+
+    views: int = Field(
+        6, ge=2, description="views per sample: of more cameras those that spread best around the mouse; by azimuth"
+    )
+    frames: int | None = Field(None, ge=1, description="at most this many frames per capture; null for all")
+    select: Literal["uniform", "diverse"] = Field(
+        "uniform",
+        description="which frames, where `frames` limits them: evenly in time, or as unlike in pose as can be",
+    )
+    split: Literal["block", "capture", "animal"] = Field(
+        "block", description="what goes to one split: blocks in time, whole captures, or all captures of an animal"
+    )
+    fractions: SplitFractions = SplitFractions()
+    rounds: int = Field(
+        1,
+        ge=1,
+        description="times the blocks train, val, test follow each other: more spread val and test over the session",
+    )
+    stratify: bool = Field(
+        False, description="split: block gives blocks to the splits so that each sees the rare poses, not in turn"
+    )
+    gap_s: float = Field(0.25, ge=0, description="seconds dropped between two blocks, against leakage")
+    min_hull_iou: Fraction = Field(
+        0.4, description="a frame is rejected if a view's silhouette overlaps the visual hull less (IoU)"
+    )
+    max_cut: Fraction = Field(
+        0.02,
+        description="a frame is rejected if the video's edge cuts off more of the mouse's volume in a view; a tail's tip is less",
+    )
+
+    @model_validator(mode="after")
+    def _stratifies_blocks(self) -> "Sample":
+        if self.stratify and self.split != "block":
+            raise ValueError(f"stratify: true is for split: block; split is {self.split}")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses_diverse_frames_of_more(self) -> "Sample":
+        if self.select == "diverse" and self.frames is None:
+            raise ValueError("select: diverse chooses among more frames than are wanted: set frames, to how many")
+        return self

@@ -1,0 +1,1 @@
+"""Predictions on views that were held out: metrics, baselines, pictures."""

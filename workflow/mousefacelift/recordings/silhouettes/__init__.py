@@ -1,0 +1,1 @@
+"""One module per way to find the mouse in a frame. `registry` lists them."""

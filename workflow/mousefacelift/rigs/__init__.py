@@ -1,0 +1,1 @@
+"""Calibrated rigs: reading, checking, matching and drawing them."""

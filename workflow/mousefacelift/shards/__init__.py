@@ -1,0 +1,1 @@
+"""Shards on disk: images, containers, the manifest, their verification, and other formats."""
