@@ -36,7 +36,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt, build_optimizer, trainable
-from mousefacelift.models.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig, render
+from mousefacelift.models.gaussians import render
+from mousefacelift.models.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig
 from mousefacelift.models.weights import load_weights
 from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
 from mousefacelift.shards.manifest import read_manifest, write_manifest

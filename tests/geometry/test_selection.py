@@ -15,6 +15,7 @@ from mousefacelift.geometry.selection import (
     allocate,
     capture_splits,
     choose_views,
+    evenly_spaced,
     farthest_points,
     pose_strata,
     shape_descriptors,
@@ -22,7 +23,6 @@ from mousefacelift.geometry.selection import (
     split_stratified,
     spread_views,
     standardised,
-    uniform,
     usable_views,
     view_order,
 )
@@ -51,7 +51,7 @@ def smallest_angle(vectors):
 
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_frames_are_picked_evenly_with_the_first_and_the_last(count, wanted):
-    picked = uniform(count, wanted)
+    picked = evenly_spaced(count, wanted)
     assert len(picked) == min(count, wanted)
     assert picked[0] == 0
     if wanted > 1:
@@ -60,7 +60,7 @@ def test_frames_are_picked_evenly_with_the_first_and_the_last(count, wanted):
         steps = np.diff(picked)
         assert steps.min() >= 1
         assert np.abs(steps - (count - 1) / (wanted - 1)).max() <= 1
-    np.testing.assert_array_equal(uniform(count, None), np.arange(count))
+    np.testing.assert_array_equal(evenly_spaced(count, None), np.arange(count))
 
 
 def hulls(seed, count=80):
@@ -144,9 +144,9 @@ def test_the_first_pick_is_the_most_typical_frame():
 def test_diverse_frames_show_rare_poses_that_uniform_ones_miss(seed):
     random = np.random.default_rng(seed)
     values = random.normal(size=(1000, 6))
-    rare = random.choice(np.setdiff1d(np.arange(1000), uniform(1000, 10)), 5, replace=False)
+    rare = random.choice(np.setdiff1d(np.arange(1000), evenly_spaced(1000, 10)), 5, replace=False)
     values[rare, 4] += 30
-    assert not set(uniform(1000, 10).tolist()) & set(rare.tolist())
+    assert not set(evenly_spaced(1000, 10).tolist()) & set(rare.tolist())
     assert set(farthest_points(standardised(values), 10).tolist()) & set(rare.tolist())
 
 

@@ -8,12 +8,13 @@ import pytest
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.config.center import Center
 from mousefacelift.geometry.camera import Camera, pad_distortion, project
 from mousefacelift.geometry.synchrony import estimate_shifts, residual_over_time
 from mousefacelift.geometry.views import look_at
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
-from mousefacelift.stages.center import Flag, center
+from mousefacelift.stages.center import center
 
 VIEWS = 6
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.models.splats import PROPERTIES, read_ply, write_ply
 
 

@@ -11,6 +11,7 @@ import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.config.center import Center
@@ -18,7 +19,7 @@ from mousefacelift.rigs.formats.opencv_json import rig_from_json
 from mousefacelift.rigs.registry import write_rig
 from mousefacelift.shards.images import decode_crop
 from mousefacelift.stages.cameras import cameras, surrounding_polygon
-from mousefacelift.stages.center import Flag, center
+from mousefacelift.stages.center import center
 from support.rodent import demo_capture, ground_truth, project_raw
 
 FIELDS = ("frame", "time_s", "chunk", "flags", "area_px", "sharpness", "center_mm", "triangulated_mm", "residual_px",

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import SUPPORT_DIRECTIONS, Flag, _spread, center, measure
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
 from mousefacelift.config.normalize import UP_AXES as AXES
@@ -20,7 +21,6 @@ from mousefacelift.geometry.up import axis_vector
 from mousefacelift.geometry.views import look_at
 from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
 from mousefacelift.stages.cameras import surrounding_polygon
-from mousefacelift.stages.center import Flag
 from mousefacelift.stages.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
 from support.rodent import ground_truth, project_raw
 

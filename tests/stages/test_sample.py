@@ -10,14 +10,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.config import Config
 from mousefacelift.config.sample import Sample, SplitFractions
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
-from mousefacelift.geometry.selection import uniform
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import inverse_rigid
-from mousefacelift.stages.center import Flag
 from mousefacelift.stages.sample import SPLITS, check_views, read_samples, rejections, sample, view_checks
 from mousefacelift.stages.shard import shard
 from support.balls import level_cameras
@@ -132,7 +132,7 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     assert len(left) == max(len(good) - (limit or len(good)), 0)
     assert left <= set(good)
     if select == "uniform":
-        assert set(good) - left == set(np.array(good)[uniform(len(good), limit)].tolist())
+        assert set(good) - left == set(np.array(good)[evenly_spaced(len(good), limit)].tolist())
     for one in rows:
         for other in rows:
             if one["split"] != other["split"]:

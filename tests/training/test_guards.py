@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mousefacelift.config.train import Guards
-from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch, statistics
 
 HEALTHY = {

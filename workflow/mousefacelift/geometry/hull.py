@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from mousefacelift.geometry.camera import Array, Camera, Rig, project
-from mousefacelift.geometry.selection import evenly, far_apart
+from mousefacelift.geometry.selection import far_apart, thinned
 
 # A view's silhouette: alpha [h, w], above 127 is mouse, and its window x, y, width, height in the raw frame.
 Cutout = tuple[NDArray[np.uint8], ArrayLike]
@@ -265,10 +265,10 @@ def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
     """
     deepest = float(depth.max())
     # Voxels stand in the order of space, coarsest cell by cell: every n-th of them are spread over all.
-    surface = evenly(surface, 32 * THIN_POINTS)
-    thick = points[evenly(np.flatnonzero(depth >= deepest / 3), 500)]
+    surface = thinned(surface, 32 * THIN_POINTS)
+    thick = points[thinned(np.flatnonzero(depth >= deepest / 3), 500)]
     distance, _ = cKDTree(thick).query(points[surface], distance_upper_bound=deepest)
-    thin = evenly(surface[np.isinf(distance)], THIN_POINTS)
+    thin = thinned(surface[np.isinf(distance)], THIN_POINTS)
     return np.column_stack([points[thin], depth[thin]]).astype(np.float64)
 
 

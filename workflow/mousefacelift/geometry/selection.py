@@ -22,8 +22,11 @@ POSES = 5
 MAX_SUBSETS = 20_000  # so many subsets of the views are tried one by one: a fraction of a second
 
 
-def evenly(items: NDArray[Any], count: int) -> NDArray[Any]:
-    """At most `count` of the items [N, ...], evenly spread, first and last included."""
+def thinned(items: NDArray[Any], count: int) -> NDArray[Any]:
+    """At most `count` of the items [N, ...], evenly spread, first and last included.
+
+    For points of a hull, of which every stored number depends on this rounding; for all else see `evenly_spaced`.
+    """
     return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(int)]
 
 
@@ -48,7 +51,7 @@ def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDAr
     return chosen
 
 
-def uniform(count: int, wanted: int | None) -> Indices:
+def evenly_spaced(count: int, wanted: int | None) -> Indices:
     """Indices of at most `wanted` of `count` items, evenly spread, first and last included."""
     if wanted is None or wanted >= count:
         return np.arange(count)

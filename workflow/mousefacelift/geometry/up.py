@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.normalize import UP_AXES
 from mousefacelift.geometry.camera import Array, Rig
-from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.views import common_normal
 
 WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is warned about
@@ -172,7 +172,7 @@ def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
     The uncertainty is the jackknife's over parts of the capture, and BIAS_MM over the spread of the animal's places. Raises
     ValueError if these span no plane (an animal that stays where it is shows the plane of its posture), or parts disagree.
     """
-    frames = evenly(np.flatnonzero(np.isfinite(thin_mm[:, :, 0]).any(axis=1)), FLOOR_FRAMES)
+    frames = thinned(np.flatnonzero(np.isfinite(thin_mm[:, :, 0]).any(axis=1)), FLOOR_FRAMES)
     chosen = thin_mm[frames].astype(np.float64)
     known = np.isfinite(chosen[..., 0])
     frame, points, depth = np.nonzero(known)[0], chosen[known][:, :3], chosen[known][:, 3]

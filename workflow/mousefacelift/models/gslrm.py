@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.models.gaussians import Gaussians
 
-SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * dc
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
 
 
@@ -58,33 +58,6 @@ KEPT = [
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """Raw Gaussians of B samples: what the network says, biases added, before the activations.
-
-    xyz [B, N, 3] world; features [B, N, 1, 3] colour dc; scaling [B, N, 3] log world units; rotation [B, N, 4]
-    unnormalised wxyz; opacity [B, N, 1] logit.
-    """
-
-    xyz: Tensor
-    features: Tensor
-    scaling: Tensor
-    rotation: Tensor
-    opacity: Tensor
-
-    def activated(self, sample: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One sample as `rasterize` takes it: means [N, 3], unit quaternions [N, 4], scales [N, 3], opacities [N] in
-        (0, 1), colours [N, 3] (not clamped).
-        """
-        return (
-            self.xyz[sample],
-            functional.normalize(self.rotation[sample], dim=-1),
-            self.scaling[sample].exp(),
-            self.opacity[sample, :, 0].sigmoid(),
-            0.5 + SH_C0 * self.features[sample, :, 0],
-        )
 
 
 def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -284,31 +257,3 @@ class GSLRM(nn.Module):
             rotation=rotation,
             opacity=opacity + config.opacity_bias,
         )
-
-
-def render(
-    gaussians: Gaussians, w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, rerender: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Draw every sample's Gaussians in that sample's views over white, in float32 whatever the autocast.
-
-    w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W]. rerender: nothing is kept
-    for the backward pass but the Gaussians; each view is drawn again there, alone.
-    """
-    from mousefacelift.models.rasterize.api import rasterize
-
-    drawn = []
-    with torch.autocast(w2c.device.type, enabled=False):
-        for i in range(w2c.shape[0]):
-            scene = gaussians.activated(i)
-            if rerender and torch.is_grad_enabled():
-                views = [
-                    checkpoint(
-                        rasterize, *scene, w2c[i, v : v + 1], fxfycxcy[i, v : v + 1], width, height,
-                        use_reentrant=False, preserve_rng_state=False,
-                    )
-                    for v in range(w2c.shape[1])
-                ]  # fmt: skip
-                drawn.append(tuple(torch.cat(parts) for parts in zip(*views, strict=True)))
-            else:
-                drawn.append(rasterize(*scene, w2c[i], fxfycxcy[i], width, height))
-    return torch.stack([rgb for rgb, _ in drawn]).movedim(-1, 2), torch.stack([alpha for _, alpha in drawn])

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
-from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.models.gaussians import Gaussians
 
 MIN_OPACITY = 0.04  # FaceLift's choices for the splats it saves
 CROP = 0.91  # world units

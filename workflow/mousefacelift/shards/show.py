@@ -14,7 +14,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, open_h5
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.camera import Array
-from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import azimuth_elevation
 from mousefacelift.shards.containers import TarSample, meta_cameras, tar_samples
 from mousefacelift.shards.images import Image
@@ -100,7 +100,7 @@ def _show_shard(path: Path, limit: int, console: "Console") -> Rows | None:
         f"{contents.size}x{contents.size} px, {contents.codec}, {size}",
         soft_wrap=True,
     )
-    listed, drawn = (evenly(np.arange(contents.samples), count).tolist() for count in (TABLE_ROWS, limit))
+    listed, drawn = (evenly_spaced(contents.samples, count).tolist() for count in (TABLE_ROWS, limit))
     table, tiles = _table(("sample", *COLUMNS), CAPTION), []
     for place, sample in zip(sorted({*listed, *drawn}), read_samples(contents, {*listed, *drawn}), strict=True):
         if place == 0:
@@ -122,7 +122,7 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
     views, size = data.views, data.image_size
     console.print(f"{path}: {_count(views, 'view')}, {size}x{size} px", soft_wrap=True)
     table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
-    listed = evenly(np.arange(len(shards)), TABLE_ROWS).tolist()
+    listed = evenly_spaced(len(shards), TABLE_ROWS).tolist()
     for split, h5, count in (shards[k] for k in listed):
         sizes = (_megabytes([path.parent / h5.with_suffix(suffix)]) for suffix in (".tar", ".h5"))
         table.add_row(split, str(h5.with_suffix("")), str(count), *sizes)
@@ -136,7 +136,7 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
 
     every = np.array([(k, place) for k, (_, _, count) in enumerate(shards) for place in range(count)]).reshape(-1, 2)
     names, tiles = set(), []
-    for k, chosen in groupby(evenly(every, limit).tolist(), key=lambda pair: pair[0]):
+    for k, chosen in groupby(every[evenly_spaced(len(every), limit)].tolist(), key=lambda pair: pair[0]):
         contents = read_contents(path.parent / shards[k][1])
         if (contents.samples, len(contents.views)) != (shards[k][2], views):
             raise UserError(

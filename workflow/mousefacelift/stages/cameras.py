@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, open_h5, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.geometry.camera import Array, Rig, pixel_rays, project, triangulate
 from mousefacelift.geometry.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
-from mousefacelift.geometry.selection import evenly
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.video import probe
@@ -30,7 +31,6 @@ from mousefacelift.rigs.formats.opencv_json import rig_to_json
 from mousefacelift.rigs.names import match_cameras
 from mousefacelift.rigs.registry import read_rig
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import Flag
 
 # The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
 STRETCHES, STRETCH_FRAMES = 10, 400
@@ -194,7 +194,7 @@ def _hulls(
     """What subject.h5 holds of the hulls, and their centroid_mm [N, 3]; of some frames iou_others, iou_without [N, V]."""
     known = np.flatnonzero(np.isfinite(radius_mm))
     leave_one_out = np.zeros(len(radius_mm), bool)
-    leave_one_out[evenly(known, LEAVE_ONE_OUT_FRAMES)] = True
+    leave_one_out[known[evenly_spaced(len(known), LEAVE_ONE_OUT_FRAMES)]] = True
     jobs, begin = [], 0
     for path in chunks:
         with open_h5(path, "mousefacelift center") as file:

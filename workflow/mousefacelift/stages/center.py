@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntFlag
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift import STAGE_VERSIONS
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, open_h5
 from mousefacelift.base.progress import track
@@ -30,20 +30,6 @@ Image = NDArray[np.uint8]
 SUPPORT_DIRECTIONS = 32
 PREVIEW_MOMENTS = 6
 LABELS_CHECKED = 20  # masks at a chunk's beginning that are looked at whether they are black and white
-
-
-class Flag(IntFlag):
-    """What is wrong with one view of one frame. Without a frame (MISSING) the view counts as EMPTY too.
-
-    LARGE, far larger than the mouse, is found by `cameras`, which sees the whole capture.
-    """
-
-    EMPTY = 1
-    CLIPPED = 2
-    SEVERAL_BLOBS = 4
-    UNSHARP = 8
-    MISSING = 16
-    LARGE = 32
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import inverse_rigid, orbit
-from mousefacelift.models.gslrm import GSLRM, Gaussians, render
+from mousefacelift.models.gaussians import Gaussians, render
+from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.models.splats import write_ply
 from mousefacelift.models.weights import load_weights
 from mousefacelift.shards.manifest import Manifest, read_manifest
@@ -85,7 +87,7 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
         stale.unlink(missing_ok=True)
     shutil.rmtree(out_dir / "pictures", ignore_errors=True)
 
-    pictured = spread(len(samples), settings.pictures)
+    pictured = evenly_spaced(len(samples), settings.pictures).tolist()
     scores: list[dict[str, dict[str, Tensor]]] = []
     advance = track(len(samples), f"evaluating {settings.split}")
     for index, comparison in enumerate(_comparisons(trained)):
@@ -96,7 +98,7 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
     _write_metrics(out_dir, scores, trained)
 
     with torch.inference_mode():
-        for index in spread(len(samples), settings.splats):
+        for index in evenly_spaced(len(samples), settings.splats).tolist():
             gaussians = _reconstruct(trained, samples[index], held_out=0)
             write_ply(out_dir / f"{samples.keys[index]}.ply", gaussians, 0)
         if settings.turntable_frames:
@@ -176,11 +178,6 @@ def provenance(trained: Trained) -> dict[str, Any]:
         "trained_on": trained.record.get("data"),
         "data": trained.data.sha256,
     }
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most `count` indices, uniform over range(total)."""
-    return sorted({int(i) for i in np.linspace(0, total - 1, min(count, total)).round()})
 
 
 def write_rows(path: Path, samples: Samples, column: str, values: dict[str, dict[str, Tensor]]) -> None:

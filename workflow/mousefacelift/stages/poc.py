@@ -19,6 +19,7 @@ from mousefacelift.base.files import atomic, save_figure, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.evaluation.metrics import LABELS, METRICS, paired_difference
 from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import (
     FACELIFT_ELEVATION,
     FACELIFT_FOCAL,
@@ -36,7 +37,6 @@ from mousefacelift.stages.evaluate import (
     predict_views,
     provenance,
     score,
-    spread,
     write_rows,
 )
 from mousefacelift.training.data import Samples, SplitName
@@ -78,7 +78,7 @@ def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, 
     samples = trained.samples
     world_from_mm = _world_from_mm(samples)
 
-    pictured, pictures = spread(len(samples), PICTURED), []
+    pictured, pictures = evenly_spaced(len(samples), PICTURED).tolist(), []
     scores: dict[str, list[dict[str, Tensor]]] = {name: [] for name in (*CONDITIONS, "white")}
     advance = track(len(samples), f"comparing cameras on {split}")
     for index in range(len(samples)):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, open_h5, write_json
 from mousefacelift.config.sample import SPLITS, Sample
@@ -19,16 +20,15 @@ from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import (
     SHAPE,
     choose_views,
+    evenly_spaced,
     farthest_points,
     pose_strata,
     shape_descriptors,
     split_blocks,
     split_stratified,
     standardised,
-    uniform,
     usable_views,
 )
-from mousefacelift.stages.center import Flag
 
 SAMPLE_COLUMNS = ("key", "capture", "frame", "time_s", "chunk", "split", "views")
 REJECTED_COLUMNS = ("capture", "frame", "time_s", "reason")
@@ -155,7 +155,7 @@ def sample(cameras_file: Path, subject_file: Path, output: Path, settings: Sampl
     if settings.select == "diverse" and settings.frames is not None:
         picked = np.sort(farthest_points(pose, settings.frames))
     else:
-        picked = uniform(len(good), settings.frames)
+        picked = evenly_spaced(len(good), settings.frames)
     chosen = good[picked]
     for n in np.setdiff1d(good, chosen):
         why[n] = Rejection(f"not among the {len(chosen)} frames chosen (sample.frames)")

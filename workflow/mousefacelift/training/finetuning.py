@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import build_optimizer, trainable
-from mousefacelift.models.gslrm import GSLRM, Gaussians, render
+from mousefacelift.models.gaussians import Gaussians, render
+from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground

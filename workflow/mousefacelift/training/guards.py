@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Guards
-from mousefacelift.models.gslrm import Gaussians
+from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.training.losses import mean_over
 
 # A mouse drawn with less than this fraction of its darkness, or of the whole scale if it is white itself, is white.

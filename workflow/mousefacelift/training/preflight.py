@@ -16,6 +16,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import open_h5
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.config.train import Train
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
 from mousefacelift.models.adapt import counts
 from mousefacelift.models.gslrm import GSLRM
@@ -80,7 +81,7 @@ def report(checks: list[Check], console: Console | None = None) -> None:
 def _probe(shards: ShardData) -> list[dict[str, Any]]:
     """Stored samples of the training split."""
     if shards.train is not None:
-        places = np.unique(np.linspace(0, len(shards.train) - 1, PROBED).round().astype(int))
+        places = evenly_spaced(len(shards.train), PROBED)
         return [shards.train.stored(int(place)) for place in places]
     total = sum(shard["samples"] for shard in shards.manifest.split("train"))
     settings = shards.settings

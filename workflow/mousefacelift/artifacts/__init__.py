@@ -1,0 +1,1 @@
+"""The typed files that stages hand on: one frozen dataclass with `read` and `write` per file."""
