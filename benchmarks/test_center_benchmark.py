@@ -5,16 +5,12 @@
 Process time of all threads, so that other work on the machine matters little; the ratio of the two is of one run.
 """
 
-import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import h5py
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.video import read_frames

@@ -6,10 +6,8 @@ One thread. All figures are per view; what is asserted is that every format give
 """
 
 import io
-import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import cv2
 import h5py
@@ -18,8 +16,6 @@ import numpy as np
 import pytest
 import zstandard
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mousefacelift.config.config import Config
 from mousefacelift.shards.images import decode_image, encode_image

@@ -3,16 +3,12 @@
 OMP_NUM_THREADS=1 pytest benchmarks/test_hull_benchmark.py -s
 """
 
-import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import cv2
 import h5py
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.config.center import Center

@@ -10,7 +10,6 @@ that step on this machine's CPU, in the main process.
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -18,8 +17,6 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mousefacelift.config.config import Config
 from mousefacelift.config.train import Train

@@ -5,14 +5,10 @@
 Process time of all threads, so that other work on the machine matters little.
 """
 
-import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from mousefacelift.config.center import Center
 from mousefacelift.config.config import Config
