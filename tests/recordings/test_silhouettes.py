@@ -9,14 +9,9 @@ import pytest
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Background, Onnx
-from mousefacelift.recordings.silhouettes.background import (
-    METHODS,
-    Tile,
-    background,
-    estimate_background,
-    onnx,
-    preview_sheet,
-)
+from mousefacelift.recordings.silhouettes import background, onnx
+from mousefacelift.recordings.silhouettes.arena import estimate_background
+from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import read_frames
 from support.rodent import demo_capture
 
@@ -93,7 +88,7 @@ def iou(mask, truth):
 
 
 def overlaps(frames, truths, settings=SETTINGS, model=None):
-    segment = background(model or estimate_background(frames, settings), settings)
+    segment = background.segmenter(model or estimate_background(frames, settings), settings)
     return np.array([iou(segment(frame), truth) for frame, truth in zip(frames, truths, strict=True)])
 
 
@@ -143,10 +138,10 @@ def test_what_the_mouse_is_like_can_be_said(mouse, fur, floor):
 
 def test_an_empty_arena_has_an_empty_mask():
     empty, _ = film([[]] * 12, gain=lambda t: 1 + 0.05 * (-1) ** t)
-    segment = background(estimate_background(empty, SETTINGS), SETTINGS)
+    segment = background.segmenter(estimate_background(empty, SETTINGS), SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
     model = estimate_background(film(walk(30))[0], SETTINGS)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(model, SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
 
 
@@ -157,7 +152,7 @@ def blobs(mask):
 def test_two_mice_are_two_blobs():
     model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, truths = film([[(120 + 2 * t, 200, 0), (350, 260, 90)] for t in range(4)])
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(model, SETTINGS)
     masks = [segment(frame) for frame in frames]
     assert [blobs(mask) for mask in masks] == [2] * 4
     assert min(iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)) > 0.88
@@ -170,7 +165,7 @@ def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse():
 
     model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, truths = film([[(110, 220, 0)]] * 4, paint=hand)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(model, SETTINGS)
     for t, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
         mask = segment(frame) > 127
         assert mask[:330, WIDTH - 60 - 20 * t :].mean() > 0.95
@@ -186,14 +181,14 @@ def test_a_flash_is_dropped_and_what_stays_is_there_from_its_second_frame(seen, 
 
     model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, _ = film([[(110 + t, 250, 0)] for t in range(4)], paint=thing)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(model, SETTINGS)
     assert [blobs(segment(frame)) for frame in frames] == expected
 
 
 def test_history_is_one_frame():
     frames, _ = film(walk(30))
     model = estimate_background(frames, SETTINGS)
-    whole, late = background(model, SETTINGS), background(model, SETTINGS)
+    whole, late = background.segmenter(model, SETTINGS), background.segmenter(model, SETTINGS)
     masks = [whole(frame) for frame in frames[:12]]
     late(frames[8])
     assert all(np.array_equal(late(frames[t]), masks[t]) for t in range(9, 12))
@@ -213,7 +208,7 @@ def test_the_same_frames_give_the_same_bytes_wherever_they_lie_in_memory():
         assert len({model[name].tobytes() for model in models}) == 1
     results = []
     for shift, model in zip((0, 1, 37), models, strict=True):
-        segment = background(model, SETTINGS)
+        segment = background.segmenter(model, SETTINGS)
         results.append(b"".join(segment(moved(frame, shift)).tobytes() for frame in frames))
     assert len(set(results)) == 1
 
@@ -234,7 +229,7 @@ def test_mistakes_are_named():
         estimate_background(frames[:4], SETTINGS)
     with pytest.raises(UserError, match="differ in size"):
         estimate_background([*frames[:4], frames[4][:-2]], SETTINGS)
-    segment = background(estimate_background(frames, SETTINGS), SETTINGS)
+    segment = background.segmenter(estimate_background(frames, SETTINGS), SETTINGS)
     with pytest.raises(UserError, match="480x358 px, the background 480x360"):
         segment(frames[0][:-2])
 
@@ -282,7 +277,7 @@ def network(path: Path, classes=1, size=("h", "w"), inputs=3, sigmoid=False):
 def test_a_network_of_the_users_segments(tmp_path, arguments, settings):
     path = network(tmp_path / "dark.onnx", **arguments)
     frames, truths = film(walk(2), noise=0)
-    segment = METHODS["onnx"]({}, Onnx(path=path, **settings))
+    segment = onnx.segmenter(Onnx(path=path, **settings))
     for frame, truth in zip(frames, truths, strict=True):
         mask = segment(frame)
         assert mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 255}
@@ -300,18 +295,18 @@ def test_a_network_of_the_users_segments(tmp_path, arguments, settings):
 def test_a_network_that_does_not_fit_is_refused(tmp_path, arguments, settings, message):
     path = network(tmp_path / "dark.onnx", **arguments)
     with pytest.raises(UserError, match=message):
-        onnx({}, Onnx(path=path, **settings))(np.zeros((60, 80, 3), np.uint8))
+        onnx.segmenter(Onnx(path=path, **settings))(np.zeros((60, 80, 3), np.uint8))
 
 
 def test_a_missing_or_damaged_network_is_named(tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     with pytest.raises(UserError, match=r"center\.onnx\.path is not set"):
-        onnx({}, Onnx())
+        onnx.segmenter(Onnx())
     with pytest.raises(UserError, match="no such file"):
-        onnx({}, Onnx(path=str(tmp_path / "none.onnx")))
+        onnx.segmenter(Onnx(path=str(tmp_path / "none.onnx")))
     (tmp_path / "bad.onnx").write_bytes(b"not a network")
     with pytest.raises(UserError, match="cannot load it"):
-        onnx({}, Onnx(path=str(tmp_path / "bad.onnx")))
+        onnx.segmenter(Onnx(path=str(tmp_path / "bad.onnx")))
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch):
@@ -324,7 +319,7 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install -c envs/constraints\.txt -e '\.\[onnx\]'"):
-        onnx({}, Onnx(path="any.onnx"))
+        onnx.segmenter(Onnx(path="any.onnx"))
 
 
 def test_the_contact_sheet_shows_every_camera_and_the_outline(tmp_path):
