@@ -2,13 +2,15 @@
 
 import builtins
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.config.center import Background, Onnx
+from mousefacelift.config.center import Background, Center, Onnx
+from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.silhouettes import background, onnx
 from mousefacelift.recordings.silhouettes.arena import estimate_background
 from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
@@ -232,6 +234,45 @@ def test_mistakes_are_named():
     segment = background.segmenter(estimate_background(frames, SETTINGS), SETTINGS)
     with pytest.raises(UserError, match="480x358 px, the background 480x360"):
         segment(frames[0][:-2])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("backgroud", "did you mean 'background'?"), ("sam", "valid: provided, background, onnx")]
+)
+def test_an_unknown_method_is_an_error_that_names_the_nearest_or_all(name, hint):
+    with pytest.raises(UserError) as error:
+        method(name)
+    assert str(error.value) == f"center.masks: unknown method {name!r}: {hint}"
+
+
+def test_every_method_is_one_of_the_settings_and_says_what_it_needs():
+    capture = demo_capture()
+    assert list(METHODS) == list(get_args(Center.model_fields["masks"].annotation))
+    assert method("provided").files(capture, Center()) == {"masks": capture.masks}
+    assert method("background").files(capture, Center(masks="background")) == {}
+    settings = Center(masks="onnx", onnx=Onnx(path=__file__))
+    assert method("onnx").files(capture, settings) == {"network": Path(__file__)}
+    assert [name for name, each in METHODS.items() if each.needs_arena] == ["background"]
+    method("onnx").check("rodent-a", settings)
+    with pytest.raises(UserError, match=r"center\.onnx\.path: is not set"):
+        method("onnx").check("rodent-a", Center(masks="onnx"))
+
+
+def test_a_third_method_is_one_entry(monkeypatch):
+    """A method that was not there when the stage was written serves it: its check, and its silhouettes."""
+    capture, settings = demo_capture(), Center.model_construct(**{**dict(Center()), "masks": "bright"})
+    seen = []
+
+    def bright(capture, view, frames, settings, threads=1, arena=None):
+        return segment_frames(
+            capture, view, frames, settings, threads, lambda image: (image.max(-1) > 127) * np.uint8(255)
+        )
+
+    third = Method(bright, check_files=lambda capture, settings: seen.append(capture.name))
+    monkeypatch.setitem(METHODS, "bright", third)
+    assert capture_frames(capture, settings) == range(200) and seen == [capture.name]
+    (frame, mask), *_ = method("bright").silhouettes(capture, 0, range(1), settings)
+    assert np.array_equal(mask > 0, frame.rgb().max(-1) > 127)
 
 
 # A network of one layer: its last channel's logit is positive where a pixel is dark.

@@ -88,8 +88,10 @@ def segmenter(arena: Arena, settings: Background) -> Segment:
 
 @dataclass(frozen=True)
 class Detection:
-    """The mouse in a frame at the working scale: the box [rows, columns] that holds it, its mask, and the frame's Y Cr
-    Cb there with the arena's brightness.
+    """The mouse in a frame at the working scale.
+
+    box: rows and columns that hold the mouse. mask: [h, w] of the box. value: [h, w, 3] of the box, the frame's Y Cr Cb
+    with the arena's brightness.
     """
 
     box: tuple[slice, slice]
@@ -98,7 +100,7 @@ class Detection:
 
 
 class Detector:
-    """Tells the mouse from one camera's empty arena, at the working scale."""
+    """Tells the mouse from one camera's empty arena, at the working scale [h, w] of about `settings.width` pixels."""
 
     def __init__(self, arena: Arena, settings: Background) -> None:
         self.settings = settings
@@ -118,8 +120,10 @@ class Detector:
         box = self._box(ycc, gain)
         if box is None:
             return None
+        # Only inside the box: a mouse covers a small part of the frame, and the rest would take most of the time.
         value = without_gain(ycc[box], gain)
         evidence = self._evidence(value, box, shadows)
+        # Neighbours decide together (mean field of a Potts model): one pixel's noise makes no hole and no speck.
         field = evidence
         for _ in range(SMOOTHING_STEPS):
             field = evidence + np.float32(SMOOTHING) * cv2.blur(np.tanh(field / 2), (SMOOTHING_PX,) * 2)
@@ -137,6 +141,7 @@ class Detector:
 
     def _box(self, ycc: Image, gain: float) -> tuple[slice, slice] | None:
         """Where something differs from the arena."""
+        # Integers and fixed thresholds: a first look at the whole frame that must be fast, and may find too much.
         luma = ycc[..., 0] if gain == 1 else cv2.convertScaleAbs(ycc[..., 0], alpha=1 / gain)
         differs = cv2.absdiff(luma, self.level8[..., 0]) > self.threshold
         chroma = cv2.absdiff(ycc, self.level8)
@@ -157,9 +162,11 @@ class Detector:
         level, noise, chroma = self.level[box], self.noise[box], self.chroma_noise[box]
         change = value - level
         norm = np.log(noise * chroma**2) + np.float32(1.5 * np.log(2 * np.pi) + ARENA_DOUBT)
+        # The arena as it is: Gaussian noise of luma and of both chroma values.
         other = -((change[..., 0] / noise) ** 2 + (change[..., 1] ** 2 + change[..., 2] ** 2) / chroma**2) / 2 - norm
         if shadows and self.settings.shadow:
             other = np.maximum(other, self._shadow(value, change, box))
+        # Without a known colour the mouse may have any of 256 x 64 x 64.
         if self.colour is None:
             return np.clip(np.float32(-np.log(256 * 64 * 64)) - other, -8, 8)
         return np.clip(self.colour[colour_bins(value.reshape(-1, 3))].reshape(other.shape) - other, -8, 8)
@@ -174,6 +181,7 @@ class Detector:
         """
         most = np.float32(self.settings.shadow)
         level, noise, chroma = self.level[box], self.noise[box], 1.5 * self.chroma_noise[box]
+        # The part that explains the luma best. The target is black here: luma falls by part * luma.
         luma = np.maximum(level[..., 0], 1)
         ratio = value[..., 0] / luma
         # Up to 15 % brighter: the light changes in a part of the arena.
@@ -181,12 +189,15 @@ class Detector:
         span = luma
         rest = change[..., 0] + part * luma
         possible = (luma < self.low) | (SHADED * luma > self.high)
+        # A reflection of a bright mouse on a darker arena: the target is the mouse's luma instead.
         brighter = (change[..., 0] > 0) & (luma < SHADED * self.low)
         if brighter.any():
             up = np.maximum(self.low - luma, 1)
             part = np.where(brighter, np.clip(change[..., 0] / up, 0, most), part)
             span = np.where(brighter, up, luma)
             rest = np.where(brighter, change[..., 0] - part * up, rest)
+        # Less light means less chroma in proportion (128 is neutral); what is left over speaks against a shadow. Colour may
+        # be lost more easily than gained: red that the arena does not have is skin.
         hue = change[..., 1:] + part[..., None] * (level[..., 1:] - 128)
         loose = np.sqrt(chroma**2 + (np.float32(0.2) * change[..., 0]) ** 2)
         misfit = (hue[..., 0] / np.where(hue[..., 0] > 0, chroma, loose)) ** 2 + (hue[..., 1] / loose) ** 2
@@ -194,12 +205,13 @@ class Detector:
         smooth = cv2.blur(np.clip(ratio, 0, np.float32(1.2)), (3, 3))
         thin = (cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, disc(4)) - smooth) * luma
         misfit += (rest / noise) ** 2 + (thin / (3 * noise)) ** 2
+        # A triangle over the part: deep shadows are rarer than faint ones.
         prior = np.float32(2 * self.settings.shadow_weight) * (1 - np.clip(part / most, 0, np.float32(0.98)))
         density = np.log(prior / (most * np.maximum(span, 8) * chroma**2)) - np.float32(np.log(2 * np.pi))
         return np.where(possible, density - misfit / 2, np.float32(-50))
 
     def _plausible(self, mask: NDArray[np.bool_], contrast: NDArray[np.float32], pixels: int) -> NDArray[np.bool_]:
-        """Those blobs of a mask that may be an animal."""
+        """Those blobs of a mask [h, w] that may be an animal; pixels: of the whole frame."""
         count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         area = stats[:, cv2.CC_STAT_AREA]
         if count < 2:
@@ -229,7 +241,7 @@ def _filled(mask: NDArray[np.bool_], evidence: NDArray[np.float32], settings: Ba
 
 
 class _Flashes:
-    """Drops blobs that flash up: see `background`. Remembers the blobs of one frame, before anything was dropped."""
+    """Drops blobs that flash up: see `segmenter`. Remembers the blobs of one frame, before anything was dropped."""
 
     def __init__(self) -> None:
         self.previous: NDArray[np.float64] | None = None
@@ -246,6 +258,8 @@ class _Flashes:
         previous, self.previous = self.previous, now
         if previous is None or len(now) <= max(len(previous), 1):
             return found.mask
+        # More blobs than in the previous frame: a new one stays if it is a piece of the mouse, next to the largest blob, or
+        # if about the same blob was near in the previous frame.
         largest = 1 + int(np.argmax(now[:, 2]))
         margin = int(np.sqrt(now[largest - 1, 2]) / 2)
         keep = np.ones(count, bool)
