@@ -13,6 +13,8 @@ from mousefacelift.config.center import Background, Center, Onnx
 from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.silhouettes import background, onnx
 from mousefacelift.recordings.silhouettes.arena import estimate_background
+from mousefacelift.recordings.silhouettes.registry import METHODS, Method, method
+from mousefacelift.recordings.silhouettes.segmentation import segment_frames
 from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import read_frames
 from support.rodent import demo_capture
@@ -89,6 +91,12 @@ def iou(mask, truth):
     return np.count_nonzero(mask & truth) / max(np.count_nonzero(mask | truth), 1)
 
 
+@pytest.fixture(scope="module")
+def known():
+    """The plain arena and a black mouse, as estimated from its walk; for films of other things in the same arena."""
+    return estimate_background(film(walk(30))[0], SETTINGS)
+
+
 def overlaps(frames, truths, settings=SETTINGS, model=None):
     segment = background.segmenter(model or estimate_background(frames, settings), settings)
     return np.array([iou(segment(frame), truth) for frame, truth in zip(frames, truths, strict=True)])
@@ -138,12 +146,11 @@ def test_what_the_mouse_is_like_can_be_said(mouse, fur, floor):
     assert overlaps(*film([[(150, 220, 20)]] * 20 + walk(20), fur, floor), settings).min() > 0.88
 
 
-def test_an_empty_arena_has_an_empty_mask():
+def test_an_empty_arena_has_an_empty_mask(known):
     empty, _ = film([[]] * 12, gain=lambda t: 1 + 0.05 * (-1) ** t)
     segment = background.segmenter(estimate_background(empty, SETTINGS), SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
-    model = estimate_background(film(walk(30))[0], SETTINGS)
-    segment = background.segmenter(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
 
 
@@ -151,23 +158,21 @@ def blobs(mask):
     return cv2.connectedComponents(mask, connectivity=8)[0] - 1
 
 
-def test_two_mice_are_two_blobs():
-    model = estimate_background(film(walk(30))[0], SETTINGS)
+def test_two_mice_are_two_blobs(known):
     frames, truths = film([[(120 + 2 * t, 200, 0), (350, 260, 90)] for t in range(4)])
-    segment = background.segmenter(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     masks = [segment(frame) for frame in frames]
     assert [blobs(mask) for mask in masks] == [2] * 4
     assert min(iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)) > 0.88
 
 
-def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse():
+def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse(known):
     def hand(image, t):
         cv2.rectangle(image, (WIDTH - 60 - 20 * t, 0), (WIDTH - 1, 330), (205, 150, 125), -1)
         return image
 
-    model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, truths = film([[(110, 220, 0)]] * 4, paint=hand)
-    segment = background.segmenter(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     for t, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
         mask = segment(frame) > 127
         assert mask[:330, WIDTH - 60 - 20 * t :].mean() > 0.95
@@ -175,15 +180,14 @@ def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse():
 
 
 @pytest.mark.parametrize(("seen", "expected"), [([2], [1, 1, 1, 1]), ([1, 2, 3], [1, 1, 2, 2])])
-def test_a_flash_is_dropped_and_what_stays_is_there_from_its_second_frame(seen, expected):
+def test_a_flash_is_dropped_and_what_stays_is_there_from_its_second_frame(known, seen, expected):
     def thing(image, t):
         if t in seen:
             cv2.circle(image, (400, 60), 20, (250, 250, 250), -1)
         return image
 
-    model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, _ = film([[(110 + t, 250, 0)] for t in range(4)], paint=thing)
-    segment = background.segmenter(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     assert [blobs(segment(frame)) for frame in frames] == expected
 
 
