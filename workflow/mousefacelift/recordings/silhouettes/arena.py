@@ -105,9 +105,10 @@ def _frames_of_the_arena(level: NDArray[np.float32], middle: Image, mouse: str) 
     flicker = np.median(np.abs(np.diff(level, axis=0)), axis=0) / np.float32(0.6745 * np.sqrt(2))
     # Wide enough for noise and slow changes of the light, too narrow for arena and mouse together.
     width = 2 * np.clip(3 * np.maximum(flicker, np.median(flicker)), 0.02 * middle + 2, 0.03 * middle + 6)
+    held = _held(ordered, width.astype(np.float32))
     candidates = []
     for side in {"dark": (1,), "bright": (-1,), "any": (0, 1, -1)}[mouse]:
-        low = _windows(ordered, width.astype(np.float32), side)
+        low = _fullest(ordered, held, width.astype(np.float32), side)
         candidates.append((level >= low - 0.01) & (level <= low + width + 0.01))
     if len(candidates) == 1:
         return candidates[0]
@@ -133,16 +134,24 @@ def _least_edges(level: NDArray[np.float32], candidates: list[NDArray[np.bool_]]
     return best[labels]
 
 
-def _windows(ordered: NDArray[np.float32], width: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Lower end of the window of a given width that holds the most samples; ordered [n, h, w] along n, width [h, w].
+def _held(ordered: NDArray[np.float32], width: NDArray[np.float32]) -> NDArray[np.int16]:
+    """How many samples the window of a given width holds that begins at each sample; ordered [n, h, w], width [h, w]."""
+    return np.stack(
+        [(ordered <= start + width).sum(axis=0, dtype=np.int16) - np.int16(i) for i, start in enumerate(ordered)]
+    )
+
+
+def _fullest(
+    ordered: NDArray[np.float32], held: NDArray[np.int16], width: NDArray[np.float32], side: int
+) -> NDArray[np.float32]:
+    """Lower end [h, w] of the window that holds the most samples; held: what `_held` counted.
 
     side +1 (-1): instead the brightest (darkest) window with at least 1 / SUPPORT of that many samples.
     """
-    n = len(ordered)
-    held = np.stack([(ordered <= ordered[i] + width).sum(axis=0, dtype=np.int16) - np.int16(i) for i in range(n)])
     if side:
+        # The outermost window with enough samples may only touch a peak: the fullest one within its width is the peak.
         enough = held * SUPPORT >= held.max(axis=0)
-        edge = n - 1 - np.argmax(enough[::-1], axis=0) if side > 0 else np.argmax(enough, axis=0)
+        edge = len(ordered) - 1 - np.argmax(enough[::-1], axis=0) if side > 0 else np.argmax(enough, axis=0)
         start = np.take_along_axis(ordered, edge[None], axis=0)[0]
         near = (
             (ordered >= start - width) & (ordered <= start)
