@@ -7,14 +7,13 @@ from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.stages.ablation import VARIANTS, applicable, variant
-from mousefacelift.stages.cameras import read_capture_rig
 from mousefacelift.recordings.captures import captures_table, read_captures
 from mousefacelift.config.config import Config
 from mousefacelift.config.reading import section_json, validate
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.base.errors import UserError
 from mousefacelift.shards.manifest import STAGES, read_manifest
-from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.stages.sample import check_views
 from mousefacelift.geometry.selection import capture_splits
 
