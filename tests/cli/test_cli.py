@@ -9,6 +9,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mousefacelift.cli import app, main
+from mousefacelift.recordings.captures import read_captures
+from mousefacelift.recordings.rows import capture_json
 from support.paths import ROOT
 from support.rodent import record, write_table
 
@@ -143,6 +145,9 @@ def test_a_missing_option_is_a_usage_error(call):
     status, _, err = call("center", "--capture", "rodent-a")
     assert status == 2
     assert "--chunk" in err
+    status, _, err = call("center", "--chunk", 0, "--output", "0.h5")
+    assert status == 2
+    assert "--capture" in err
 
 
 def test_settings_go_to_the_stage_and_the_configuration_file_is_the_default(call, tmp_path):
@@ -162,6 +167,21 @@ def test_settings_of_one_stage_are_not_held_against_the_defaults_of_another(call
     words = ["normalize", "--rig", tmp_path / "r", "--subject", "s", "--cameras", "c", "--world", "w"]
     _, _, err = call(*words, "--settings", '{"image_size": 64}')
     assert "r: no such file" in err
+
+
+def test_a_row_stands_for_the_table_and_no_other_capture_is_looked_at(call, tmp_path, monkeypatch):
+    capture = record(tmp_path / "videos", range(100, 102))
+    table = write_table(capture, tmp_path / "captures.tsv")
+    settings = ["--settings", '{"chunk_frames": 4}', "--chunk", 0]
+    assert (
+        call("center", "--captures", table, "--capture", "short", *settings, "--output", tmp_path / "table.h5")[0] == 0
+    )
+    row = capture_json(read_captures(table)["short"])
+    table.unlink()
+    monkeypatch.chdir(tmp_path)  # where there is no configuration either
+    status, _, err = call("center", "--row", row, *settings, "--output", tmp_path / "row.h5")
+    assert status == 0, err
+    assert (tmp_path / "row.h5").read_bytes() == (tmp_path / "table.h5").read_bytes()
 
 
 def test_stages_1_to_5_run_by_hand(call, tmp_path):
