@@ -8,7 +8,8 @@ import pytest
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
-from mousefacelift.recordings.recording import capture_frames, read_camera
+from mousefacelift.recordings.reading import read_camera
+from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.video import Missing
 from support.rodent import demo_capture, write_video
 

@@ -2,21 +2,20 @@
 
 import builtins
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.config.center import Background, Onnx
-from mousefacelift.recordings.silhouettes.background import (
-    METHODS,
-    Tile,
-    background,
-    estimate_background,
-    onnx,
-    preview_sheet,
-)
+from mousefacelift.config.center import Background, Center, Onnx
+from mousefacelift.recordings.recording import capture_frames
+from mousefacelift.recordings.silhouettes import background, onnx
+from mousefacelift.recordings.silhouettes.arena import estimate_background
+from mousefacelift.recordings.silhouettes.registry import METHODS, Method, method
+from mousefacelift.recordings.silhouettes.segmentation import segment_frames
+from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import read_frames
 from support.rodent import demo_capture
 
@@ -92,8 +91,14 @@ def iou(mask, truth):
     return np.count_nonzero(mask & truth) / max(np.count_nonzero(mask | truth), 1)
 
 
+@pytest.fixture(scope="module")
+def known():
+    """The plain arena and a black mouse, as estimated from its walk; for films of other things in the same arena."""
+    return estimate_background(film(walk(30))[0], SETTINGS)
+
+
 def overlaps(frames, truths, settings=SETTINGS, model=None):
-    segment = background(model or estimate_background(frames, settings), settings)
+    segment = background.segmenter(model or estimate_background(frames, settings), settings)
     return np.array([iou(segment(frame), truth) for frame, truth in zip(frames, truths, strict=True)])
 
 
@@ -141,12 +146,11 @@ def test_what_the_mouse_is_like_can_be_said(mouse, fur, floor):
     assert overlaps(*film([[(150, 220, 20)]] * 20 + walk(20), fur, floor), settings).min() > 0.88
 
 
-def test_an_empty_arena_has_an_empty_mask():
+def test_an_empty_arena_has_an_empty_mask(known):
     empty, _ = film([[]] * 12, gain=lambda t: 1 + 0.05 * (-1) ** t)
-    segment = background(estimate_background(empty, SETTINGS), SETTINGS)
+    segment = background.segmenter(estimate_background(empty, SETTINGS), SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
-    model = estimate_background(film(walk(30))[0], SETTINGS)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     assert not any(segment(frame).any() for frame in empty)
 
 
@@ -154,23 +158,21 @@ def blobs(mask):
     return cv2.connectedComponents(mask, connectivity=8)[0] - 1
 
 
-def test_two_mice_are_two_blobs():
-    model = estimate_background(film(walk(30))[0], SETTINGS)
+def test_two_mice_are_two_blobs(known):
     frames, truths = film([[(120 + 2 * t, 200, 0), (350, 260, 90)] for t in range(4)])
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     masks = [segment(frame) for frame in frames]
     assert [blobs(mask) for mask in masks] == [2] * 4
     assert min(iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)) > 0.88
 
 
-def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse():
+def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse(known):
     def hand(image, t):
         cv2.rectangle(image, (WIDTH - 60 - 20 * t, 0), (WIDTH - 1, 330), (205, 150, 125), -1)
         return image
 
-    model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, truths = film([[(110, 220, 0)]] * 4, paint=hand)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     for t, (frame, truth) in enumerate(zip(frames, truths, strict=True)):
         mask = segment(frame) > 127
         assert mask[:330, WIDTH - 60 - 20 * t :].mean() > 0.95
@@ -178,22 +180,21 @@ def test_a_hand_that_comes_in_is_kept_and_so_is_the_mouse():
 
 
 @pytest.mark.parametrize(("seen", "expected"), [([2], [1, 1, 1, 1]), ([1, 2, 3], [1, 1, 2, 2])])
-def test_a_flash_is_dropped_and_what_stays_is_there_from_its_second_frame(seen, expected):
+def test_a_flash_is_dropped_and_what_stays_is_there_from_its_second_frame(known, seen, expected):
     def thing(image, t):
         if t in seen:
             cv2.circle(image, (400, 60), 20, (250, 250, 250), -1)
         return image
 
-    model = estimate_background(film(walk(30))[0], SETTINGS)
     frames, _ = film([[(110 + t, 250, 0)] for t in range(4)], paint=thing)
-    segment = background(model, SETTINGS)
+    segment = background.segmenter(known, SETTINGS)
     assert [blobs(segment(frame)) for frame in frames] == expected
 
 
 def test_history_is_one_frame():
     frames, _ = film(walk(30))
     model = estimate_background(frames, SETTINGS)
-    whole, late = background(model, SETTINGS), background(model, SETTINGS)
+    whole, late = background.segmenter(model, SETTINGS), background.segmenter(model, SETTINGS)
     masks = [whole(frame) for frame in frames[:12]]
     late(frames[8])
     assert all(np.array_equal(late(frames[t]), masks[t]) for t in range(9, 12))
@@ -213,7 +214,7 @@ def test_the_same_frames_give_the_same_bytes_wherever_they_lie_in_memory():
         assert len({model[name].tobytes() for model in models}) == 1
     results = []
     for shift, model in zip((0, 1, 37), models, strict=True):
-        segment = background(model, SETTINGS)
+        segment = background.segmenter(model, SETTINGS)
         results.append(b"".join(segment(moved(frame, shift)).tobytes() for frame in frames))
     assert len(set(results)) == 1
 
@@ -234,9 +235,48 @@ def test_mistakes_are_named():
         estimate_background(frames[:4], SETTINGS)
     with pytest.raises(UserError, match="differ in size"):
         estimate_background([*frames[:4], frames[4][:-2]], SETTINGS)
-    segment = background(estimate_background(frames, SETTINGS), SETTINGS)
+    segment = background.segmenter(estimate_background(frames, SETTINGS), SETTINGS)
     with pytest.raises(UserError, match="480x358 px, the background 480x360"):
         segment(frames[0][:-2])
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("backgroud", "did you mean 'background'?"), ("sam", "valid: provided, background, onnx")]
+)
+def test_an_unknown_method_is_an_error_that_names_the_nearest_or_all(name, hint):
+    with pytest.raises(UserError) as error:
+        method(name)
+    assert str(error.value) == f"center.masks: unknown method {name!r}: {hint}"
+
+
+def test_every_method_is_one_of_the_settings_and_says_what_it_needs():
+    capture = demo_capture()
+    assert list(METHODS) == list(get_args(Center.model_fields["masks"].annotation))
+    assert method("provided").files(capture, Center()) == {"masks": capture.masks}
+    assert method("background").files(capture, Center(masks="background")) == {}
+    settings = Center(masks="onnx", onnx=Onnx(path=__file__))
+    assert method("onnx").files(capture, settings) == {"network": Path(__file__)}
+    assert [name for name, each in METHODS.items() if each.needs_arena] == ["background"]
+    method("onnx").check("rodent-a", settings)
+    with pytest.raises(UserError, match=r"center\.onnx\.path: is not set"):
+        method("onnx").check("rodent-a", Center(masks="onnx"))
+
+
+def test_a_third_method_is_one_entry(monkeypatch):
+    """A method that was not there when the stage was written serves it: its check, and its silhouettes."""
+    capture, settings = demo_capture(), Center.model_construct(**{**dict(Center()), "masks": "bright"})
+    seen = []
+
+    def bright(capture, view, frames, settings, threads=1, arena=None):
+        return segment_frames(
+            capture, view, frames, settings, threads, lambda image: (image.max(-1) > 127) * np.uint8(255)
+        )
+
+    third = Method(bright, check_files=lambda capture, settings: seen.append(capture.name))
+    monkeypatch.setitem(METHODS, "bright", third)
+    assert capture_frames(capture, settings) == range(200) and seen == [capture.name]
+    (frame, mask), *_ = method("bright").silhouettes(capture, 0, range(1), settings)
+    assert np.array_equal(mask > 0, frame.rgb().max(-1) > 127)
 
 
 # A network of one layer: its last channel's logit is positive where a pixel is dark.
@@ -282,7 +322,7 @@ def network(path: Path, classes=1, size=("h", "w"), inputs=3, sigmoid=False):
 def test_a_network_of_the_users_segments(tmp_path, arguments, settings):
     path = network(tmp_path / "dark.onnx", **arguments)
     frames, truths = film(walk(2), noise=0)
-    segment = METHODS["onnx"]({}, Onnx(path=path, **settings))
+    segment = onnx.segmenter(Onnx(path=path, **settings))
     for frame, truth in zip(frames, truths, strict=True):
         mask = segment(frame)
         assert mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 255}
@@ -300,18 +340,18 @@ def test_a_network_of_the_users_segments(tmp_path, arguments, settings):
 def test_a_network_that_does_not_fit_is_refused(tmp_path, arguments, settings, message):
     path = network(tmp_path / "dark.onnx", **arguments)
     with pytest.raises(UserError, match=message):
-        onnx({}, Onnx(path=path, **settings))(np.zeros((60, 80, 3), np.uint8))
+        onnx.segmenter(Onnx(path=path, **settings))(np.zeros((60, 80, 3), np.uint8))
 
 
 def test_a_missing_or_damaged_network_is_named(tmp_path):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     with pytest.raises(UserError, match=r"center\.onnx\.path is not set"):
-        onnx({}, Onnx())
+        onnx.segmenter(Onnx())
     with pytest.raises(UserError, match="no such file"):
-        onnx({}, Onnx(path=str(tmp_path / "none.onnx")))
+        onnx.segmenter(Onnx(path=str(tmp_path / "none.onnx")))
     (tmp_path / "bad.onnx").write_bytes(b"not a network")
     with pytest.raises(UserError, match="cannot load it"):
-        onnx({}, Onnx(path=str(tmp_path / "bad.onnx")))
+        onnx.segmenter(Onnx(path=str(tmp_path / "bad.onnx")))
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch):
@@ -324,7 +364,7 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install -c envs/constraints\.txt -e '\.\[onnx\]'"):
-        onnx({}, Onnx(path="any.onnx"))
+        onnx.segmenter(Onnx(path="any.onnx"))
 
 
 def test_the_contact_sheet_shows_every_camera_and_the_outline(tmp_path):

@@ -10,11 +10,11 @@ import numpy as np
 
 from mousefacelift.config.config import Config
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
-from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.video import read_frames
 from mousefacelift.rigs.registry import write_rig
 from mousefacelift.shards.manifest import write_manifest
-from mousefacelift.stages.cameras import cameras, read_capture_rig
+from mousefacelift.stages.cameras import cameras
 from mousefacelift.stages.center import center
 from mousefacelift.stages.normalize import normalize
 from mousefacelift.stages.sample import SPLITS, sample

@@ -1,12 +1,18 @@
-"""A capture's recordings as one: which frames its cameras have in common, and reading them in step."""
+"""A capture as a whole: which frames its cameras have in common, in which chunks, and its calibrated rig."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
+from mousefacelift.geometry.camera import Rig
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.video import Frame, Missing, first_image, length, probe, read_frames
+from mousefacelift.recordings.reading import capture_fps, recording_length
+from mousefacelift.recordings.silhouettes.registry import method
+from mousefacelift.recordings.video import first_image, probe
+from mousefacelift.rigs.checks import check_lengths
+from mousefacelift.rigs.names import match_cameras
+from mousefacelift.rigs.registry import read_rig
 
 
 def capture_frames(capture: Capture, settings: Center) -> range:
@@ -19,7 +25,9 @@ def capture_frames(capture: Capture, settings: Center) -> range:
     where, strict = f"capture {capture.name}", settings.on_bad_frame == "error"
     fps = capture_fps(capture)
     _check_rates(capture, settings)
-    ends = [_length(capture, path, settings, fps) - s for path, s in zip(capture.videos, capture.sync, strict=True)]
+    ends = [
+        recording_length(capture, path, settings, fps) - s for path, s in zip(capture.videos, capture.sync, strict=True)
+    ]
     if strict and max(ends) - min(ends) > max(capture.sync) - min(capture.sync):
         listed = ", ".join(
             f"camera {name}: {end + s}" for name, end, s in zip(capture.cameras, ends, capture.sync, strict=True)
@@ -30,8 +38,7 @@ def capture_frames(capture: Capture, settings: Center) -> range:
             "end, center.on_bad_frame: skip goes on without what is missing; if they started at different times, say so in "
             "'sync'"
         )
-    if settings.masks == "provided":
-        _check_masks(capture, settings, fps)
+    method(settings.masks).check_files(capture, settings)
     _check_images(capture, settings)
     first = max(0, -min(capture.sync))
     frames = range(first, max(first, min(ends) if strict else max(ends)))
@@ -52,34 +59,18 @@ def chunk_ranges(frames: range, settings: Center) -> list[range]:
     return [chunk for chunk in chunks if chunk]
 
 
-def capture_fps(capture: Capture) -> float:
-    """The capture's frame rate in Hz: the table's, or the first camera's. Raises UserError for images without a rate."""
-    fps = capture.fps or probe(capture.videos[0]).fps
-    if fps is None:
-        raise UserError(f"capture {capture.name}: images state no frame rate: give it in the table's column 'fps'")
-    return fps
-
-
-def read_camera(
-    capture: Capture, files: tuple[Path, ...], view: int, frames: range, settings: Center, threads: int = 1
-) -> Iterator[Frame | Missing]:
-    """One camera's frames of a capture, in order, or why there is none. files: the capture's videos or masks."""
-    where = f"capture {capture.name}, camera {capture.cameras[view]}"
-    shift = capture.sync[view] + (_first_image(capture) if first_image(files[view]) is not None else 0)
-    local = range(frames.start + shift, frames.stop + shift, frames.step)
-    for _, frame in read_frames(files[view], local, where, settings.timing, capture_fps(capture), threads):
-        yield frame
-
-
-def _first_image(capture: Capture) -> int:
-    """The number of frame 0 in the capture's image folders: the lowest in any of them."""
-    numbers = [first_image(path) for path in (*capture.videos, *capture.masks)]
-    return min((number for number in numbers if number is not None), default=0)
-
-
-def _length(capture: Capture, path: Path, settings: Center, fps: float) -> int:
-    count = length(path, settings.timing, fps)
-    return count - _first_image(capture) if first_image(path) is not None else count
+def read_capture_rig(capture: Capture) -> Rig:
+    """The capture's cameras, calibrated, in millimetres. Raises UserError if the calibration does not fit the videos."""
+    where = f"capture {capture.name}"
+    source: Path | Mapping[str, Path] = (
+        capture.calibration
+        if isinstance(capture.calibration, Path)
+        else dict(zip(capture.cameras, capture.calibration, strict=True))
+    )
+    calibrated = read_rig(source, capture.format, capture.unit, where)
+    check_lengths(calibrated, where)  # also of a format whose unit read_rig leaves open
+    sizes = [(video.width, video.height) for video in map(probe, capture.videos)]
+    return match_cameras(calibrated, capture.cameras, sizes, where, capture.calibration_names)
 
 
 def _check_rates(capture: Capture, settings: Center) -> None:
@@ -91,24 +82,6 @@ def _check_rates(capture: Capture, settings: Center) -> None:
             f"capture {capture.name}: the cameras' videos state different frame rates, Hz ({listed}). If frame k is the same "
             "instant in all of them, set center.timing: index; if the timestamps are right, center.timing: timestamp"
         )
-
-
-def _check_masks(capture: Capture, settings: Center, fps: float) -> None:
-    if not capture.masks:
-        raise UserError(
-            f"capture {capture.name}: the table's column 'masks' is empty: name the silhouettes' files there, or set "
-            "center.masks: background"
-        )
-    for name, *pair in zip(capture.cameras, capture.videos, capture.masks, strict=True):
-        where = f"capture {capture.name}, camera {name}"
-        video, mask = (probe(path) for path in pair)
-        if (video.width, video.height) != (mask.width, mask.height):
-            raise UserError(
-                f"{where}: the video is {video.width}x{video.height} px, its masks {mask.width}x{mask.height} ({pair[1]})"
-            )
-        frames, masks = (_length(capture, path, settings, fps) for path in pair)
-        if frames != masks and settings.on_bad_frame == "error":
-            raise UserError(f"{where}: the video has {frames} frames, its masks {masks} ({pair[1]})")
 
 
 def _check_images(capture: Capture, settings: Center) -> None:

@@ -1,7 +1,6 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from itertools import combinations, starmap
@@ -25,11 +24,8 @@ from mousefacelift.geometry.hull import SURFACE_POINTS, THIN_POINTS, outline_rad
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.video import probe
-from mousefacelift.rigs.checks import check_lengths
+from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
-from mousefacelift.rigs.names import match_cameras
-from mousefacelift.rigs.registry import read_rig
 from mousefacelift.shards.images import decode_crop
 
 # The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
@@ -108,20 +104,6 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
             file[name] = hulls[name]
     write_json(output / "qc.json", report)
     _plot(output / "qc.png", capture, data["time_s"], residual_px, hulls["hull_iou"])
-
-
-def read_capture_rig(capture: Capture) -> Rig:
-    """The capture's cameras, calibrated, in millimetres. Raises UserError if the calibration does not fit the videos."""
-    where = f"capture {capture.name}"
-    source: Path | Mapping[str, Path] = (
-        capture.calibration
-        if isinstance(capture.calibration, Path)
-        else dict(zip(capture.cameras, capture.calibration, strict=True))
-    )
-    calibrated = read_rig(source, capture.format, capture.unit, where)
-    check_lengths(calibrated, where)  # also of a format whose unit read_rig leaves open
-    sizes = [(video.width, video.height) for video in map(probe, capture.videos)]
-    return match_cameras(calibrated, capture.cameras, sizes, where, capture.calibration_names)
 
 
 def _check_unit(capture: Capture, radius_mm: Array) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,12 @@ from mousefacelift.base.files import atomic, open_h5
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.recording import capture_fps, capture_frames, chunk_ranges, read_camera
-from mousefacelift.recordings.silhouettes.background import METHODS, Tile, estimate_background, preview_sheet
+from mousefacelift.recordings.reading import capture_fps, read_camera
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.silhouettes.arena import estimate_background
+from mousefacelift.recordings.silhouettes.registry import method
+from mousefacelift.recordings.silhouettes.segmentation import Arena
+from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import Frame, Missing, probe
 from mousefacelift.shards.images import encode_crop
 
@@ -29,7 +33,6 @@ Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
 PREVIEW_MOMENTS = 6
-LABELS_CHECKED = 20  # masks at a chunk's beginning that are looked at whether they are black and white
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def center(
     frames = ranges[chunk]
     fps = capture_fps(capture)
     views = len(capture.cameras)
-    models = _models(capture, settings, background)
+    arenas = _arenas(capture, settings, background)
 
     # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
     done = track(len(frames) * views, f"center {capture.name} chunk {chunk}")
@@ -185,7 +188,10 @@ def center(
     def one_camera(view: int) -> tuple[list[tuple[Silhouette, bytes]], Counter[str]]:
         cv2.setNumThreads(1)
         rows, dropped = [], Counter[str]()
-        for frame, mask in silhouettes(capture, view, frames, settings, max(1, threads // workers), models[view]):
+        found = method(settings.masks).silhouettes(
+            capture, view, frames, settings, max(1, threads // workers), arenas[view]
+        )
+        for frame, mask in found:
             if isinstance(frame, Missing):
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
@@ -226,59 +232,10 @@ def center(
         file.create_dataset("crop_zstd", data=crops, dtype=h5py.vlen_dtype(np.uint8))
 
 
-def _models(capture: Capture, settings: Center, background: Path | None) -> list[dict[str, NDArray[Any]]]:
-    if settings.masks != "background":
-        return [{}] * len(capture.cameras)
-    if background is None:
-        raise UserError("center.masks: background needs --background, the file that `mousefacelift background` writes")
+def _arenas(capture: Capture, settings: Center, background: Path | None) -> Sequence[Arena | None]:
+    if background is None or not method(settings.masks).needs_arena:
+        return [None] * len(capture.cameras)
     return read_background(background, capture.cameras)
-
-
-def silhouettes(
-    capture: Capture,
-    view: int,
-    frames: range,
-    settings: Center,
-    threads: int = 1,
-    model: Mapping[str, NDArray[Any]] | None = None,
-) -> Iterator[tuple[Frame | Missing, Image]]:
-    """A camera's frames in order, with their silhouettes [H, W] (above 127 is mouse); or why there is no frame.
-
-    model: what `background` knows of the view. Raises UserError if a mask has another size than its frame, or masks are
-    labels instead of black and white.
-    """
-    nothing = np.zeros((0, 0), np.uint8)
-    images = read_camera(capture, capture.videos, view, frames, settings, threads)
-    if settings.masks != "provided":
-        segment = METHODS[settings.masks](model or {}, getattr(settings, settings.masks))
-        for frame in images:
-            yield frame, nothing if isinstance(frame, Missing) else segment(frame.rgb())
-        return
-    masks = read_camera(capture, capture.masks, view, frames, settings, threads)
-    for number, (index, frame, mask) in enumerate(zip(frames, images, masks, strict=True)):
-        if isinstance(frame, Missing) or isinstance(mask, Missing):
-            yield frame if isinstance(frame, Missing) else mask, nothing
-            continue
-        where = f"capture {capture.name}, camera {capture.cameras[view]}, frame {index}"
-        if (frame.width, frame.height) != (mask.width, mask.height):
-            raise UserError(
-                f"{where}: the video is {frame.width}x{frame.height} px, its masks {mask.width}x{mask.height} "
-                f"({capture.masks[view]})"
-            )
-        grey = mask.gray()
-        if number < LABELS_CHECKED and (label := _label(grey, settings)):
-            raise UserError(
-                f"{where}: the mask holds 0 and {label}, but mouse is what is above 127: write the masks as 0 and 255 "
-                f"({capture.masks[view]})"
-            )
-        yield frame, grey
-
-
-def _label(mask: Image, settings: Center) -> int:
-    """The value of a mask that is a label, such as 1, instead of white; 0 for any other mask (a lossy one has noise)."""
-    label = int(mask.max())
-    marked = cv2.countNonZero(mask)
-    return label if 0 < label <= 127 and settings.min_area_px <= marked == np.count_nonzero(mask == label) else 0
 
 
 def _spread(frames: range, count: int) -> range:
@@ -326,12 +283,12 @@ def read_background(path: Path, cameras: tuple[str, ...]) -> list[dict[str, NDAr
 
 def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
     """Write `center/{capture}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines."""
-    models = _models(capture, settings, background)
+    arenas = _arenas(capture, settings, background)
     frames = _spread(capture_frames(capture, settings), PREVIEW_MOMENTS)
 
     def one_camera(view: int) -> list[Tile]:
         cv2.setNumThreads(1)
-        found = silhouettes(capture, view, frames, settings, model=models[view])
+        found = method(settings.masks).silhouettes(capture, view, frames, settings, arena=arenas[view])
         return [
             Tile(index, frame.rgb(), mask)
             for index, (frame, mask) in zip(frames, found, strict=True)
@@ -343,5 +300,5 @@ def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, 
     for name, tiles in rows.items():
         if not any((tile.mask > 127).any() for tile in tiles):
             print(f"camera {name}: no mouse found at any of the moments drawn", file=sys.stderr)
-    arenas = {name: model["background"] for name, model in zip(capture.cameras, models, strict=True) if model}
-    preview_sheet(output, rows, arenas)
+    empty = {name: arena["background"] for name, arena in zip(capture.cameras, arenas, strict=True) if arena}
+    preview_sheet(output, rows, empty)

@@ -1,0 +1,74 @@
+"""The ways to find the mouse in a frame, by the name that the setting `center.masks` gives them.
+
+Add a method: write a module beside these, and one line in METHODS. Nothing else lists them.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Center
+from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.silhouettes import background, onnx, provided
+from mousefacelift.recordings.silhouettes.segmentation import Arena, Image
+from mousefacelift.recordings.video import Frame, Missing
+
+
+class Silhouettes(Protocol):
+    """Yields a camera's frames in order, each with its silhouette [H, W], of which above 127 is mouse.
+
+    A frame that is missing comes with its reason and an empty silhouette.
+    """
+
+    def __call__(
+        self, capture: Capture, view: int, frames: range, settings: Center, threads: int = 1, arena: Arena | None = None
+    ) -> Iterator[tuple[Frame | Missing, Image]]:
+        """view: the camera's place in the capture. frames: of the capture. arena: for a method that needs it."""
+
+
+def _no_check(capture_name: str, settings: Center) -> None:
+    """The settings alone cannot be wrong."""
+
+
+def _no_files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Path]:
+    """The videos are enough."""
+    return {}
+
+
+def _no_file_check(capture: Capture, settings: Center) -> None:
+    """There are no files beside the videos."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to find the mouse in a frame, and what it needs.
+
+    silhouettes: goes through one camera's frames. needs_arena: the empty arena is estimated first, for `arena`.
+    check: raises UserError before the first job if the settings cannot work. files: the files it reads beside the
+    videos, by name, as inputs of a rule. check_files: raises UserError if these do not fit the videos, by their headers.
+    """
+
+    silhouettes: Silhouettes
+    needs_arena: bool = False
+    check: Callable[[str, Center], None] = _no_check
+    files: Callable[[Capture, Center], dict[str, tuple[Path, ...] | Path]] = _no_files
+    check_files: Callable[[Capture, Center], None] = _no_file_check
+
+
+METHODS: dict[str, Method] = {
+    "provided": Method(provided.silhouettes, files=provided.files, check_files=provided.check_files),
+    "background": Method(background.silhouettes, needs_arena=True),
+    "onnx": Method(onnx.silhouettes, check=onnx.check, files=onnx.files),
+}
+
+
+def method(name: str) -> Method:
+    """The method of a name. Raises UserError that names the nearest one, or all."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(METHODS)}"
+        raise UserError(f"center.masks: unknown method {name!r}: {hint}")
+    return METHODS[name]
