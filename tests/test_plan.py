@@ -82,6 +82,7 @@ def test_the_demo_is_planned_without_torch():
         ({"train": {"image_size": 96}}, "must divide"),
         ({"train": {"init": "nowhere.safetensors"}}, r"^train\.init: nowhere\.safetensors: no such file"),
         ({"captures": "nowhere.tsv"}, r"^nowhere\.tsv: no such captures table"),
+        ({"center": {"masks": "provded"}}, r"^center\.masks: unknown method 'provded': did you mean 'provided'\?"),
         ({"center": {"masks": "onnx"}}, r"center\.onnx\.path: is not set"),
         ({"center": {"masks": "onnx", "onnx": {"path": "no.onnx"}}}, r"center\.onnx\.path: no\.onnx: "),
     ],

@@ -68,6 +68,15 @@ def test_the_installed_program_prints_the_schema():
     assert done.stderr == ""
 
 
+def test_the_tables_of_keys_are_written_into_a_document_and_the_rest_of_it_stays(call, tmp_path):
+    document = tmp_path / "keys.md"
+    document.write_text("# Keys\n<!-- keys of evaluate -->\n<!-- end of keys -->\nEnd\n")
+    assert call("schema", "--tables", document) == (0, "", "")
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("# Keys", "End")
+    assert lines[4] == "| `split` | `test` | `val`, `test` | split to evaluate |"
+
+
 def test_the_installed_program_reports_a_mistake_in_one_line_without_a_traceback(tmp_path):
     program = Path(sys.executable).with_name("mousefacelift")
     words = [program, "center", "--capture", "nobody", "--chunk", "0", "--output", tmp_path / "0.h5"]
@@ -132,10 +141,10 @@ def test_a_users_mistake_is_one_line_and_exit_status_1(call, tmp_path, mistake):
 
 
 def test_a_defect_of_the_program_keeps_its_traceback(call, monkeypatch):
-    def broken():
+    def broken(choices):
         raise KeyError("a defect")
 
-    monkeypatch.setattr("mousefacelift.config.reading.json_schema", broken)
+    monkeypatch.setattr("mousefacelift.config.documents.json_schema", broken)
     monkeypatch.setattr(sys, "argv", ["mousefacelift", "schema"])
     with pytest.raises(KeyError, match="a defect"):
         main()

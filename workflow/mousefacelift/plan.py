@@ -16,11 +16,11 @@ from mousefacelift.config.reading import section_json, validate
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.selection import capture_splits
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
-from mousefacelift.recordings.recording import capture_frames, chunk_ranges
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
+from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.shards.manifest import STAGES, read_manifest
 from mousefacelift.stages.ablation import applicable, variant
-from mousefacelift.stages.cameras import read_capture_rig
 from mousefacelift.stages.sample import check_views
 
 # Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
@@ -50,15 +50,14 @@ class Plan:
         wrong, a calibration that does not fit the videos, a file that is missing.
         """
         config = validate(Config, values, "configuration")
+        silhouettes = method(config.center.masks)
         captures = read_captures(captures_table(config.captures))
+        for name in captures:
+            silhouettes.check(name, config.center)
         chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
         for capture in captures.values():
             read_capture_rig(capture)
         split_of = capture_splits({name: capture.animal for name, capture in captures.items()}, config.sample)
-        if config.center.masks == "onnx" and not Path(config.center.onnx.path or "").is_file():
-            raise UserError(
-                f"center.onnx.path: {config.center.onnx.path or 'is not set'}: center.masks: onnx needs a network's file"
-            )
         if config.train.init and not Path(config.train.init).is_file():
             raise UserError(f"train.init: {config.train.init}: no such file")
         return cls(config, captures, chunks, split_of)
@@ -131,18 +130,15 @@ class Plan:
         return self.captures[capture].calibration
 
     def recording(self, capture: str) -> dict[str, object]:
-        """What silhouettes are made from: videos, and by center.masks the mask files, the empty arena or the network."""
-        files: dict[str, object] = {"videos": self.videos(capture)}
-        if self.config.center.masks == "provided":
-            files["masks"] = self.captures[capture].masks
-        elif self.config.center.masks == "background":
-            files["background"] = self._background(capture)
-        else:
-            files["network"] = self.config.center.onnx.path
-        return files
+        """What silhouettes are made from: the videos, and what the method of center.masks needs beside them."""
+        files = method(self.config.center.masks).files(self.captures[capture], self.config.center)
+        arena = self._arena(capture)
+        return {"videos": self.videos(capture), **files, **({"background": arena} if arena else {})}
 
-    def _background(self, capture: str) -> str:
-        return f"{self.results}/center/{capture}/background.h5"
+    def _arena(self, capture: str) -> str | None:
+        """The file of the empty arena, if the method of center.masks needs one."""
+        needed = method(self.config.center.masks).needs_arena
+        return f"{self.results}/center/{capture}/background.h5" if needed else None
 
     def center_chunks(self, capture: str) -> list[str]:
         """What `center` writes for a capture."""
@@ -203,8 +199,9 @@ class Plan:
     # Options of the commands.
 
     def background_option(self, capture: str) -> list[str]:
-        """What tells a command where the empty arena is, if center.masks needs it."""
-        return ["--background", self._background(capture)] if "background" in self.recording(capture) else []
+        """What tells a command where the empty arena is, if the method of center.masks needs one."""
+        arena = self._arena(capture)
+        return ["--background", arena] if arena else []
 
     def split_option(self, capture: str) -> list[str]:
         """What tells `sample` the capture's split, if whole captures or animals go to one split."""
