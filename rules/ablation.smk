@@ -1,4 +1,4 @@
-# Asked for by name: training runs that differ from the configured one in one setting each, and how their metrics differ.
+# Runs only when asked for by name: training runs that differ from the configured one in one setting each, and their metrics.
 
 
 use rule train as ablation_train with:

@@ -1,4 +1,4 @@
-# Asked for by name: which camera convention the trained weights want, on the images of the evaluated split.
+# Runs only when asked for by name: which camera convention suits the trained weights, on images of the evaluated split.
 
 
 rule poc:

@@ -29,14 +29,14 @@ rule train:
     params:
         manifest=PLAN.manifest,
         folder=subpath(output.weights, parent=True),
-        # Not an output: Snakemake would wipe it before a retry. A hash of settings and data names the folder inside.
+        # Not an output: Snakemake would delete it before a retry. A hash of settings and data names the folder inside.
         checkpoints=f"{RESULTS}/train/{RUN}/checkpoints",
         settings=PLAN.settings("train"),
         run=RUN,
         launch=PLAN.launcher(),
         version=STAGE_VERSIONS["train"],
     shell:
-        # tee outlives a SIGTERM or Ctrl-C to the whole job: training still has something to say.
+        # tee ignores a SIGTERM or Ctrl-C to the whole job, because training still prints after it.
         "{params.launch}mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q}"
         " --threads {threads} --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1"
         " | (trap '' TERM INT; exec tee {log:q})"

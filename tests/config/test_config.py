@@ -116,7 +116,7 @@ def test_an_empty_file_is_the_default_configuration(tmp_path):
         ({"sample": {"fractions": {"train": 0.5}}}, "sample.fractions: train + val + test must be 1, found 0.7"),
         ({"train": {"run": "../demo"}}, "train.run: String should match pattern"),
         ({"sample": {"split": "animal", "stratify": True}}, "sample: stratify: true is for split: block; split is animal"),
-        ({"sample": {"select": "diverse"}}, "sample: select: diverse chooses among more frames than are wanted: set frames"),
+        ({"sample": {"select": "diverse"}}, "sample: select: diverse chooses among more frames than it keeps: set frames"),
         ({"sample": {"allow_clipped": True}}, "unknown key 'sample.allow_clipped': valid keys here: "),
         ({"sample": {"max_cut": 3}}, "sample.max_cut: Input should be less than or equal to 1 (found 3)"),
         ({"normalize": {"image_size": 320}, "train": {"image_size": 128}}, "train.image_size (128) must divide normalize."),

@@ -75,5 +75,7 @@ class Sample(Section):
     @model_validator(mode="after")
     def _chooses_diverse_frames_of_more(self) -> "Sample":
         if self.select == "diverse" and self.frames is None:
-            raise ValueError("select: diverse chooses among more frames than are wanted: set frames, to how many")
+            raise ValueError(
+                "select: diverse chooses among more frames than it keeps: set frames to the number to keep"
+            )
         return self
