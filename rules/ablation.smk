@@ -1,4 +1,4 @@
-# Asked for by name: trainings that differ from the configured one in one setting each, and what that does to the metrics.
+# Runs only when asked for by name: training runs that differ from the configured one in one setting each, and their metrics.
 
 
 use rule train as ablation_train with:
@@ -13,12 +13,12 @@ use rule train as ablation_train with:
         f"{BENCHMARKS}/ablation/{RUN}/{{variant}}-train.tsv"
     params:
         checkpoints=f"{RESULTS}/ablation/{RUN}/{{variant}}/train/checkpoints",
-        settings=variant_settings,
+        settings=of_job(PLAN.variant_settings, "variant"),
 
 
 use rule evaluate as ablation_evaluate with:
     input:
-        manifest=evaluated_manifest,
+        manifest=of_job(PLAN.evaluated_manifest),
         weights=rules.ablation_train.output.weights,
         config=rules.ablation_train.output.config,
     output:
@@ -39,7 +39,7 @@ rule ablation:
         steps=rules.train.output.metrics,
         evaluated=rules.evaluate.output.metrics,
         rows=rules.evaluate.output.table,
-        variants=per_variant([*rules.ablation_train.output, *rules.ablation_evaluate.output]),
+        variants=PLAN.per_variant([*rules.ablation_train.output, *rules.ablation_evaluate.output]),
     output:
         metrics=f"{RESULTS}/ablation/{RUN}/metrics.json",
         table=report(

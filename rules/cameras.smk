@@ -3,13 +3,13 @@
 
 rule cameras:
     input:
-        per_capture("{results}/cameras/{capture}/subject.h5"),
+        PLAN.per_capture("{results}/cameras/{capture}/subject.h5"),
 
 
 rule cameras_capture:
     input:
-        calibration=lambda wildcards: CAPTURES[wildcards.capture].calibration,
-        chunks=center_chunks,
+        calibration=of_job(PLAN.calibration, "capture"),
+        chunks=of_job(PLAN.center_chunks, "capture"),
     output:
         rig=f"{RESULTS}/cameras/{{capture}}/rig.json",
         subject=f"{RESULTS}/cameras/{{capture}}/subject.h5",
@@ -27,10 +27,9 @@ rule cameras_capture:
         runtime=120,
     params:
         folder=subpath(output.rig, parent=True),
-        table=TABLE,
-        row=capture_row,
-        settings=settings("cameras"),
+        row=of_job(PLAN.row, "capture"),
+        settings=PLAN.settings("cameras"),
         version=STAGE_VERSIONS["cameras"],
     shell:
-        "mousefacelift cameras --captures {params.table:q} --capture {wildcards.capture:q}"
-        " --settings {params.settings:q} --output {params.folder:q} --threads {threads} {input.chunks:q} 2> {log:q}"
+        "mousefacelift cameras --row {params.row:q} --settings {params.settings:q} --output {params.folder:q}"
+        " --threads {threads} {input.chunks:q} 2> {log:q}"

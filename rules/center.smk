@@ -3,18 +3,18 @@
 
 rule center:
     input:
-        per_chunk("{results}/center/{capture}/{chunk}.h5"),
-        per_capture("{results}/center/{capture}/preview.png"),
+        PLAN.per_chunk("{results}/center/{capture}/{chunk}.h5"),
+        PLAN.per_capture("{results}/center/{capture}/preview.png"),
 
 
 rule preview:
     input:
-        per_capture("{results}/center/{capture}/preview.png"),
+        PLAN.per_capture("{results}/center/{capture}/preview.png"),
 
 
 rule center_background:
     input:
-        videos=lambda wildcards: CAPTURES[wildcards.capture].videos,
+        videos=of_job(PLAN.videos, "capture"),
     output:
         f"{RESULTS}/center/{{capture}}/background.h5",
     log:
@@ -28,18 +28,17 @@ rule center_background:
         mem_mb=4000,
         runtime=60,
     params:
-        table=TABLE,
-        row=capture_row,
-        settings=background_settings(),
+        row=of_job(PLAN.row, "capture"),
+        settings=PLAN.background_settings(),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift background --captures {params.table:q} --capture {wildcards.capture:q}"
-        " --settings {params.settings:q} --threads {threads} --output {output:q} 2> {log:q}"
+        "mousefacelift background --row {params.row:q} --settings {params.settings:q} --threads {threads}"
+        " --output {output:q} 2> {log:q}"
 
 
 rule center_preview:
     input:
-        unpack(recording),
+        unpack(of_job(PLAN.recording, "capture")),
     output:
         f"{RESULTS}/center/{{capture}}/preview.png",
     log:
@@ -53,19 +52,18 @@ rule center_preview:
         mem_mb=2000,
         runtime=30,
     params:
-        background=lambda wildcards, input: ["--background", input.background] if "background" in input.keys() else [],
-        table=TABLE,
-        row=capture_row,
-        settings=settings("center"),
+        background=of_job(PLAN.background_option, "capture"),
+        row=of_job(PLAN.row, "capture"),
+        settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift preview --captures {params.table:q} --capture {wildcards.capture:q} {params.background:q}"
-        " --settings {params.settings:q} --threads {threads} --output {output:q} 2> {log:q}"
+        "mousefacelift preview --row {params.row:q} {params.background:q} --settings {params.settings:q}"
+        " --threads {threads} --output {output:q} 2> {log:q}"
 
 
 rule center_chunk:
     input:
-        unpack(recording),
+        unpack(of_job(PLAN.recording, "capture")),
     output:
         f"{RESULTS}/center/{{capture}}/{{chunk}}.h5",
     log:
@@ -79,11 +77,10 @@ rule center_chunk:
         mem_mb=2000,
         runtime=60,
     params:
-        background=lambda wildcards, input: ["--background", input.background] if "background" in input.keys() else [],
-        table=TABLE,
-        row=capture_row,
-        settings=settings("center"),
+        background=of_job(PLAN.background_option, "capture"),
+        row=of_job(PLAN.row, "capture"),
+        settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift center --captures {params.table:q} --capture {wildcards.capture:q} --chunk {wildcards.chunk}"
-        " {params.background:q} --settings {params.settings:q} --threads {threads} --output {output:q} 2> {log:q}"
+        "mousefacelift center --row {params.row:q} --chunk {wildcards.chunk} {params.background:q}"
+        " --settings {params.settings:q} --threads {threads} --output {output:q} 2> {log:q}"

@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        manifest=evaluated_manifest,
+        manifest=of_job(PLAN.evaluated_manifest),
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:
@@ -22,15 +22,15 @@ rule evaluate:
         "../envs/gpu.yaml"
     threads: 8
     resources:
-        mem_mb=TRAIN_MEM_MB,
+        mem_mb=PLAN.evaluate_mem_mb,
         runtime=240,
-        gpu=min(CONFIG.train.gpus, 1),
+        gpu=PLAN.evaluate_gpus,
     params:
-        manifest=MANIFEST,
+        manifest=PLAN.manifest,
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
         run=RUN,
-        settings=settings("evaluate"),
+        settings=PLAN.settings("evaluate"),
         version=STAGE_VERSIONS["evaluate"],
     shell:
         "mousefacelift evaluate --manifest {params.manifest:q} --train {params.train:q} --settings {params.settings:q}"

@@ -3,7 +3,7 @@
 
 rule normalize:
     input:
-        per_capture("{results}/normalize/{capture}/cameras.h5"),
+        PLAN.per_capture("{results}/normalize/{capture}/cameras.h5"),
 
 
 rule normalize_capture:
@@ -24,7 +24,7 @@ rule normalize_capture:
         mem_mb=4000,
         runtime=15,
     params:
-        settings=settings("normalize"),
+        settings=PLAN.settings("normalize"),
         version=STAGE_VERSIONS["normalize"],
     shell:
         "mousefacelift normalize --rig {input.rig:q} --subject {input.subject:q} --settings {params.settings:q}"

@@ -1,9 +1,9 @@
-# Asked for by name: which camera convention the trained weights want, on the images of the evaluated split.
+# Runs only when asked for by name: which camera convention suits the trained weights, on images of the evaluated split.
 
 
 rule poc:
     input:
-        manifest=evaluated_manifest,
+        manifest=of_job(PLAN.evaluated_manifest),
         weights=rules.train.output.weights,
         config=rules.train.output.config,
     output:
@@ -27,15 +27,15 @@ rule poc:
         "../envs/gpu.yaml"
     threads: 8
     resources:
-        mem_mb=TRAIN_MEM_MB,
+        mem_mb=PLAN.evaluate_mem_mb,
         runtime=480,
-        gpu=min(CONFIG.train.gpus, 1),
+        gpu=PLAN.evaluate_gpus,
     params:
-        manifest=MANIFEST,
+        manifest=PLAN.manifest,
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
         run=RUN,
-        split=CONFIG.evaluate.split,
+        split=PLAN.config.evaluate.split,
         version=STAGE_VERSIONS["poc"],
     shell:
         "mousefacelift poc --manifest {params.manifest:q} --train {params.train:q} --split {params.split}"

@@ -3,12 +3,12 @@
 
 rule sample:
     input:
-        per_capture("{results}/sample/{capture}/samples.tsv"),
+        PLAN.per_capture("{results}/sample/{capture}/samples.tsv"),
 
 
 rule sample_capture:
     input:
-        cameras=normalized_cameras,
+        cameras=of_job(PLAN.normalized_cameras, "capture"),
         subject=rules.cameras_capture.output.subject,
     output:
         samples=f"{RESULTS}/sample/{{capture}}/samples.tsv",
@@ -31,8 +31,8 @@ rule sample_capture:
         runtime=15,
     params:
         folder=subpath(output.samples, parent=True),
-        split=lambda wildcards: ["--split", SPLIT_OF[wildcards.capture]] if wildcards.capture in SPLIT_OF else [],
-        settings=settings("sample"),
+        split=of_job(PLAN.split_option, "capture"),
+        settings=PLAN.settings("sample"),
         version=STAGE_VERSIONS["sample"],
     shell:
         "mousefacelift sample --cameras {input.cameras:q} --subject {input.subject:q} --settings {params.settings:q}"

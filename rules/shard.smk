@@ -3,7 +3,7 @@
 
 rule shard:
     input:
-        f"{RESULTS}/shard/manifest.json",
+        PLAN.own_manifest,
 
 
 rule shard_chunk:
@@ -26,8 +26,8 @@ rule shard_chunk:
         mem_mb=2000,
         runtime=60,
     params:
-        folder=lambda wildcards, output: Path(output.tar[0]).parents[1],
-        settings=settings("shard"),
+        folder=f"{RESULTS}/shard",
+        settings=PLAN.settings("shard"),
         version=STAGE_VERSIONS["shard"],
     shell:
         "mousefacelift shard --samples {input.samples:q} --center {input.center:q} --cameras {input.cameras:q}"
@@ -37,10 +37,10 @@ rule shard_chunk:
 
 rule shard_manifest:
     input:
-        h5=[path for split in SPLITS for path in per_chunk(f"{{results}}/shard/{split}/{{capture}}-{{chunk}}.h5")],
-        tar=[path for split in SPLITS for path in per_chunk(f"{{results}}/shard/{split}/{{capture}}-{{chunk}}.tar")],
+        h5=PLAN.per_split("{results}/shard/{split}/{capture}-{chunk}.h5"),
+        tar=PLAN.per_split("{results}/shard/{split}/{capture}-{chunk}.tar"),
     output:
-        f"{RESULTS}/shard/manifest.json",
+        PLAN.own_manifest,
     log:
         f"{LOGS}/shard/manifest.log",
     benchmark:
@@ -52,8 +52,8 @@ rule shard_manifest:
         mem_mb=1000,
         runtime=60,
     params:
-        needed=[f"--need={split}" for split in SPLITS if getattr(CONFIG.sample.fractions, split)],
-        settings=data_settings(),
+        needed=PLAN.need_options(),
+        settings=PLAN.data_settings(),
         version=STAGE_VERSIONS["shard"],
     shell:
         "mousefacelift manifest --output {output:q} {params.needed} --settings {params.settings:q} --threads {threads}"

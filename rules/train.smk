@@ -3,8 +3,8 @@
 
 rule train:
     input:
-        manifest=trained_manifest,
-        init=initial_weights,
+        manifest=of_job(PLAN.trained_manifest),
+        init=of_job(PLAN.initial_weights),
     output:
         weights=f"{RESULTS}/train/{RUN}/model.safetensors",
         metrics=f"{RESULTS}/train/{RUN}/metrics.csv",
@@ -22,21 +22,21 @@ rule train:
         "../envs/gpu.yaml"
     threads: 8
     resources:
-        **several_nodes(),
-        mem_mb=TRAIN_MEM_MB * CONFIG.train.devices,
+        **PLAN.train_nodes,
+        mem_mb=PLAN.train_mem_mb,
         runtime=2880,
-        gpu=CONFIG.train.gpus * CONFIG.train.nodes,
+        gpu=PLAN.train_gpus,
     params:
-        manifest=MANIFEST,
+        manifest=PLAN.manifest,
         folder=subpath(output.weights, parent=True),
-        # Not an output: Snakemake would wipe it before a retry. A hash of settings and data names the folder inside.
+        # Not an output: Snakemake would delete it before a retry. A hash of settings and data names the folder inside.
         checkpoints=f"{RESULTS}/train/{RUN}/checkpoints",
-        settings=settings("train"),
+        settings=PLAN.settings("train"),
         run=RUN,
-        launch=launcher(),
+        launch=PLAN.launcher(),
         version=STAGE_VERSIONS["train"],
     shell:
-        # tee outlives a SIGTERM or Ctrl-C to the whole job: training still has something to say.
+        # tee ignores a SIGTERM or Ctrl-C to the whole job, because training still prints after it.
         "{params.launch}mousefacelift train --manifest {params.manifest:q} --settings {params.settings:q}"
         " --threads {threads} --output {params.folder:q} --checkpoints {params.checkpoints:q} 2>&1"
         " | (trap '' TERM INT; exec tee {log:q})"

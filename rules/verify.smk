@@ -1,4 +1,4 @@
-# Asked for by name: every shard is read again and compared with the manifest.
+# Runs only when asked for by name: every shard is read again and compared with the manifest.
 
 
 rule verify:

@@ -9,6 +9,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mousefacelift.cli import app, main
+from mousefacelift.recordings.captures import read_captures
+from mousefacelift.recordings.rows import capture_json
 from support.paths import ROOT
 from support.rodent import record, write_table
 
@@ -64,6 +66,15 @@ def test_the_installed_program_prints_the_schema():
     )
     assert done.stdout == (ROOT / "config" / "schema.json").read_text()
     assert done.stderr == ""
+
+
+def test_the_tables_of_keys_are_written_into_a_document_and_the_rest_of_it_stays(call, tmp_path):
+    document = tmp_path / "keys.md"
+    document.write_text("# Keys\n<!-- keys of evaluate -->\n<!-- end of keys -->\nEnd\n")
+    assert call("schema", "--tables", document) == (0, "", "")
+    lines = document.read_text().splitlines()
+    assert (lines[0], lines[-1]) == ("# Keys", "End")
+    assert lines[4] == "| `split` | `test` | `val`, `test` | split to evaluate |"
 
 
 def test_the_installed_program_reports_a_mistake_in_one_line_without_a_traceback(tmp_path):
@@ -130,10 +141,10 @@ def test_a_users_mistake_is_one_line_and_exit_status_1(call, tmp_path, mistake):
 
 
 def test_a_defect_of_the_program_keeps_its_traceback(call, monkeypatch):
-    def broken():
+    def broken(choices):
         raise KeyError("a defect")
 
-    monkeypatch.setattr("mousefacelift.config.reading.json_schema", broken)
+    monkeypatch.setattr("mousefacelift.config.documents.json_schema", broken)
     monkeypatch.setattr(sys, "argv", ["mousefacelift", "schema"])
     with pytest.raises(KeyError, match="a defect"):
         main()
@@ -143,6 +154,9 @@ def test_a_missing_option_is_a_usage_error(call):
     status, _, err = call("center", "--capture", "rodent-a")
     assert status == 2
     assert "--chunk" in err
+    status, _, err = call("center", "--chunk", 0, "--output", "0.h5")
+    assert status == 2
+    assert "--capture" in err
 
 
 def test_settings_go_to_the_stage_and_the_configuration_file_is_the_default(call, tmp_path):
@@ -162,6 +176,21 @@ def test_settings_of_one_stage_are_not_held_against_the_defaults_of_another(call
     words = ["normalize", "--rig", tmp_path / "r", "--subject", "s", "--cameras", "c", "--world", "w"]
     _, _, err = call(*words, "--settings", '{"image_size": 64}')
     assert "r: no such file" in err
+
+
+def test_a_row_stands_for_the_table_and_no_other_capture_is_looked_at(call, tmp_path, monkeypatch):
+    capture = record(tmp_path / "videos", range(100, 102))
+    table = write_table(capture, tmp_path / "captures.tsv")
+    settings = ["--settings", '{"chunk_frames": 4}', "--chunk", 0]
+    assert (
+        call("center", "--captures", table, "--capture", "short", *settings, "--output", tmp_path / "table.h5")[0] == 0
+    )
+    row = capture_json(read_captures(table)["short"])
+    table.unlink()
+    monkeypatch.chdir(tmp_path)  # where there is no configuration either
+    status, _, err = call("center", "--row", row, *settings, "--output", tmp_path / "row.h5")
+    assert status == 0, err
+    assert (tmp_path / "row.h5").read_bytes() == (tmp_path / "table.h5").read_bytes()
 
 
 def test_stages_1_to_5_run_by_hand(call, tmp_path):

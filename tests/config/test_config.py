@@ -6,9 +6,12 @@ import yaml
 from pydantic import BaseModel
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.cli.configuration import choices
 from mousefacelift.config.config import Config
-from mousefacelift.config.reading import json_schema, load_config, load_yaml, section_json, validate
+from mousefacelift.config.documents import TABLE, TOP, json_schema, with_tables
+from mousefacelift.config.reading import load_config, load_yaml, section_json, validate
 from mousefacelift.config.train import Train
+from mousefacelift.recordings.silhouettes.registry import METHODS
 from support.paths import ROOT
 
 
@@ -18,28 +21,61 @@ def error(values, model=Config):
     return str(caught.value)
 
 
-def keys(model=Config, path=()):
-    """Every key of the configuration: (its section, or the last name where there is none; its full name)."""
+def is_section(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def fields(model=Config, path=()):
+    """Every key of the configuration, as the names that lead to it, and its field."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from keys(field.annotation, (*path, name))
+        if is_section(field.annotation):
+            yield from fields(field.annotation, (*path, name))
         else:
-            yield (*path, name)
+            yield (*path, name), field
 
 
 def test_the_schema_file_is_the_one_the_model_generates():
-    assert (ROOT / "config" / "schema.json").read_text() == json_schema(), (
+    assert (ROOT / "config" / "schema.json").read_text() == json_schema(choices()), (
         "config/schema.json has drifted: run `mousefacelift schema > config/schema.json`"
     )
 
 
 def test_the_schema_says_what_the_model_says():
-    schema = json.loads(json_schema())
+    schema = json.loads(json_schema(choices()))
     assert schema["$schema"].endswith("2020-12/schema")
     assert set(schema["properties"]) == set(Config.model_fields)
     for part in (schema, *schema["$defs"].values()):
         assert part["additionalProperties"] is False, "a misspelt key would pass Snakemake's own check"
     assert schema["$defs"]["Train"]["properties"]["preset"]["enum"] == ["tiny", "small", "base"]
+    assert schema["$defs"]["Center"]["properties"]["masks"]["enum"] == list(METHODS), "names that register themselves"
+
+
+def test_the_tables_of_keys_are_those_the_model_generates():
+    text = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+    assert text == with_tables(text, choices()), (
+        "config/README.md has drifted: run `mousefacelift schema --tables config/README.md`"
+    )
+    sections = [name for name, field in Config.model_fields.items() if is_section(field.annotation)]
+    assert [section for _, section, _ in TABLE.findall(text)] == [TOP, *sections]
+
+
+def test_a_table_lists_each_key_with_its_default_values_and_meaning():
+    text = with_tables("a\n<!-- keys of shard -->\nold\n<!-- end of keys -->\nb\n", choices())
+    assert text.startswith(
+        "a\n<!-- keys of shard -->\n| key | default | values | meaning |\n|---|---|---|---|\n| `tar_codec` | `png` |"
+    )
+    assert "\n| `h5_level` | `null` | integer ≥ 0, ≤ 9, `null` | compression level of " in text
+    assert text.endswith("|\n<!-- end of keys -->\nb\n")
+    rows = with_tables("<!-- keys of sample -->\n<!-- end of keys -->", choices()).splitlines()
+    assert rows[-4].startswith("| `fractions.train` | `0.8` | number ≥ 0, ≤ 1 | share of train")
+    with pytest.raises(UserError, match="the configuration has no section 'shrad'"):
+        with_tables("<!-- keys of shrad -->\n<!-- end of keys -->", choices())
+
+
+def test_every_key_has_a_meaning():
+    for key, field in fields():
+        assert field.description, f"{'.'.join(key)} has no description"
+        assert "|" not in field.description, f"{'.'.join(key)}: a bar would end the table's cell"
 
 
 def test_the_shipped_configuration_is_valid_and_uses_the_demo():
@@ -80,7 +116,7 @@ def test_an_empty_file_is_the_default_configuration(tmp_path):
         ({"sample": {"fractions": {"train": 0.5}}}, "sample.fractions: train + val + test must be 1, found 0.7"),
         ({"train": {"run": "../demo"}}, "train.run: String should match pattern"),
         ({"sample": {"split": "animal", "stratify": True}}, "sample: stratify: true is for split: block; split is animal"),
-        ({"sample": {"select": "diverse"}}, "sample: select: diverse chooses among more frames than are wanted: set frames"),
+        ({"sample": {"select": "diverse"}}, "sample: select: diverse chooses among more frames than it keeps: set frames"),
         ({"sample": {"allow_clipped": True}}, "unknown key 'sample.allow_clipped': valid keys here: "),
         ({"sample": {"max_cut": 3}}, "sample.max_cut: Input should be less than or equal to 1 (found 3)"),
         ({"normalize": {"image_size": 320}, "train": {"image_size": 128}}, "train.image_size (128) must divide normalize."),
@@ -173,7 +209,7 @@ def test_the_environment_without_torch_pins_what_the_constraints_pin():
     assert pinned == {package: constraints.get(package) for package in pinned}
 
 
-@pytest.mark.parametrize("path", list(keys()), ids=".".join)
+@pytest.mark.parametrize("path", [key for key, _ in fields()], ids=".".join)
 def test_every_key_is_documented_in_the_readme_of_the_configuration(path):
     text = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
     section, name = path[0], path[-1]

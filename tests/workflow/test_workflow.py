@@ -1,5 +1,10 @@
-"""The workflow as a user runs it, on a recording of six frames of the demo capture."""
+"""The workflow as a user runs it, on a recording of six frames of the demo capture.
 
+Every start of Snakemake takes seconds, so a test here needs what only Snakemake can show. What a run will do, and which
+mistakes stop it, is in tests/test_plan.py.
+"""
+
+import ast
 import hashlib
 import importlib.util
 import json
@@ -15,11 +20,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mousefacelift.plan import Plan
 from support.paths import ROOT
 from support.rodent import record, write_table
 
 TARGETS = (
     "center",
+    "preview",
     "cameras",
     "normalize",
     "sample",
@@ -28,10 +35,16 @@ TARGETS = (
     "compare_cameras",
     "train",
     "evaluate",
+    "poc",
     "ablation",
     "all",
 )
+BY_NAME = ("verify", "poc", "ablation")  # not part of `all`
 PARTS = ("Snakefile", "rules", "config", "profiles", "envs")
+needs_slurm = pytest.mark.skipif(
+    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
+    reason="needs snakemake-executor-plugin-slurm: pip install -c envs/constraints.txt -e '.[slurm]'",
+)
 
 
 def settings(table: Path) -> dict:
@@ -76,6 +89,50 @@ def planned(output: str) -> set[str]:
     return set(re.findall(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE))
 
 
+def blocks(output: str) -> dict[str, str]:
+    """What a dry run says of each rule; of one with several jobs, of its last job."""
+    found = re.split(r"^(?:local)?rule (\w+):$", output, flags=re.MULTILINE)
+    return dict(zip(found[1::2], found[2::2], strict=True))
+
+
+def requested(block: str) -> dict[str, int]:
+    """The threads, memory and minutes of a job in a dry run."""
+    numbers = re.findall(r"(?:^|[ ,])(threads|mem_mb|runtime)[:=] ?(\d+)", block, flags=re.MULTILINE)
+    return {"threads": 1} | {name: int(number) for name, number in numbers}
+
+
+def recorded(project: Path) -> dict[str, set[object]]:
+    """The params that Snakemake recorded of each rule's jobs, and compares with those of the next run."""
+    params: dict[str, set[object]] = {}
+    for path in (project / ".snakemake" / "metadata").rglob("*"):
+        if path.is_file():
+            record = json.loads(path.read_text())
+            values = (ast.literal_eval(text) for text in record["params"] or [])
+            params.setdefault(record["rule"], set()).update(v for v in values if isinstance(v, str))
+    return params
+
+
+def changed(project: Path, change: dict) -> set[str]:
+    """The rules whose recorded params a change of the configuration changes."""
+    values = yaml.safe_load((project / "config" / "config.yaml").read_text())
+    before, after = (answers(Plan.of(each)) for each in (values, update(values, change)))
+    return {rule for rule, params in recorded(project).items() if params & (before - after)}
+
+
+def update(values: dict, change: dict) -> dict:
+    """Configuration values with a change, as Snakemake's --config merges them."""
+    nested = {key: update(values.get(key, {}), value) for key, value in change.items() if isinstance(value, dict)}
+    return {**values, **change, **nested}
+
+
+def answers(plan: Plan) -> set[str]:
+    """All settings that a plan gives to rules, as they stand in the params."""
+    stages = ("center", "cameras", "normalize", "sample", "shard", "train", "evaluate")
+    variants = {plan.variant_settings(name) for name in plan.per_variant(["{variant}"])}
+    parts = {plan.background_settings(), plan.data_settings(), plan.config.evaluate.split}
+    return {plan.settings(stage) for stage in stages} | variants | parts
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recording")
@@ -89,6 +146,38 @@ def finished(tmp_path_factory, table):
     run = snakemake(project, "all")
     assert run.returncode == 0, run.stdout[-4000:]
     return project
+
+
+@pytest.fixture(scope="module")
+def by_name(finished):
+    """What Snakemake said when the rules that are not part of `all` ran, in the finished project."""
+    assert not any((finished / "results" / name).exists() for name in BY_NAME)
+    run = snakemake(finished, *BY_NAME)
+    assert run.returncode == 0, run.stdout[-4000:]
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, table):
+    """A project of four captures of three animals, whole animals to a split."""
+    folder = tmp_path_factory.mktemp("several")
+    header, row = table.read_text().splitlines()
+    animals = ("m10", "m1", "m2", "m2")
+    rows = [row.replace("short\ta\t", f"day{k}\t{animal}\t", 1) for k, animal in enumerate(animals)]
+    (folder / "captures.tsv").write_text("\n".join([header, *rows]) + "\n")
+    project = make_project(folder / "project", folder / "captures.tsv")
+    values = settings(folder / "captures.tsv")
+    values["sample"]["split"] = "animal"
+    (project / "config" / "config.yaml").write_text(yaml.safe_dump(values))
+    return project
+
+
+@pytest.fixture(scope="module")
+def dry(several):
+    """What a dry run of every target says, with as many cores as jobs ask for."""
+    run = snakemake(several, "--cores", "64", "--dry-run", "--printshellcmds", *TARGETS)
+    assert run.returncode == 0, run.stdout[-4000:]
+    return run.stdout
 
 
 def digests(project: Path) -> dict[str, str]:
@@ -114,22 +203,25 @@ def test_one_command_makes_weights_metrics_and_pictures(finished):
 
 
 @pytest.mark.slow
-def test_a_second_run_has_nothing_to_do(finished):
+def test_a_second_run_has_nothing_to_do(finished, by_name):
     begin = time.monotonic()
-    run = snakemake(finished, "all")
+    run = snakemake(finished, "all", *BY_NAME)
     assert "Nothing to be done" in run.stdout
     print(f"second run: {time.monotonic() - begin:.1f} s")
 
 
 @pytest.mark.slow
-def test_shards_are_verified_when_asked_for_by_name_and_the_manifest_knows_their_settings(finished, tmp_path):
+def test_what_is_asked_for_by_name_leaves_the_configured_run_as_it_is(by_name):
+    assert planned(by_name) == {"verify", "poc", "ablation", "ablation_train", "ablation_evaluate"}
+
+
+@pytest.mark.slow
+def test_shards_are_verified_when_asked_for_by_name_and_the_manifest_knows_their_settings(finished, by_name, tmp_path):
     project = shutil.copytree(finished, tmp_path / "project")
     manifest = project / "results" / "shard" / "manifest.json"
     listed = json.loads(manifest.read_text())
     assert list(listed["config"]) == sorted(["center", "cameras", "normalize", "sample", "shard"])
     assert listed["config"]["normalize"]["zoom"] == "fit"
-    run = snakemake(project, "verify")
-    assert run.returncode == 0, run.stdout[-4000:]
     receipt = project / "results" / "verify" / "verify.json"
     assert json.loads(receipt.read_text())["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
     damaged = manifest.parent / next(e["h5"] for e in listed["shards"] if e["samples"])
@@ -144,65 +236,45 @@ def test_shards_are_verified_when_asked_for_by_name_and_the_manifest_knows_their
 
 
 @pytest.mark.slow
-def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished):
-    assert not (finished / "results" / "poc").exists()
-    run = snakemake(finished, "poc")
-    assert run.returncode == 0, run.stdout[-4000:]
+def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished, by_name):
     assert {path.name for path in (finished / "results" / "poc" / "t").iterdir()} == {
         "metrics.json", "metrics.tsv", "table.md", "grid.png",
     }  # fmt: skip
-    dry = snakemake(finished, "--dry-run", "poc", "--config", "evaluate={pictures: 0}")
-    assert "Nothing to be done" in dry.stdout, "of evaluate's settings only the split matters"
-    dry = snakemake(finished, "--dry-run", "poc", "--config", "evaluate={split: val}")
-    assert planned(dry.stdout) == {"poc"}
 
 
 @pytest.mark.slow
-def test_the_ablation_trains_every_variant_but_not_the_configured_run(finished):
-    results = finished / "results" / "ablation"
-    assert not results.exists()
-    weights = (finished / "results" / "train" / "t" / "model.safetensors").stat()
-    assert planned(snakemake(finished, "--dry-run", "ablation").stdout) == {
-        "ablation",
-        "ablation_train",
-        "ablation_evaluate",
-    }
-    run = snakemake(finished, "ablation")
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert (finished / "results" / "train" / "t" / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+def test_the_ablation_trains_every_variant(finished, by_name):
+    results = finished / "results" / "ablation" / "t"
     variants = {"one_input", "plain_loss", "canonical", "random_order"}
-    assert {path.name for path in (results / "t").iterdir()} == variants | {"table.md", "metrics.json", "curves.png"}
+    assert {path.name for path in results.iterdir()} == variants | {"table.md", "metrics.json", "curves.png"}
     for name in variants:
-        assert (results / "t" / name / "evaluate" / "metrics.json").stat().st_size > 0
-    assert set(json.loads((results / "t" / "metrics.json").read_text())["runs"]) == {"configured"} | variants
-    assert "Nothing to be done" in snakemake(finished, "--dry-run", "ablation").stdout
-    fewer = snakemake(finished, "--dry-run", "ablation", "--config", "train={loss: {masked_l2: 0}}").stdout
-    assert "ablation/t/one_input/" in fewer
-    assert "plain_loss" not in fewer, "what the configuration has already is not trained again"
-    assert "Nothing to be done" in snakemake(finished, "--dry-run", "all").stdout
+        assert (results / name / "evaluate" / "metrics.json").stat().st_size > 0
+    assert set(json.loads((results / "metrics.json").read_text())["runs"]) == {"configured"} | variants
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("section", "key", "value", "first"),
+    ("section", "change", "rules"),
     [
-        ("center", "margin_px", 20, "center_chunk"),
-        ("cameras", "max_residual_px", 50, "cameras_capture"),
-        ("normalize", "zoom", 1.0, "normalize_capture"),
-        ("sample", "gap_s", 0.01, "sample_capture"),
-        ("shard", "h5_level", 5, "shard_chunk"),
-        ("train", "seed", 1, "train"),
-        ("evaluate", "pictures", 0, "evaluate"),
+        ("center", {"margin_px": 20}, {"center_chunk", "center_preview", "shard_manifest"}),
+        ("cameras", {"max_residual_px": 50}, {"cameras_capture", "shard_manifest"}),
+        ("normalize", {"zoom": 1.0}, {"normalize_capture", "shard_manifest"}),
+        ("sample", {"gap_s": 0.01}, {"sample_capture", "shard_manifest"}),
+        ("shard", {"h5_level": 5}, {"shard_chunk", "shard_manifest"}),
+        ("train", {"seed": 1}, {"train", "ablation_train"}),
+        ("evaluate", {"pictures": 0}, {"evaluate", "ablation_evaluate"}),
+        ("evaluate", {"split": "val"}, {"evaluate", "ablation_evaluate", "poc"}),
     ],
 )
-def test_a_changed_setting_reruns_its_stage_and_what_follows_and_nothing_before(finished, section, key, value, first):
-    chain = [
-        "center_chunk", "cameras_capture", "normalize_capture", "sample_capture", "shard_chunk", "shard_manifest",
-        "train", "evaluate",
-    ]  # fmt: skip
-    dry = snakemake(finished, "--dry-run", "evaluate", "--config", f"{section}={{{key}: {value}}}")
-    assert dry.returncode == 0, dry.stdout
-    assert planned(dry.stdout) == set(chain[chain.index(first) :])
+def test_a_changed_setting_stands_in_the_params_of_its_stage_and_no_other(finished, by_name, section, change, rules):
+    assert changed(finished, {section: change}) == rules
+
+
+@pytest.mark.slow
+def test_changed_params_rerun_their_stage_and_what_follows_and_nothing_before(finished, by_name):
+    run = snakemake(finished, "--dry-run", "evaluate", "--config", "sample={gap_s: 0.01}")
+    assert run.returncode == 0, run.stdout
+    assert planned(run.stdout) == {"sample_capture", "shard_chunk", "shard_manifest", "train", "evaluate"}
 
 
 @pytest.mark.slow
@@ -233,133 +305,75 @@ def test_killed_at_any_moment_the_next_run_completes_with_the_same_shards(tmp_pa
     assert digests(project) == expected
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_stage_is_a_target(tmp_path, table, target):
-    dry = snakemake(make_project(tmp_path / "project", table), "--dry-run", target)
-    assert dry.returncode == 0, dry.stdout
-    assert planned(dry.stdout)
+def test_every_stage_is_a_target(dry):
+    assert set(TARGETS) <= planned(dry)
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("normalize={zom: 1.0}", r"unknown key 'normalize.zom': did you mean 'zoom'\?"),
-        ("train={num_input_views: 1}", "num_input_views is 1"),
-        ("train={image_size: 96}", "must divide"),
-        ("train={init: nowhere.safetensors}", "train.init: nowhere.safetensors: no such file"),
-        ("captures=nowhere.tsv", "nowhere.tsv: no such captures table"),
-    ],
-)
-def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(tmp_path, table, override, message):
-    project = make_project(tmp_path / "project", table)
-    run = snakemake(project, "all", "--config", override)
-    assert run.returncode == 1
-    assert re.search(message, run.stdout), run.stdout
-    assert "Traceback" not in run.stdout
-    assert not (project / "results").exists()
+def test_whole_animals_go_to_the_splits_by_the_tables_names(dry):
+    given = dict(re.findall(r"normalize/(day\d)/cameras\.h5 .*--split (\w+)", dry))
+    assert given == {"day0": "test", "day1": "train", "day2": "val", "day3": "val"}
 
 
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        (
-            {"format": "anipose"},
-            r"hires_cam1_params\.mat: the file looks like MATLAB; expected TOML for the stated format",
-        ),
-        ({"unit": "m"}, r"is the unit off by 1000.*State the calibration's unit"),
-        ({"sync": "2=5000"}, "the cameras have no frame in common; look at the table's column 'sync'"),
-        ({"calibration_names": "1=left"}, "camera '1' is not in the calibration"),
-    ],
-)
-def test_a_calibration_that_does_not_fit_stops_everything_before_the_first_job(tmp_path, table, cells, message):
-    header, row = table.read_text().splitlines()[-2:]
-    other = tmp_path / "captures.tsv"
-    other.write_text("\t".join([header, *cells]) + "\n" + "\t".join([row, *cells.values()]) + "\n")
-    run = snakemake(make_project(tmp_path / "project", other), "--dry-run", "center")
-    assert run.returncode == 1
-    assert re.search(message, run.stdout), run.stdout
-    assert "Traceback" not in run.stdout
+def test_a_job_is_given_its_own_captures_row_and_no_table(dry):
+    commands = [line for line in dry.splitlines() if line.startswith("Shell command: ") and "--row" in line]
+    assert len(commands) == 4 * 4  # two chunks, a preview and the cameras of every capture
+    for command in commands:
+        assert len(set(re.findall(r"\bday\d\b", command))) == 1, command
+    assert "captures.tsv" not in "".join(commands)
 
 
 def test_silhouettes_without_masks_go_through_the_same_rules(tmp_path, table):
     project = make_project(tmp_path / "project", table)
-    run = snakemake(project, "center", "--config", "center={masks: background, background: {frames: 6}}")
+    values = settings(table)
+    values["center"] |= {"masks": "background", "background": {"frames": 6}}
+    (project / "config" / "config.yaml").write_text(yaml.safe_dump(values))
+    run = snakemake(project, "center")
     assert run.returncode == 0, run.stdout
     folder = project / "results" / "center" / "short"
     assert sorted(p.name for p in folder.iterdir()) == ["0000.h5", "0001.h5", "background.h5", "preview.png"]
-    again = snakemake(
-        project, "--dry-run", "center", "--config", "center={masks: background, background: {frames: 6}, margin_px: 20}"
+    assert changed(project, {"center": {"margin_px": 20}}) == {"center_chunk", "center_preview"}, (
+        "the arena is the same"
     )
-    assert planned(again.stdout) == {"center", "center_chunk", "center_preview"}, "the arena is the same"
-    missing = snakemake(project, "--dry-run", "center", "--config", "center={masks: onnx}")
-    assert missing.returncode == 1
-    assert "center.onnx.path: is not set" in missing.stdout
+    assert changed(project, {"center": {"background": {"frames": 5}}}) >= {"center_background"}
 
 
 @pytest.mark.parametrize(
-    ("target", "views", "before", "message"),
+    ("target", "override", "message"),
     [
-        (
-            "sample", 7, "normalize",
-            r"capture \S+ has 6 cameras \(1, 2, 3, 4, 5, 6\), fewer than sample\.views \(7\): set sample\.views: 6 and",
-        ),
-        (
-            "train", 5, "shard",
-            r"num_input_views is 5, but samples have 5 views \(sample\.views\): none would be held out; use 4",
-        ),
+        ("all", "normalize={zom: 1.0}", r"unknown key 'normalize.zom': did you mean 'zoom'\?"),  # any job's mistake
+        ("train", "sample={views: 5}", r"num_input_views is 5, but samples have 5 views"),  # this target's mistake
     ],
-)  # fmt: skip
-def test_a_number_of_views_that_does_not_fit_stops_what_needs_it_and_no_more(
-    tmp_path, table, target, views, before, message
+)
+def test_a_mistake_in_the_configuration_stops_everything_before_the_first_job(
+    tmp_path, table, target, override, message
 ):
     project = make_project(tmp_path / "project", table)
-    run = snakemake(project, target, "--config", f"sample={{views: {views}}}")
+    run = snakemake(project, target, "--config", override)
     assert run.returncode == 1
     assert re.search(message, run.stdout), run.stdout
+    assert "Traceback (most recent call last)" not in run.stdout
     assert not (project / "results").exists()
-    assert snakemake(project, "--dry-run", before, "--config", f"sample={{views: {views}}}").returncode == 0
 
 
-def test_whole_animals_go_to_the_splits_by_the_tables_names(tmp_path, table):
-    header, row = table.read_text().splitlines()
-    rows = [row.replace("short\ta\t", f"day{k}\t{animal}\t", 1) for k, animal in enumerate(("m10", "m1", "m2", "m2"))]
-    several = tmp_path / "captures.tsv"
-    several.write_text("\n".join([header, *rows]) + "\n")
-    project = make_project(tmp_path / "project", several)
-    dry = snakemake(project, "--dry-run", "--printshellcmds", "sample", "--config", "sample={split: animal}")
-    assert dry.returncode == 0, dry.stdout
-    given = dict(re.findall(r"normalize/(day\d)/cameras\.h5 .*--split (\w+)", dry.stdout))
-    assert given == {"day0": "test", "day1": "train", "day2": "val", "day3": "val"}
-    several.write_text("\n".join([header, *rows[1:]]) + "\n")
-    too_few = snakemake(project, "--dry-run", "sample", "--config", "sample={split: animal}")
-    assert too_few.returncode == 1
-    assert "3 splits (train, val, test) need as many animals; the captures table has 2 (m1, m2)" in too_few.stdout
-    assert "Traceback" not in too_few.stdout
+@needs_slurm
+def test_on_slurm_every_job_gets_what_its_rule_asks_for_and_training_a_gpu(several, dry):
+    slurm = snakemake(several, "--cores", "64", "--dry-run", "--workflow-profile", "profiles/slurm", *TARGETS)
+    assert slurm.returncode == 0, slurm.stdout
+    asked, given = blocks(dry), blocks(slurm.stdout)
+    assert asked.keys() == given.keys()
+    for rule in asked:
+        got = requested(given[rule])
+        assert all(got[name] >= number for name, number in requested(asked[rule]).items()), f"{rule}: {got}"
+        assert ("slurm_partition=gpu" in given[rule]) == ("gpu=1" in given[rule]), rule
 
 
-def test_a_split_without_frames_stops_an_evaluation_before_the_training(tmp_path, table):
-    project = make_project(tmp_path / "project", table)
-    fractions = "sample={fractions: {train: 1, val: 0, test: 0}}"
-    run = snakemake(project, "evaluate", "--config", fractions)
-    assert run.returncode == 1
-    assert "evaluate.split is test, but sample.fractions gives it nothing" in run.stdout
-    assert not (project / "results").exists()
-    assert snakemake(project, "--dry-run", "train", "--config", fractions).returncode == 0
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("snakemake_executor_plugin_slurm") is None,
-    reason="needs snakemake-executor-plugin-slurm: pip install -c envs/constraints.txt -e '.[slurm]'",
-)
-def test_the_slurm_profile_plans_the_whole_workflow(tmp_path, table):
-    dry = snakemake(
-        make_project(tmp_path / "project", table), "--dry-run", "--workflow-profile", "profiles/slurm", "all"
-    )
-    assert dry.returncode == 0, dry.stdout
-    trained = re.search(r"rule train:.*?resources: ([^\n]*)", dry.stdout, flags=re.DOTALL)
-    assert trained
-    assert "slurm_partition=gpu" in trained[1]
-    assert "gpu=1" in trained[1]
+def test_the_profiles_leave_threads_memory_and_time_to_the_rules():
+    for path in (ROOT / "profiles").glob("*/profile.yaml"):
+        profile = yaml.safe_load(path.read_text())
+        assert "set-threads" not in profile
+        given = profile.get("set-resources", {}) | {"every rule": profile.get("default-resources", {})}
+        numbers = {f"{rule}: {name}" for rule, each in given.items() for name in each if not name.startswith("slurm_")}
+        assert not numbers, f"{path}: {numbers}"
 
 
 def test_every_rule_that_runs_something_logs_and_is_measured():

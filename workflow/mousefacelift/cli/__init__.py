@@ -23,10 +23,10 @@ def main() -> None:
     try:
         app()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written
-        # A loader process hands its error on with its traceback around it.
+        # A loader process passes its error on wrapped in its traceback.
         text = str(error).rpartition("mousefacelift.base.errors.UserError: ")[2].strip()
         if getattr(error, "shared", False) and os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
-            # The first process says it, once it has saved; for another's bad status it would be killed before.
+            # Only the first process reports it, after it has saved; another's bad status would have it killed before.
             sys.exit(0)
         print(f"mousefacelift: error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "status", 1))

@@ -11,8 +11,8 @@ from mousefacelift.cli.options import UnitOption, limit_threads
 app = typer.Typer()
 
 COMPARED = (
-    "A calibration (file or folder), shards (manifest.json, .h5, .tar or a folder), FaceLift's opencv_cameras.json or a folder "
-    "of samples with one each, or the word facelift: its training views."
+    "A calibration (file or folder), shards (manifest.json, .h5, .tar or a folder), FaceLift's opencv_cameras.json, a folder "
+    "of samples that hold one each, or the word facelift for FaceLift's training views."
 )
 
 
@@ -37,12 +37,15 @@ class UpAxis(StrEnum):
 @app.command("compare-cameras")
 def compare_cameras(
     a: Annotated[str, typer.Argument(metavar="A", help=COMPARED)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other one, of any kind too.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other data set, of any of these kinds.")],
     output: Annotated[Path, typer.Option(help="Folder for comparison.md, .html and .json.")] = Path("compare-cameras"),
     origin: Annotated[
-        Origin, typer.Option(help="Of a calibration: its world's origin, or target, where the optical axes meet.")
+        Origin,
+        typer.Option(
+            help="Point that a calibration is scaled about: its world's origin, or target, where the optical axes meet."
+        ),
     ] = Origin.world,
-    up_axis: Annotated[UpAxis, typer.Option(help="The axis of a calibration's world that points up.")] = UpAxis.plus_z,
+    up_axis: Annotated[UpAxis, typer.Option(help="Axis of a calibration's world that points up.")] = UpAxis.plus_z,
     unit: UnitOption = "mm",
 ) -> None:
     """Put two data sets' cameras side by side: what matches, what differs, and what to do about it."""

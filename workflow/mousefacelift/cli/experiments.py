@@ -1,4 +1,4 @@
-"""Commands of the experiments, which are asked for by name."""
+"""Commands of the experiments, which run only when asked for by name."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from mousefacelift.cli.options import (
     ManifestOption,
     SplitChoice,
     ThreadsOption,
+    TrainedOption,
     limit_threads,
     section,
 )
@@ -21,10 +22,10 @@ app = typer.Typer()
 @app.command()
 def poc(
     manifest: ManifestOption,
-    train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    train: TrainedOption,
     output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
     split: Annotated[
-        SplitChoice | None, typer.Option(help="SplitChoice to compare on; else evaluate's, of --config.")
+        SplitChoice | None, typer.Option(help="Split to compare on; by default evaluate.split of --config.")
     ] = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -39,12 +40,12 @@ def poc(
 
 @app.command()
 def ablation(
-    train: Annotated[Path, typer.Option(help="Folder that `train` wrote of the configured run.")],
-    evaluate: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote of it.")],
-    variants: Annotated[Path, typer.Option(help="Folder of {variant}/train and {variant}/evaluate.")],
+    train: Annotated[Path, typer.Option(help="Folder that `train` wrote for the configured run.")],
+    evaluate: Annotated[Path, typer.Option(help="Folder that `evaluate` wrote for it.")],
+    variants: Annotated[Path, typer.Option(help="Folder with {variant}/train and {variant}/evaluate.")],
     output: Annotated[Path, typer.Option(help="Folder for table.md, metrics.json and curves.png.")],
 ) -> None:
-    """Compare a training with others that differ from it in one setting each."""
+    """Compare a training run with others that differ from it in one setting each."""
     limit_threads(1)
     from mousefacelift.stages.ablation import ablation as stage
 

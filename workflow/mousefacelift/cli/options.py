@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and the values they stand for."""
 
 import json
 import os
@@ -12,16 +12,24 @@ from mousefacelift.base.errors import UserError
 
 SettingsOption = Annotated[
     str | None,
-    typer.Option("--settings", help="The stage's configuration section as JSON; else it is read from --config."),
+    typer.Option("--settings", help="The stage's configuration section as JSON; by default --config is read."),
 ]
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="CPU threads to use.")]
-TableOption = Annotated[Path | None, typer.Option("--captures", help="Captures table; else the configuration's.")]
-CaptureOption = Annotated[str, typer.Option("--capture", help="Capture's name in the table.")]
-BackgroundOption = Annotated[
-    Path | None, typer.Option("--background", help="What `background` wrote, for center.masks: background.")
+TableOption = Annotated[Path | None, typer.Option("--captures", help="Captures table; by default the configuration's.")]
+CaptureOption = Annotated[str | None, typer.Option("--capture", help="The capture's name in the table.")]
+RowOption = Annotated[
+    str | None, typer.Option("--row", help="The capture as JSON, as the workflow passes it; no table is read.")
 ]
+ChunkOption = Annotated[int, typer.Option("--chunk", min=0, help="Number of the capture's chunk.")]
+BackgroundOption = Annotated[
+    Path | None, typer.Option("--background", help="File that `background` wrote, for center.masks: background.")
+]
+RigFileOption = Annotated[Path, typer.Option("--rig", help="rig.json of the capture.")]
+SubjectOption = Annotated[Path, typer.Option("--subject", help="subject.h5 of the capture.")]
+PosesOption = Annotated[Path, typer.Option("--cameras", help="cameras.h5 that `normalize` wrote.")]
 ManifestOption = Annotated[str, typer.Option(help="manifest.json of the shards, a path or an http(s) URL.")]
+TrainedOption = Annotated[Path, typer.Option("--train", help="Folder that `train` wrote.")]
 UnitOption = Annotated[str, typer.Option("--unit", help="Unit of the file's lengths: mm, cm, m.")]
 CONFIG = Path("config/config.yaml")
 
@@ -54,11 +62,19 @@ def json_settings(settings: str) -> Any:
         raise UserError(f"--settings: not valid JSON ({error})") from None
 
 
-def find_capture(table: Path | None, name: str, config: Path) -> Any:
-    """A capture's row of the table, or of the configuration's. Raises UserError naming the captures that are there."""
+def find_capture(row: str | None, table: Path | None, name: str | None, config: Path) -> Any:
+    """The capture that --row holds, or else the one of this name in the table.
+
+    Raises UserError for a row that is wrong, and for a name that is not in the table, with the names that are.
+    """
     from mousefacelift.config.reading import load_config
     from mousefacelift.recordings.captures import captures_table, read_captures
+    from mousefacelift.recordings.rows import capture_from_json
 
+    if row is not None:
+        return capture_from_json(row, "--row")
+    if name is None:
+        raise typer.BadParameter("name a capture of the table", param_hint="--capture")
     path = table or captures_table(load_config(config).captures)
     captures = read_captures(path)
     if name not in captures:

@@ -9,10 +9,12 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.cli.options import UnitOption
 
 app = typer.Typer(no_args_is_help=True, help="Look at a calibration, or convert it.")
-RigOption = Annotated[str, typer.Option("--format", help="The file's format; auto recognises its content.")]
+RigOption = Annotated[str, typer.Option("--format", help="The file's format; auto recognises it by its content.")]
 OriginOption = Annotated[
     str | None,
-    typer.Option(help="transforms.json alone: the first pixel's centre is (0.5, 0.5) (corner) or (0, 0) (center)."),
+    typer.Option(
+        help="For transforms.json only: whether the first pixel's centre is (0.5, 0.5) (corner) or (0, 0) (center)."
+    ),
 ]
 
 
@@ -30,7 +32,7 @@ def rig_show(
     format: RigOption = "auto",
     unit: UnitOption = "mm",
     pixel_origin: OriginOption = None,
-    page: Annotated[Path, typer.Option(help="HTML file to draw the rig in, for a browser.")] = Path("rig.html"),
+    page: Annotated[Path, typer.Option(help="HTML file to write, a page that shows the rig in 3D.")] = Path("rig.html"),
 ) -> None:
     """Print a rig as a table and draw it as an interactive 3D page."""
     from rich.console import Console
@@ -39,7 +41,7 @@ def rig_show(
 
     rig = _rig(source, format, unit, pixel_origin)
     title = f"{source[0]}{f' and {len(source) - 1} more' if len(source) > 1 else ''}: {len(rig)} cameras"
-    # Wide enough for every number: in a file or a narrow terminal a table must not be cut.
+    # Wide enough for every number: a file or a narrow terminal must not cut a table.
     console = Console(width=max(Console().width, 110))
     for table in rig_tables(rig, title):
         console.print(table)
@@ -56,10 +58,13 @@ def rig_convert(
     unit: UnitOption = "mm",
     pixel_origin: OriginOption = None,
     size: Annotated[
-        str | None, typer.Option(help="Width x height in px, 1152x1024, of cameras whose size the file does not state.")
+        str | None,
+        typer.Option(
+            help="Width x height in px, for example 1152x1024, of cameras whose size the file does not state."
+        ),
     ] = None,
 ) -> None:
-    """Write a rig in another format, in millimetres. What the format cannot hold is refused, not dropped."""
+    """Write a rig in another format, in millimetres. If the format cannot hold a part of the rig, nothing is written."""
     import re
     from dataclasses import replace
 

@@ -10,12 +10,18 @@ from mousefacelift.cli.options import (
     CONFIG,
     BackgroundOption,
     CaptureOption,
+    ChunkOption,
     ConfigOption,
     ManifestOption,
+    PosesOption,
+    RigFileOption,
+    RowOption,
     SettingsOption,
     SplitChoice,
+    SubjectOption,
     TableOption,
     ThreadsOption,
+    TrainedOption,
     find_capture,
     json_settings,
     limit_threads,
@@ -25,13 +31,16 @@ from mousefacelift.cli.options import (
 app = typer.Typer()
 
 
+# Keyword-only: an option without a default may follow one with a default, so that --help keeps a sensible order.
 @app.command()
 def center(
-    capture: CaptureOption,
-    chunk: Annotated[int, typer.Option(min=0, help="Which chunk of the capture.")],
+    *,
+    capture: CaptureOption = None,
+    chunk: ChunkOption,
     output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
     background: BackgroundOption = None,
     captures: TableOption = None,
+    row: RowOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -41,63 +50,72 @@ def center(
     from mousefacelift.stages.center import center as stage
 
     values = section("center", settings, config)
-    stage(find_capture(captures, capture, config), chunk, output, values, threads, background)
+    stage(find_capture(row, captures, capture, config), chunk, output, values, threads, background)
 
 
 @app.command()
 def background(
-    capture: CaptureOption,
+    *,
+    capture: CaptureOption = None,
     output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
     captures: TableOption = None,
+    row: RowOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Find the empty arena of every camera, for center.masks: background."""
+    """Estimate the empty arena of every camera, for center.masks: background."""
     threads = limit_threads(threads)
     from mousefacelift.stages.center import background as stage
 
-    stage(find_capture(captures, capture, config), output, section("center", settings, config), threads)
+    values = section("center", settings, config)
+    stage(find_capture(row, captures, capture, config), output, values, threads)
 
 
 @app.command()
 def preview(
-    capture: CaptureOption,
+    *,
+    capture: CaptureOption = None,
     output: Annotated[Path, typer.Option(help="PNG file to write.")],
     background: BackgroundOption = None,
     captures: TableOption = None,
+    row: RowOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Draw a capture's silhouettes at a few moments, to be looked at before anything else is run."""
+    """Draw a capture's silhouettes at a few moments: look at them before you run anything else."""
     threads = limit_threads(threads)
     from mousefacelift.stages.center import preview as stage
 
-    stage(find_capture(captures, capture, config), output, section("center", settings, config), threads, background)
+    values = section("center", settings, config)
+    stage(find_capture(row, captures, capture, config), output, values, threads, background)
 
 
 @app.command()
 def cameras(
+    *,
     chunks: Annotated[list[Path], typer.Argument(help="The capture's center/*.h5 files, in order.")],
-    capture: CaptureOption,
+    capture: CaptureOption = None,
     output: Annotated[Path, typer.Option(help="Folder for rig.json, subject.h5, qc.json and qc.png.")],
     captures: TableOption = None,
+    row: RowOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Read the calibration; find the mouse in each frame; check that the cameras agree, in place and in time."""
+    """Read the calibration; find the mouse in each frame; check that the cameras agree in place and in time."""
     threads = limit_threads(threads)
     from mousefacelift.stages.cameras import cameras as stage
 
-    stage(find_capture(captures, capture, config), chunks, output, section("cameras", settings, config), threads)
+    values = section("cameras", settings, config)
+    stage(find_capture(row, captures, capture, config), chunks, output, values, threads)
 
 
 @app.command()
 def normalize(
-    rig: Annotated[Path, typer.Option(help="rig.json of the capture.")],
-    subject: Annotated[Path, typer.Option(help="subject.h5 of the capture.")],
+    rig: RigFileOption,
+    subject: SubjectOption,
     cameras: Annotated[Path, typer.Option(help="cameras.h5 to write.")],
     world: Annotated[Path, typer.Option(help="world.json to write.")],
     settings: SettingsOption = None,
@@ -112,16 +130,16 @@ def normalize(
 
 @app.command()
 def sample(
-    cameras: Annotated[Path, typer.Option(help="normalize's cameras.h5.")],
-    subject: Annotated[Path, typer.Option(help="cameras' subject.h5.")],
+    cameras: PosesOption,
+    subject: SubjectOption,
     output: Annotated[Path, typer.Option(help="Folder for samples.tsv, rejected.tsv, summary.json and summary.png.")],
     split: Annotated[
-        SplitChoice | None, typer.Option(help="The whole capture's split, for sample.split: capture or animal.")
+        SplitChoice | None, typer.Option(help="Split of the whole capture, for sample.split: capture or animal.")
     ] = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
 ) -> None:
-    """Choose frames and views, split train/val/test; give a reason for every rejected frame."""
+    """Choose frames and views; split them into train, val and test; give a reason for every rejected frame."""
     limit_threads(1)
     from mousefacelift.stages.sample import sample as stage
 
@@ -131,10 +149,10 @@ def sample(
 @app.command()
 def shard(
     samples: Annotated[Path, typer.Option(help="samples.tsv of the capture.")],
-    center: Annotated[Path, typer.Option(help="The chunk's center file.")],
-    cameras: Annotated[Path, typer.Option(help="normalize's cameras.h5.")],
-    rig: Annotated[Path, typer.Option(help="rig.json of the capture.")],
-    chunk: Annotated[int, typer.Option(min=0, help="Which chunk of the capture.")],
+    center: Annotated[Path, typer.Option(help="File that `center` wrote for the chunk.")],
+    cameras: PosesOption,
+    rig: RigFileOption,
+    chunk: ChunkOption,
     output: Annotated[Path, typer.Option(help="Folder for {split}/{capture}-{chunk}.tar and .h5.")],
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
@@ -156,11 +174,11 @@ def manifest(
     output: Annotated[Path, typer.Option(help="manifest.json to write.")],
     need: Annotated[list[SplitChoice], typer.Option(help="Splits that must have samples.")] = [SplitChoice.train],  # noqa: B006
     settings: Annotated[
-        str | None, typer.Option(help="The sections of stages 1 to 5 as JSON, to be recorded; else none are.")
+        str | None, typer.Option(help="The sections of stages 1 to 5 as JSON, to be recorded; by default none are.")
     ] = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """List every shard with its samples, bytes and checksum, and what all of it was made by."""
+    """List every shard with its samples, bytes and checksum, and the settings and code that made them."""
     threads = limit_threads(threads)
     from mousefacelift.shards.manifest import STAGES, write_manifest
 
@@ -199,13 +217,13 @@ def train(
 @app.command()
 def evaluate(
     manifest: ManifestOption,
-    train: Annotated[Path, typer.Option(help="Folder that `train` wrote.")],
+    train: TrainedOption,
     output: Annotated[Path, typer.Option(help="Folder for metrics, pictures, turntable and splats.")],
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Measure the model on views never given as input, beside three baselines; draw them."""
+    """Measure the model and the baselines on views never given as input; draw pictures of them."""
     threads = limit_threads(threads)
     values = section("evaluate", settings, config)
     from mousefacelift.stages.evaluate import evaluate as stage

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at a file of weights, or conv
 def weights_inspect(
     file: Annotated[Path, typer.Argument(help="model.safetensors, or FaceLift's .pt or .ckpt.")],
 ) -> None:
-    """Print which model a file holds, which preset it fits and its values' range, or why it cannot be used."""
+    """Print which model a file holds, which preset it fits and the range of its values, or why it cannot be used."""
     limit_threads(1)
     from mousefacelift.models.weights import inspect_weights, print_report
 

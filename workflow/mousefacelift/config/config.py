@@ -16,12 +16,12 @@ class Config(Section):
     """The whole configuration, one section per stage."""
 
     captures: str | None = Field(
-        None, description="table of captures (.tsv); null or a table without rows: the demo capture"
+        None, description="table of captures (.tsv); null, or a table without rows: the demo capture"
     )
     results: str = Field(
         "results",
         pattern=r"^[^{}~]*[^{}~/]/*$",
-        description="folder for everything the workflow writes; no braces, no ~",
+        description="folder for everything that the workflow writes; the path may hold no braces and no ~",
     )
     center: Center = Center()
     cameras: Cameras = Cameras()

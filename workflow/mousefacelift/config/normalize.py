@@ -15,7 +15,7 @@ class Normalize(Section):
 
     up: Literal["auto", "calibration", "floor", "cameras"] = Field(
         "auto",
-        description="where world up comes from: an axis of the calibration, the floor under the mouse, level cameras, or the agreement of these",
+        description="source of the world's up direction. calibration: the axis `up_axis` of its world; floor: the plane that tail and paws stand on in all frames; cameras: the images' horizontals, if the cameras are level; auto: the floor, else the cameras, or an axis of the calibration that agrees with them",
     )
     up_axis: UpAxis | tuple[float, float, float] | None = Field(
         None,
@@ -23,32 +23,36 @@ class Normalize(Section):
     )
     cameras_below: bool = Field(
         False,
-        description="the mouse is filmed from below; otherwise cameras that all stand below it mean a wrong up axis",
+        description="whether the mouse is filmed through the floor; if not, cameras that all stand below it stop the run, because the up axis is wrong",
     )
     smooth_s: float = Field(
         0.0,
         ge=0,
         le=3600,
-        description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s",
+        description="the mouse's centre is averaged over time with a Gaussian of this standard deviation, s; 0: each frame has its own",
     )
     distance: Literal["exact", "focal", "canonical"] = Field(
         "exact",
-        description="distance policy: cameras stay where they are; focal lengths make the mouse equally large; cameras are moved to 2.7",
+        description="distance policy. exact: cameras stay where they are; focal: each focal length grows with its camera's distance, so that the mouse is equally large in all views; canonical: every camera is moved to 2.7, an approximation",
     )
     scale: Literal["capture", "sample"] = Field(
         "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
     )
     canonical_extent: float = Field(
-        0.8, ge=0.05, le=5, description="for distance: canonical, the length of the mouse's body in world units"
+        0.8,
+        ge=0.05,
+        le=5,
+        description="for distance: canonical, the length of the mouse's body without its tail, world units",
     )
     zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
-        1.0, description="common factor on every focal length; 1.0 is FaceLift's, fit fills the image with the mouse"
+        1.0,
+        description="common factor on every focal length. 1: FaceLift's focal length, right for its weights; fit: the mouse fills the image",
     )
     fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.05, description="zoom: fit keeps this fraction of the image free at each border"
+        0.05, description="for zoom: fit, the fraction of the image that stays free at each border"
     )
     fit_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.99, description="zoom: fit holds this fraction of the views"
+        0.99, description="for zoom: fit, the fraction of the views that hold the whole silhouette"
     )
     image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
 

@@ -76,9 +76,3 @@ def load_config(path: Path) -> Config:
 def section_json(section: Section) -> str:
     """One section as canonical JSON: what a rule passes to its stage, and what Snakemake compares between runs."""
     return json.dumps(section.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
-
-def json_schema() -> str:
-    """The text of config/schema.json."""
-    schema = Config.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

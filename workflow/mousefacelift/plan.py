@@ -1,0 +1,257 @@
+"""What a run will do: the checked configuration, the captures and their chunks, and what each rule is given.
+
+The rules only wire: whatever they need is asked of one `Plan`. Making it reads the headers of the recordings and the
+calibrations, so that a mistake is known before the first job.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.center import Center
+from mousefacelift.config.config import Config
+from mousefacelift.config.reading import section_json, validate
+from mousefacelift.config.sample import SPLITS
+from mousefacelift.geometry.selection import capture_splits
+from mousefacelift.recordings.captures import Capture, captures_table, read_captures
+from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
+from mousefacelift.recordings.rows import capture_json
+from mousefacelift.recordings.silhouettes.registry import method
+from mousefacelift.shards.manifest import STAGES, read_manifest
+from mousefacelift.stages.ablation import applicable, variant
+from mousefacelift.stages.sample import check_views
+
+# Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
+MEMORY_MB = {"tiny": 4000, "small": 16000, "base": 32000}
+# The keys of `center` that the empty arena depends on: a changed stride does not estimate it again.
+BACKGROUND_KEYS = {"masks", "background", "timing", "on_bad_frame"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run of the workflow.
+
+    captures: by name. chunks: each capture's chunks by name, "0000" first. split_of: the split of each capture where
+    whole captures or animals go to one split; empty where blocks in time do.
+    """
+
+    config: Config
+    captures: Mapping[str, Capture]
+    chunks: Mapping[str, Sequence[str]]
+    split_of: Mapping[str, str]
+
+    @classmethod
+    def of(cls, values: object) -> "Plan":
+        """The plan for a configuration as YAML holds it.
+
+        Raises UserError for whatever would stop every target: an unknown key, a captures table or a recording that is
+        wrong, a calibration that does not fit the videos, a file that is missing.
+        """
+        config = validate(Config, values, "configuration")
+        silhouettes = method(config.center.masks)
+        captures = read_captures(captures_table(config.captures))
+        for name in captures:
+            silhouettes.check(name, config.center)
+        chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
+        for capture in captures.values():
+            read_capture_rig(capture)
+        split_of = capture_splits({name: capture.animal for name, capture in captures.items()}, config.sample)
+        if config.train.init and not Path(config.train.init).is_file():
+            raise UserError(f"train.init: {config.train.init}: no such file")
+        return cls(config, captures, chunks, split_of)
+
+    @property
+    def results(self) -> str:
+        """The folder for everything the workflow writes."""
+        return self.config.results.rstrip("/")
+
+    @property
+    def manifest(self) -> str:
+        """The manifest of the shards that are trained and evaluated on."""
+        return self.config.train.manifest or self.own_manifest
+
+    @property
+    def own_manifest(self) -> str:
+        """The manifest of the shards that the workflow writes."""
+        return f"{self.results}/shard/manifest.json"
+
+    # Settings: in a rule's params, so that a changed setting re-runs the rule and what follows.
+
+    def settings(self, stage: str) -> str:
+        """A stage's section as JSON."""
+        return section_json(getattr(self.config, stage))
+
+    def background_settings(self) -> str:
+        """The keys of `center` that the empty arena depends on, as JSON."""
+        return json.dumps(self.config.center.model_dump(mode="json", include=BACKGROUND_KEYS), sort_keys=True)
+
+    def data_settings(self) -> str:
+        """The sections that the shards depend on, as JSON, for their manifest to record."""
+        return json.dumps(self.config.model_dump(mode="json", include=set(STAGES)), sort_keys=True)
+
+    def variant_settings(self, name: str) -> str:
+        """The section `train` with a variant's change, as JSON."""
+        return section_json(variant(self.config.train, name))
+
+    def row(self, capture: str) -> str:
+        """A capture's row of the table as JSON: a changed row re-runs what depends on it, another capture's does not."""
+        return capture_json(self.captures[capture])
+
+    # Files, by capture, chunk and variant.
+
+    def per_capture(self, pattern: str) -> list[str]:
+        """The pattern for every capture."""
+        return [pattern.format(results=self.results, capture=capture) for capture in self.captures]
+
+    def per_chunk(self, pattern: str, **names: str) -> list[str]:
+        """The pattern for every chunk of every capture; `names` fill in its other fields."""
+        return [
+            pattern.format(results=self.results, capture=capture, chunk=chunk, **names)
+            for capture, chunks in self.chunks.items()
+            for chunk in chunks
+        ]
+
+    def per_split(self, pattern: str) -> list[str]:
+        """The pattern for every chunk of every capture, once per split."""
+        return [path for split in SPLITS for path in self.per_chunk(pattern, split=split)]
+
+    def per_variant(self, patterns: Sequence[str]) -> list[str]:
+        """The patterns for every variant of the ablation that changes something."""
+        return [pattern.format(variant=name) for name in applicable(self.config.train) for pattern in patterns]
+
+    def videos(self, capture: str) -> tuple[Path, ...]:
+        """A capture's videos."""
+        return self.captures[capture].videos
+
+    def calibration(self, capture: str) -> Path | tuple[Path, ...]:
+        """A capture's calibration, one file or one per camera."""
+        return self.captures[capture].calibration
+
+    def recording(self, capture: str) -> dict[str, object]:
+        """What silhouettes are made from: the videos, and what the method of center.masks needs beside them."""
+        files = method(self.config.center.masks).files(self.captures[capture], self.config.center)
+        arena = self._arena(capture)
+        return {"videos": self.videos(capture), **files, **({"background": arena} if arena else {})}
+
+    def _arena(self, capture: str) -> str | None:
+        """The file of the empty arena, if the method of center.masks needs one."""
+        needed = method(self.config.center.masks).needs_arena
+        return f"{self.results}/center/{capture}/background.h5" if needed else None
+
+    def center_chunks(self, capture: str) -> list[str]:
+        """What `center` writes for a capture."""
+        return [f"{self.results}/center/{capture}/{chunk}.h5" for chunk in self.chunks[capture]]
+
+    # Inputs that come with a check: a mistake stops the targets that need them, and no others.
+
+    def normalized_cameras(self, capture: str) -> str:
+        """The cameras that `normalize` writes. Raises UserError if the rig has fewer of them than sample.views."""
+        check_views(capture, self.captures[capture].cameras, self.config.sample.views)
+        return f"{self.results}/normalize/{capture}/cameras.h5"
+
+    def trained_manifest(self) -> str | list[str]:
+        """The manifest to train on. Raises UserError if no view of its samples would be held out."""
+        views, inputs = self.config.sample.views, self.config.train.num_input_views
+        if self.config.train.manifest:
+            return self._given_manifest(self.config.train.manifest, "train")
+        if inputs >= views:
+            raise UserError(
+                f"train.num_input_views is {inputs}, but samples have {views} views (sample.views): none would be held "
+                f"out; use {views - 1}"
+            )
+        return self.own_manifest
+
+    def evaluated_manifest(self) -> str | list[str]:
+        """The manifest to evaluate on. Raises UserError if the split has no samples: known before training, not after."""
+        split = self.config.evaluate.split
+        if self.config.train.manifest:
+            return self._given_manifest(self.config.train.manifest, split)
+        if not getattr(self.config.sample.fractions, split):
+            raise UserError(f"evaluate.split is {split}, but sample.fractions gives it nothing")
+        return self.own_manifest
+
+    @staticmethod
+    def _given_manifest(manifest: str, split: str) -> str | list[str]:
+        """train.manifest as an input; none if it is on the web, where Snakemake sees no files."""
+        try:
+            data = read_manifest(manifest)
+        except UserError as error:
+            raise UserError(f"train.manifest: {error}") from None
+        if not data.split(split):
+            raise UserError(f"train.manifest: {manifest} lists no {split} samples")
+        return [] if data.url else manifest
+
+    def initial_weights(self) -> str | list[str]:
+        """train.init as an input, if it is set. Raises UserError if its tensors are not those of train.preset."""
+        if not self.config.train.init:
+            return []
+        # It imports torch, which takes seconds and which no other rule needs.
+        from mousefacelift.models.weights import check_weights
+
+        try:
+            check_weights(Path(self.config.train.init), self.config.train.preset)
+        except UserError as error:
+            raise UserError(f"train.init: {error}") from None
+        return self.config.train.init
+
+    # Options of the commands.
+
+    def background_option(self, capture: str) -> list[str]:
+        """What tells a command where the empty arena is, if the method of center.masks needs one."""
+        arena = self._arena(capture)
+        return ["--background", arena] if arena else []
+
+    def split_option(self, capture: str) -> list[str]:
+        """What tells `sample` the capture's split, if whole captures or animals go to one split."""
+        return ["--split", self.split_of[capture]] if capture in self.split_of else []
+
+    def need_options(self) -> list[str]:
+        """What tells `manifest` which splits must have samples."""
+        return [f"--need={split}" for split in SPLITS if getattr(self.config.sample.fractions, split)]
+
+    def launcher(self) -> str:
+        """What starts training's processes on several machines; on one machine training starts them itself."""
+        train = self.config.train
+        if train.nodes == 1:
+            return ""
+        return (
+            f"srun --nodes={train.nodes} --ntasks={train.processes} --ntasks-per-node={train.devices}"
+            " --kill-on-bad-exit=1 "
+        )
+
+    # Resources.
+
+    @property
+    def evaluate_mem_mb(self) -> int:
+        """Memory of a job that runs the model in one process."""
+        return MEMORY_MB[self.config.train.preset]
+
+    @property
+    def evaluate_gpus(self) -> int:
+        """GPUs of a job that runs the model in one process."""
+        return min(self.config.train.gpus, 1)
+
+    @property
+    def train_mem_mb(self) -> int:
+        """Memory per machine of a training run."""
+        return self.evaluate_mem_mb * self.config.train.devices
+
+    @property
+    def train_gpus(self) -> int:
+        """GPUs of a training run, of all machines together."""
+        return self.config.train.gpus * self.config.train.nodes
+
+    @property
+    def train_nodes(self) -> dict[str, str | int]:
+        """The resources that a Slurm job on several machines needs: a task per GPU, started by our own srun."""
+        train = self.config.train
+        if train.nodes == 1:
+            return {}
+        return {"mpi": "srun", "nodes": train.nodes, "tasks": train.processes, "tasks_per_gpu": 1}
+
+
+def _chunks(capture: Capture, settings: Center) -> list[str]:
+    """The names of a capture's chunks. Raises UserError if its recordings do not fit together."""
+    return [f"{number:04d}" for number in range(len(chunk_ranges(capture_frames(capture, settings), settings)))]
