@@ -109,6 +109,14 @@ class StageFile:
         """The same of a part of the frames, by any index of numpy's along the first axis."""
         return replace(self, **{each.name: getattr(self, each.name)[frames] for each in self._datasets()})
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The frames of several files in one, with the first file's attributes."""
+        joined: dict[str, Any] = {
+            each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in cls._datasets()
+        }
+        return replace(parts[0], **joined)
+
     def check_cameras(self, path: Path, cameras: Sequence[str], of: object) -> None:
         """Raise UserError if the file, at `path`, has other cameras, or in another order, than `of` has."""
         if self.cameras != tuple(cameras):
