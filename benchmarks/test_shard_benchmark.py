@@ -10,12 +10,12 @@ from statistics import median
 
 import pytest
 
+from mousefacelift.artifacts.samples import Samples
 from mousefacelift.config.center import Center
 from mousefacelift.config.config import Config
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.config.shard import Shard
 from mousefacelift.stages.center import center
-from mousefacelift.stages.sample import read_samples
 from mousefacelift.stages.shard import shard
 from support.rodent import demo_capture, run_stages
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_shard_writes_a_hundred_frame_views_per_cpu_second(run, tmp_path, threads):
-    views = 6 * len(read_samples(run.folder / "samples.tsv"))
+    views = 6 * len(Samples.read(run.folder / "samples.tsv").rows)
     chunk = run.folder / "center" / run.capture.name / "0000.h5"
     outputs = {split: (tmp_path / f"{split}.tar", tmp_path / f"{split}.h5") for split in SPLITS}
     stages = {

@@ -8,17 +8,16 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.config.center import Center
+from mousefacelift.geometry.agreement import surrounding_polygon
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
 from mousefacelift.rigs.registry import write_rig
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.cameras import cameras, surrounding_polygon
+from mousefacelift.stages.cameras import cameras
 from mousefacelift.stages.center import center
 from support.rodent import demo_capture, ground_truth, project_raw
 
@@ -93,19 +92,6 @@ def test_a_tail_that_leaves_the_frame_is_a_small_share_of_the_mouse(demo_run):
     assert (outside > 0.02).any(), "no tail leaves the frame"
     assert data["cut"][outside == 0].max() < 0.006  # a hull is a little larger than its mouse
     assert data["cut"].max() < 0.02
-
-
-@given(st.integers(0, 10_000), st.integers(3, 40))
-def test_the_polygon_around_a_silhouette_holds_all_of_it_and_touches_its_outermost_points(seed, count):
-    points = np.random.default_rng(seed).uniform(100, 900, (count, 2))
-    angle = np.arange(32) * 2 * np.pi / 32
-    direction = np.stack([np.cos(angle), np.sin(angle)])
-    support = points[np.argmax(points @ direction, axis=0)]
-    polygon = surrounding_polygon(support)
-    edge = np.roll(polygon, -1, axis=0) - polygon
-    beside = points[:, None] - polygon
-    assert (edge[:, 0] * beside[..., 1] - edge[:, 1] * beside[..., 0] >= -1e-6 * 900**2).all()
-    np.testing.assert_allclose((polygon @ direction).max(axis=0), (points @ direction).max(axis=0), atol=1e-9)
 
 
 def test_not_a_pixel_of_a_silhouette_lies_outside_its_polygon(demo_run):

@@ -6,8 +6,6 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
@@ -16,12 +14,12 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
 from mousefacelift.config.normalize import UP_AXES as AXES
 from mousefacelift.config.normalize import Normalize
+from mousefacelift.geometry.agreement import surrounding_polygon
 from mousefacelift.geometry.camera import Camera
 from mousefacelift.geometry.up import axis_vector
 from mousefacelift.geometry.views import look_at
 from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
-from mousefacelift.stages.cameras import surrounding_polygon
-from mousefacelift.stages.normalize import fit_zoom, measure_fit, normalize, place_cameras, smoothed
+from mousefacelift.stages.normalize import normalize
 from support.rodent import ground_truth, project_raw
 
 FOCAL = 548.9937744
@@ -170,18 +168,6 @@ def test_a_view_fits_when_its_whole_silhouette_is_inside_the_image(demo_run, tmp
     assert world["views_that_fit"] == pytest.approx(inside.mean())
 
 
-@pytest.mark.parametrize(("margin", "quantile"), [(0.05, 0.9), (0.2, 0.9), (0.05, 1.0), (0.0, 0.5)])
-def test_the_fitted_zoom_is_the_largest_that_holds_the_wanted_fraction(margin, quantile):
-    outline = np.random.default_rng(0).uniform(-0.2, 0.2, (40, 32, 2)) * np.linspace(0.3, 1, 40)[:, None, None]
-    zoom = fit_zoom(outline, 512, FOCAL, margin, quantile)
-
-    def held(factor):
-        return (np.abs(outline).max(axis=(1, 2)) * FOCAL * factor <= (0.5 - margin) * 512 + 1e-9).mean()
-
-    assert held(zoom) >= quantile
-    assert held(zoom * 1.0001) < max(quantile, held(zoom))
-
-
 def changed(run, folder, change):
     shutil.copy(run.folder / "subject.h5", folder / "changed.h5")
     with h5py.File(folder / "changed.h5", "r+") as file:
@@ -272,18 +258,6 @@ def test_an_up_axis_that_puts_all_cameras_below_the_mouse_is_refused(demo_run, t
     assert max(world["elevation_deg"].values()) < 0
 
 
-def test_an_average_over_time_is_a_gaussians_and_none_is_none():
-    random = np.random.default_rng(0)
-    time = np.sort(random.uniform(0, 5, 60))
-    positions = random.normal(size=(60, 3))
-    assert smoothed(positions, time, 0.0) is positions
-    weight = np.exp(-0.5 * ((time[:, None] - time) / 0.2) ** 2)
-    np.testing.assert_allclose(
-        smoothed(positions, time, 0.2), weight @ positions / weight.sum(axis=1)[:, None], atol=2e-3
-    )
-    np.testing.assert_allclose(smoothed(np.ones((60, 3)), time, 0.5), 1)
-
-
 def test_a_smoothed_centre_is_the_views_centre_too_and_stays_exact(demo_run, demo, tmp_path):
     data, _ = redo(demo_run, tmp_path, zoom="fit", smooth_s=1.0)
     moved = np.linalg.norm(data["world_from_mm"][..., 3] - demo["world_from_mm"][..., 3], axis=1)
@@ -362,28 +336,6 @@ def test_canonical_with_a_zoom_is_refused():
         Normalize(distance="canonical", zoom="fit")
 
 
-@given(st.integers(0, 10_000), st.sampled_from(["exact", "focal", "canonical"]), st.sampled_from(["capture", "sample"]))
-def test_what_normalize_did_can_be_undone(seed, distance, scale):
-    random = np.random.default_rng(seed)
-    frames, views = 3, 4
-    subject = random.uniform(-300, 300, (frames, 3))
-    R_world = Rotation.random(random_state=seed).as_matrix()
-    angle = random.uniform(0, 2 * np.pi, views)
-    centers = np.c_[400 * np.cos(angle), 400 * np.sin(angle), random.uniform(50, 300, views)] @ R_world
-    offsets = (centers - subject[:, None]) @ R_world.T
-    lengths = random.uniform(50, 90, frames)
-    placed = place_cameras(offsets, lengths, 500.0, Normalize(distance=distance, scale=scale))
-    back = placed.position / placed.world_units_per_mm[:, None, None]
-    away = np.linalg.norm(offsets, axis=-1)
-    if distance == "canonical":  # the distance is what was given up; the focal length of the image holds it
-        back = back / np.linalg.norm(back, axis=-1, keepdims=True)
-        back *= (placed.image_focal / placed.focal * 2.7 / placed.world_units_per_mm[:, None])[..., None]
-    np.testing.assert_allclose(back @ R_world + subject[:, None], np.broadcast_to(centers, back.shape), atol=1e-9)
-    apparent = placed.image_focal / away
-    if distance != "exact":
-        np.testing.assert_allclose(apparent, apparent[:, :1] * np.ones(views))
-
-
 def test_points_go_to_the_sample_and_back(demo):
     random = np.random.default_rng(0)
     for matrix in demo["world_from_mm"]:
@@ -409,17 +361,6 @@ def test_fill_and_offset_are_those_of_the_alpha_channel(demo_run, demo):
     np.testing.assert_allclose(fills, 1, atol=0.04)
     assert np.mean(fills) == pytest.approx(1, abs=0.01)
     assert np.max(offsets) < 25
-
-
-def test_what_lies_beyond_the_image_is_counted():
-    corner = np.array([[[[400.0, 100], [600, 100], [600, 300], [400, 300]]]])
-    fit = measure_fit(corner, corner, np.array([[20_000]]), np.array([[[500.0, 200]]]), 512)
-    assert not fit["fits"].any()
-    assert fit["clipped_px"] == pytest.approx(20_000 * 88 / 200)
-    assert fit["fill"] == pytest.approx(20_000 * 112 / 200 / 512**2)
-    assert fit["offset_px"] == pytest.approx(np.hypot(244, 56))
-    inside = measure_fit(corner - [100, 0], corner, np.array([[20_000]]), np.array([[[np.nan, 1]]]), 512)
-    assert inside["fits"].all() and inside["clipped_px"] == 0
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mousefacelift.artifacts.center import Flag
+from mousefacelift.artifacts.poses import Poses
+from mousefacelift.artifacts.samples import Samples
+from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.config import Config
-from mousefacelift.config.sample import Sample, SplitFractions
+from mousefacelift.config.sample import SPLITS, Sample, SplitFractions
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import inverse_rigid
-from mousefacelift.stages.sample import SPLITS, check_views, read_samples, rejections, sample, view_checks
+from mousefacelift.stages.sample import check_views, rejections, sample, view_checks
 from mousefacelift.stages.shard import shard
 from support.balls import level_cameras
 
@@ -34,28 +37,39 @@ def run(
     """sample() on a synthetic capture; gives the rows of samples.tsv and rejected.tsv. lost: frames without a centre."""
     index, views = np.arange(frames), len(names)
     known = np.setdiff1d(index, lost)
-    with h5py.File(folder / "cameras.h5", "w") as file:
-        file.attrs.update(capture="day1", cameras=names)
-        file["frame"] = known
-        file["flags"] = (np.zeros((frames, views), np.uint8) if flags is None else flags)[known]
-        file["fits"] = (np.ones((frames, views), bool) if fits is None else fits)[known]
-        file["residual_px"] = np.ones((len(known), views))
-        file["w2c"] = level_cameras(frames, azimuths[:views], jitter=5)[known]
-        file["world_from_mm"] = np.tile(np.diag([0.01, 0.01, 0.01, 1]), (len(known), 1, 1))
-    with h5py.File(folder / "subject.h5", "w") as file:
-        file["frame"], file["time_s"], file["chunk"] = index, index / fps, index // chunk_frames
-        file["hull_iou"] = np.full((frames, views), 0.9) if iou is None else iou
-        file["cut"] = np.full((frames, views), np.nan) if cut is None else cut
-        file["lengths_mm"], file["volume_mm3"] = np.tile([80.0, 40, 30], (frames, 1)), np.full(frames, 4e4)
-        axis = np.tile([1.0, 0, 0], (frames, 1))
-        axis[list(rearing)] = [0, 0, 1]
-        file["axis"] = axis
+    axis = np.tile([1.0, 0, 0], (frames, 1))
+    axis[list(rearing)] = [0, 0, 1]
+    center_mm = np.zeros((frames, 3))
+    center_mm[list(lost)] = np.nan
+    subject = Subject(
+        capture="day1", cameras=tuple(names), frame=index, time_s=index / fps, chunk=index // chunk_frames,
+        flags=np.zeros((frames, views), np.uint8) if flags is None else flags,
+        residual_px=np.where(np.isin(index, known)[:, None], np.ones(views), np.nan),
+        area_px=np.full((frames, views), 5000), sharpness=np.ones((frames, views)), center_mm=center_mm,
+        triangulated_mm=center_mm, volume_mm3=np.full(frames, 4e4), lengths_mm=np.tile([80.0, 40, 30], (frames, 1)),
+        axis=axis, hull_iou=np.full((frames, views), 0.9) if iou is None else iou,
+        cut=np.full((frames, views), np.nan) if cut is None else cut, center_rays=np.zeros((frames, views, 3)),
+        outline_px=np.zeros((frames, views, 4, 2)), outline_rays=np.zeros((frames, views, 4, 3)),
+        surface_mm=np.zeros((frames, 1, 3), np.float32), thin_mm=np.zeros((frames, 1, 4), np.float32),
+    )  # fmt: skip
+    subject.write(folder / "subject.h5")
+    of_views, located = np.ones((len(known), views)), subject.at(known)
+    Poses(
+        capture="day1", cameras=tuple(names), image_size=512, distance_policy="exact", frame=located.frame,
+        time_s=located.time_s, chunk=located.chunk, flags=located.flags, residual_px=located.residual_px,
+        w2c=level_cameras(frames, azimuths[:views], jitter=5)[known], fxfycxcy=np.ones((len(known), views, 4)),
+        image_fxfycxcy=np.ones((len(known), views, 4)), R_view=np.tile(np.eye(3), (len(known), views, 1, 1)),
+        world_from_mm=np.tile(np.diag([0.01, 0.01, 0.01, 1]), (len(known), 1, 1)),
+        world_units_per_mm=np.full(len(known), 0.01), distance=2.7 * of_views, reprojection_px=np.zeros((len(known), 3)),
+        fits=(np.ones((frames, views), bool) if fits is None else fits)[known], fill=0.2 * of_views,
+        clipped_px=0 * of_views, offset_px=of_views,
+    ).write(folder / "cameras.h5")  # fmt: skip
     sample(folder / "cameras.h5", folder / "subject.h5", folder, settings or Sample(), split)
     return tables(folder)
 
 
 def tables(folder):
-    return read_samples(folder / "samples.tsv"), table(folder / "rejected.tsv")
+    return table(folder / "samples.tsv"), table(folder / "rejected.tsv")
 
 
 def table(path):
@@ -115,7 +129,7 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
     assume(good)
     folder = tmp_path_factory.mktemp("sample")
     try:
-        with patch("mousefacelift.stages.sample._plot"):  # half of the time
+        with patch("mousefacelift.stages.sample.plot_sampling"):  # half of the time
             rows, rejected = run(folder, frames, flags=flags, fits=fits, lost=lost, cut=cut, settings=settings)
     except UserError as error:
         assert "lower sample.gap_s" in str(error)
@@ -389,11 +403,11 @@ def test_files_of_two_runs_that_do_not_fit_are_named(tmp_path):
 
 def test_a_table_that_is_none_of_samples_is_named(tmp_path):
     with pytest.raises(UserError, match=r"samples\.tsv: no such file; it is written by `mousefacelift sample`"):
-        read_samples(tmp_path / "samples.tsv")
+        Samples.read(tmp_path / "samples.tsv")
     for content in ("", "key\tframe\na\t1\n"):
         (tmp_path / "samples.tsv").write_text(content)
         with pytest.raises(UserError, match=r"samples\.tsv: expected the columns key, capture, frame"):
-            read_samples(tmp_path / "samples.tsv")
+            Samples.read(tmp_path / "samples.tsv")
 
 
 @pytest.mark.parametrize("cell", [(2, "x"), (4, "-1"), (5, "holdout")])
@@ -404,7 +418,7 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, cell):
     cells[cell[0]] = cell[1]
     (tmp_path / "samples.tsv").write_text("\n".join([*lines[:3], "\t".join(cells), *lines[4:]]))
     with pytest.raises(UserError, match="line 4: not a row"):
-        read_samples(tmp_path / "samples.tsv")
+        Samples.read(tmp_path / "samples.tsv")
 
 
 def test_a_view_that_does_not_locate_the_mouse_rejects_its_frame():

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from mousefacelift.config.config import Config
+from mousefacelift.config.sample import SPLITS
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.video import read_frames
@@ -17,7 +18,7 @@ from mousefacelift.shards.manifest import write_manifest
 from mousefacelift.stages.cameras import cameras
 from mousefacelift.stages.center import center
 from mousefacelift.stages.normalize import normalize
-from mousefacelift.stages.sample import SPLITS, sample
+from mousefacelift.stages.sample import sample
 from mousefacelift.stages.shard import shard
 from support.paths import DEMO
 

@@ -1,109 +1,205 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from itertools import combinations, starmap
+from dataclasses import dataclass, fields
+from itertools import starmap
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift import STAGE_VERSIONS
-from mousefacelift.artifacts.center import Flag
+from mousefacelift.artifacts.center import CenteredChunk, ChunkMeasures, Flag
+from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic, open_h5, write_json
+from mousefacelift.base.files import write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.cameras import Cameras
-from mousefacelift.geometry.camera import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.geometry.agreement import (
+    agreeing_cameras,
+    camera_medians,
+    locate,
+    oversized,
+    surrounding_polygon,
+    usable_silhouettes,
+)
+from mousefacelift.geometry.camera import Array, Rig, pixel_rays
 from mousefacelift.geometry.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
-from mousefacelift.geometry.selection import evenly_spaced
+from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
 from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.reports import plot_agreement, print_agreement
 
-# The time of the cameras is judged on so many stretches of so many candidate frames: enough, and soon done.
+# Synchrony is judged on this many stretches of this many candidate frames. More frames take time and change nothing.
 STRETCHES, STRETCH_FRAMES = 10, 400
 # From a mouse pup to a large rat with its tail.
 SMALLEST_MM, LARGEST_MM = 10.0, 600.0
-# The hull of the other cameras is made for so many frames.
+# Frames for which the hull of the other cameras is made, too.
 LEAVE_ONE_OUT_FRAMES = 100
 
 
-def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
-    """Write rig.json, subject.h5, qc.json and qc.png to a folder, from a capture's calibration and its centred chunks.
+@dataclass(frozen=True)
+class Places:
+    """Where N frames' silhouettes place the mouse, by their centres of mass alone.
 
-    subject.h5: frame [N], time_s [N], chunk [N]; center_mm [N, 3] the visual hull's centroid (NaN without enough
-    silhouettes); triangulated_mm [N, 3] from the silhouettes' centres of mass alone, where the hull is looked for, and
-    residual_px [N, V] how far these lie from it in the raw frame; outline_px [N, V, S, 2] corners of a polygon around each
-    silhouette; unit rays in the camera frame through them, outline_rays [N, V, S, 3], and through the silhouettes' centres of
-    mass, center_rays [N, V, 3]; flags (those of center, and LARGE) and area_px; of the hull, see hull.Hull, volume_mm3 [N],
-    lengths_mm [N, 3], axis [N, 3], hull_iou and cut [N, V], surface_mm [N, K, 3] and thin_mm [N, K, 4], the last two in
-    float32 with NaN behind the last point.
+    found: [N, V] whether there is a silhouette. rays: [N, V, 3] through its centre of mass, in the calibration's world.
+    use: [N, V] whether it is triangulated from. triangulated_mm [N, 3], residual_px [N, V]: see `agreement.locate`.
+    """
+
+    found: NDArray[np.bool_]
+    rays: Array
+    use: NDArray[np.bool_]
+    triangulated_mm: Array
+    residual_px: Array
+
+
+@dataclass(frozen=True)
+class Hulls:
+    """N frames' visual hulls in V cameras, as subject.h5 holds them.
+
+    Beyond that, centroid_mm: [N, 3]; iou_others, iou_without: [N, V], of some frames alone (see `hull.Hull`).
+    """
+
+    volume_mm3: Array
+    centroid_mm: Array
+    lengths_mm: Array
+    axis: Array
+    hull_iou: Array
+    cut: Array
+    iou_others: Array
+    iou_without: Array
+    surface_mm: NDArray[np.float32]
+    thin_mm: NDArray[np.float32]
+
+    @classmethod
+    def unknown(cls, frames: int, views: int) -> Self:
+        """Of frames without a hull."""
+        return cls(
+            volume_mm3=np.zeros(frames),
+            centroid_mm=np.full((frames, 3), np.nan),
+            lengths_mm=np.full((frames, 3), np.nan),
+            axis=np.full((frames, 3), np.nan),
+            hull_iou=np.full((frames, views), np.nan),
+            cut=np.full((frames, views), np.nan),
+            iou_others=np.full((frames, views), np.nan),
+            iou_without=np.full((frames, views), np.nan),
+            surface_mm=np.full((frames, SURFACE_POINTS, 3), np.nan, np.float32),
+            thin_mm=np.full((frames, THIN_POINTS, 4), np.nan, np.float32),
+        )
+
+    @classmethod
+    def joined(cls, parts: list[Self]) -> Self:
+        """Those of all chunks."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
+
+
+def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
+    """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
 
     Raises UserError if a calibration is damaged, a camera contradicts the others in place, or in time.
     """
-    data = _read_chunks(chunks)
+    parts = _read_chunks(capture, chunks)
     rig = read_capture_rig(capture)
+    measures = ChunkMeasures.joined(parts)
 
-    found = (data["flags"] & Flag.EMPTY) == 0
-    rays = np.stack([pixel_rays(data["center_px"][:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
-    use = found & np.isfinite(rays).all(axis=-1)
-    # A silhouette cut off by the frame's edge has its centre of mass in the wrong place: use it only if there are too few.
-    whole = use & ((data["flags"] & Flag.CLIPPED) == 0)
-    enough = whole.sum(axis=1, keepdims=True) >= settings.min_views
-    use = (whole & enough) | (use & ~enough)
-    triangulated_mm, residual_px = locate(rig, data["center_px"], rays, use, settings.min_views)
-    _check_agreement(capture, rig, data["center_px"], rays, use, residual_px, settings)
-    data["flags"] |= np.where(
-        oversized(rig, triangulated_mm, data["area_px"], settings.max_area_ratio), Flag.LARGE, 0
-    ).astype(data["flags"].dtype)
-    outline_px = surrounding_polygon(data["support_px"])
+    places = _locate(rig, measures, settings)
+    _check_agreement(capture, rig, measures, places, settings)
+    large = oversized(rig, places.triangulated_mm, measures.area_px, settings.max_area_ratio)
+    flags = measures.flags | np.where(large, Flag.LARGE, 0).astype(measures.flags.dtype)
+
+    outline_px = surrounding_polygon(measures.support_px)
     outline_rays = np.stack([pixel_rays(outline_px[:, v], camera) for v, camera in enumerate(rig)], axis=1)
-    radius_mm = outline_radius(rig, triangulated_mm, outline_rays)
+    radius_mm = outline_radius(rig, places.triangulated_mm, outline_rays)
     _check_unit(capture, radius_mm)
-    hulls = _hulls(chunks, rig, triangulated_mm, radius_mm, found, settings, threads)
-    # The hull's centroid is nearer to the mouse's: on the demo 0.65 mm from it (median), the triangulated centre 1.2 mm.
-    center_mm = np.where(np.isfinite(hulls["centroid_mm"]), hulls["centroid_mm"], triangulated_mm)
-    stretches = _stretches(len(data["frame"]))
-    tracks = data["center_px"][stretches], data["frame"][stretches], rig, use[stretches]
-    shifts = estimate_shifts(*tracks, settings.max_shift_search)
-    course = residual_over_time(*tracks, max_shift_frames=settings.max_shift_search)
-    report = _report(capture, data, residual_px, hulls, shifts, course)
-    _print(report)
-    problems = _problems(capture, report, settings)
-    # Of a failed job Snakemake deletes the outputs; what shows the reason must stay.
-    failed = output / "qc-failed.json", output / "qc-failed.png"
-    for path in failed:
-        path.unlink(missing_ok=True)
-    if problems:
-        write_json(failed[0], report)
-        _plot(failed[1], capture, data["time_s"], residual_px, hulls["hull_iou"])
-        raise UserError(f"capture {capture.name}: " + "\n  ".join([*problems, f"see {failed[1]} and {failed[0].name}"]))
+    hulls = _hulls(chunks, parts, rig, places, radius_mm, settings, threads)
 
+    shifts, course = _synchrony(rig, measures, places, settings)
+    report = _report(capture, flags, places.residual_px, hulls, shifts, course)
+    print_agreement(report)
+    _check_report(capture, report, measures.time_s, places.residual_px, hulls, output, settings)
+
+    subject = Subject(
+        capture=capture.name,
+        cameras=capture.cameras,
+        frame=measures.frame,
+        time_s=measures.time_s,
+        chunk=np.concatenate([np.full(len(part.frame), part.chunk) for part in parts]),
+        flags=flags,
+        residual_px=places.residual_px,
+        area_px=measures.area_px,
+        sharpness=measures.sharpness,
+        # The hull's centroid is nearer to the mouse's: on the demo 0.65 mm from it (median), the triangulated centre 1.2 mm.
+        center_mm=np.where(np.isfinite(hulls.centroid_mm), hulls.centroid_mm, places.triangulated_mm),
+        triangulated_mm=places.triangulated_mm,
+        center_rays=np.stack([places.rays[:, v] @ camera.R.T for v, camera in enumerate(rig)], axis=1),
+        outline_px=outline_px,
+        outline_rays=outline_rays,
+        volume_mm3=hulls.volume_mm3,
+        lengths_mm=hulls.lengths_mm,
+        axis=hulls.axis,
+        hull_iou=hulls.hull_iou,
+        cut=hulls.cut,
+        surface_mm=hulls.surface_mm,
+        thin_mm=hulls.thin_mm,
+    )
     write_json(output / "rig.json", rig_to_json(rig))
-    with atomic(output / "subject.h5") as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        file.attrs.update(
-            stage="cameras", version=STAGE_VERSIONS["cameras"], capture=capture.name, cameras=list(capture.cameras)
-        )
-        for name in ("frame", "time_s", "chunk", "flags", "area_px", "sharpness"):
-            file[name] = data[name]
-        file["center_mm"] = center_mm
-        file["triangulated_mm"] = triangulated_mm
-        file["residual_px"] = residual_px
-        file["center_rays"] = np.stack([rays[:, v] @ camera.R.T for v, camera in enumerate(rig)], axis=1)
-        file["outline_px"] = outline_px
-        file["outline_rays"] = outline_rays
-        for name in ("volume_mm3", "lengths_mm", "axis", "hull_iou", "cut", "surface_mm", "thin_mm"):
-            file[name] = hulls[name]
+    subject.write(output / "subject.h5")
     write_json(output / "qc.json", report)
-    _plot(output / "qc.png", capture, data["time_s"], residual_px, hulls["hull_iou"])
+    plot_agreement(
+        output / "qc.png", capture.name, capture.cameras, measures.time_s, places.residual_px, hulls.hull_iou
+    )
+
+
+def _read_chunks(capture: Capture, chunks: list[Path]) -> list[ChunkMeasures]:
+    """What `center` measured, chunk by chunk. Raises UserError if these are not the capture's chunks in their order."""
+    parts = []
+    for number, path in enumerate(chunks):
+        part = ChunkMeasures.read(path, capture.name)
+        part.check_cameras(path, capture.cameras, "the captures table")
+        part.check_chunk(path, number)
+        parts.append(part)
+    return parts
+
+
+def _locate(rig: Rig, measures: ChunkMeasures, settings: Cameras) -> Places:
+    found = (measures.flags & Flag.EMPTY) == 0
+    clipped = (measures.flags & Flag.CLIPPED) != 0
+    rays = np.stack([pixel_rays(measures.center_px[:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
+    use = usable_silhouettes(found, clipped, rays, settings.min_views)
+    return Places(found, rays, use, *locate(rig, measures.center_px, rays, use, settings.min_views))
+
+
+def _check_agreement(capture: Capture, rig: Rig, measures: ChunkMeasures, places: Places, settings: Cameras) -> None:
+    if np.isnan(places.residual_px).all():
+        raise UserError(
+            f"capture {capture.name}: no frame has a mouse in {settings.min_views} views (cameras.min_views): "
+            "look at the silhouettes and at the order of cameras and calibration files"
+        )
+    medians = camera_medians(places.residual_px)
+    if medians.max() <= settings.max_residual_px:
+        return
+    agrees = agreeing_cameras(rig, measures.center_px, places.rays, places.use, settings.max_residual_px)
+    names = [name for name, right in zip(capture.cameras, agrees, strict=True) if not right]
+    listed = ", ".join(
+        f"{name}: {'behind the camera or beyond its field' if np.isinf(value) else f'{value:.1f}'}"
+        for name, value in zip(capture.cameras, medians, strict=True)
+    )
+    contradiction = (
+        f"camera{'s' * (len(names) > 1)} {', '.join(names)} contradict{'s' * (len(names) == 1)} the others"
+        if 0 < len(names) <= len(rig) - 3
+        else "the cameras contradict each other"
+    )
+    raise UserError(
+        f"capture {capture.name}: {contradiction}: silhouettes' centres lie too far from where the cameras see the mouse. "
+        f"Check calibration and videos. Median residuals of all cameras together, px: {listed}; at most "
+        f"{settings.max_residual_px:g} are allowed (cameras.max_residual_px)"
+    )
 
 
 def _check_unit(capture: Capture, radius_mm: Array) -> None:
@@ -115,82 +211,34 @@ def _check_unit(capture: Capture, radius_mm: Array) -> None:
         )
 
 
-def _read_chunks(chunks: list[Path]) -> dict[str, np.ndarray]:
-    fields: dict[str, list[np.ndarray]] = {}
-    for number, path in enumerate(chunks):
-        with open_h5(path, "mousefacelift center") as file:
-            for name in ("frame", "time_s", "center_px", "area_px", "support_px", "flags", "sharpness"):
-                fields.setdefault(name, []).append(file[name][()])
-            fields.setdefault("chunk", []).append(np.full(len(file["frame"]), number))
-    return {name: np.concatenate(parts) for name, parts in fields.items()}
-
-
-def _stretches(count: int) -> NDArray[np.int64]:
-    """Indices of STRETCHES evenly spaced runs of STRETCH_FRAMES items; all where there are no more."""
-    if count <= STRETCHES * STRETCH_FRAMES:
-        return np.arange(count)
-    begins = np.linspace(0, count - STRETCH_FRAMES, STRETCHES).astype(int)
-    return (begins[:, None] + np.arange(STRETCH_FRAMES)).ravel()
-
-
-def surrounding_polygon(support_px: Array) -> Array:
-    """Corners [..., S, 2] of the polygon of tangents around a silhouette, from its outermost points [..., S, 2].
-
-    The outermost points are those in S directions at equal angles, as `center` finds them. Tangents of neighbouring
-    directions meet in a corner, so that the whole silhouette lies inside, also what stands out between two of the points.
-    """
-    count = support_px.shape[-2]
-    angle = np.arange(count) * 2 * np.pi / count
-    direction = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    along = np.stack([-np.sin(angle), np.cos(angle)], axis=-1)
-    reach = (support_px * direction).sum(axis=-1)
-    step = 2 * np.pi / count
-    to_corner = (np.roll(reach, -1, axis=-1) - reach * np.cos(step)) / np.sin(step)
-    return reach[..., None] * direction + to_corner[..., None] * along
-
-
-def oversized(rig: Rig, center_mm: Array, area_px: NDArray[np.int64], ratio: float) -> NDArray[np.bool_]:
-    """Which silhouettes [N, V] are implausibly large: another animal that touches the mouse, a hand, a wrong mask.
-
-    Their area in mm^2, at the mouse's distance, is more than `ratio` times the camera's median.
-    """
-    large = np.zeros(area_px.shape, bool)
-    for v, camera in enumerate(rig):
-        depth = center_mm @ camera.R[2] + camera.t[2]
-        area = np.where(area_px[:, v] > 0, area_px[:, v] * depth**2 / abs(np.linalg.det(camera.K)), np.nan)
-        if np.isfinite(area).any():
-            with np.errstate(invalid="ignore"):
-                large[:, v] = area > ratio * np.nanmedian(area)
-    return large
-
-
 def _hulls(
     chunks: list[Path],
+    parts: list[ChunkMeasures],
     rig: Rig,
-    center_mm: Array,
+    places: Places,
     radius_mm: Array,
-    found: NDArray[np.bool_],
     settings: Cameras,
     threads: int,
-) -> dict[str, Array]:
-    """What subject.h5 holds of the hulls, and their centroid_mm [N, 3]; of some frames iou_others, iou_without [N, V]."""
+) -> Hulls:
+    """The hulls of all frames. radius_mm: [N], how far the mouse reaches from its centre; NaN where no hull can be made."""
     known = np.flatnonzero(np.isfinite(radius_mm))
     leave_one_out = np.zeros(len(radius_mm), bool)
-    leave_one_out[known[evenly_spaced(len(known), LEAVE_ONE_OUT_FRAMES)]] = True
+    # `thinned`, not `evenly_spaced`: whether a frame is among them changes the last digits of its hull, which is stored.
+    leave_one_out[thinned(known, LEAVE_ONE_OUT_FRAMES)] = True
     jobs, begin = [], 0
-    for path in chunks:
-        with open_h5(path, "mousefacelift center") as file:
-            rows = slice(begin, begin := begin + len(file["frame"]))
-        jobs.append((path, rig, center_mm[rows], radius_mm[rows], found[rows], leave_one_out[rows], settings.voxel_mm))
+    for path, part in zip(chunks, parts, strict=True):
+        rows = slice(begin, begin := begin + len(part.frame))
+        each = (values[rows] for values in (places.triangulated_mm, radius_mm, places.found, leave_one_out))
+        jobs.append((path, rig, *each, settings.voxel_mm))
     done = track(len(jobs), "cameras: hulls of chunks")
-    parts = []
-    # Processes, because threads wait for each other here: two took as long as one.
+    hulls = []
+    # Processes, because threads wait for each other here: two threads took as long as one.
     workers = min(threads, len(jobs))
     with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        for part in pool.map(_hulls_of_chunk, *zip(*jobs, strict=True)) if pool else starmap(_hulls_of_chunk, jobs):
-            parts.append(part)
+        for made in pool.map(_hulls_of_chunk, *zip(*jobs, strict=True)) if pool else starmap(_hulls_of_chunk, jobs):
+            hulls.append(made)
             done()
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Hulls.joined(hulls)
 
 
 def _hulls_of_chunk(
@@ -201,41 +249,54 @@ def _hulls_of_chunk(
     found: NDArray[np.bool_],
     leave_one_out: NDArray[np.bool_],
     voxel_mm: float,
-) -> dict[str, Array]:
+) -> Hulls:
     cv2.setNumThreads(1)
-    count, views = found.shape
-    result = {"volume_mm3": np.zeros(count)}
-    result |= {name: np.full((count, 3), np.nan) for name in ("centroid_mm", "lengths_mm", "axis")}
-    result |= {name: np.full((count, views), np.nan) for name in ("hull_iou", "cut", "iou_others", "iou_without")}
-    result["surface_mm"] = np.full((count, SURFACE_POINTS, 3), np.nan, np.float32)
-    result["thin_mm"] = np.full((count, THIN_POINTS, 4), np.nan, np.float32)
-    with open_h5(path, "mousefacelift center") as file:
-        frame, window, stored = file["frame"][()], file["window"][()], file["crop_zstd"]
+    hulls = Hulls.unknown(*found.shape)
+    with CenteredChunk.open(path) as chunk:
         for n in np.flatnonzero(np.isfinite(radius_mm)):
+            stored = zip(chunk.crop_zstd[n], chunk.window[n], found[n], rig, strict=True)
             silhouettes = [
-                (decode_crop(crop, w[2:], f"{path}, frame {frame[n]}, camera {camera.name}")[..., 3], w)
+                (decode_crop(crop, w[2:], f"{path}, frame {chunk.frame[n]}, camera {camera.name}")[..., 3], w)
                 if there
                 else None
-                for crop, w, there, camera in zip(stored[n], window[n], found[n], rig, strict=True)
+                for crop, w, there, camera in stored
             ]
             hull = visual_hull(
                 silhouettes, rig, center_mm[n], float(radius_mm[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
             )
-            result["volume_mm3"][n], result["lengths_mm"][n] = hull.volume_mm3, hull.lengths_mm
-            result["centroid_mm"][n], result["axis"][n] = hull.centroid_mm, hull.axes[0]
-            result["hull_iou"][n], result["cut"][n] = hull.iou, hull.cut
-            result["surface_mm"][n, : len(hull.surface_mm)] = hull.surface_mm
-            result["thin_mm"][n, : len(hull.thin_mm)] = hull.thin_mm
+            hulls.volume_mm3[n], hulls.lengths_mm[n] = hull.volume_mm3, hull.lengths_mm
+            hulls.centroid_mm[n], hulls.axis[n] = hull.centroid_mm, hull.axes[0]
+            hulls.hull_iou[n], hulls.cut[n] = hull.iou, hull.cut
+            hulls.surface_mm[n, : len(hull.surface_mm)] = hull.surface_mm
+            hulls.thin_mm[n, : len(hull.thin_mm)] = hull.thin_mm
             if hull.iou_others is not None and hull.iou_without is not None:
-                result["iou_others"][n], result["iou_without"][n] = hull.iou_others, hull.iou_without
-    return result
+                hulls.iou_others[n], hulls.iou_without[n] = hull.iou_others, hull.iou_without
+    return hulls
+
+
+def _synchrony(
+    rig: Rig, measures: ChunkMeasures, places: Places, settings: Cameras
+) -> tuple[tuple[Shift, ...], OverTime]:
+    """How late each camera is, and how its residual changes over the capture."""
+    some = _stretches(len(measures.frame))
+    tracks = measures.center_px[some], measures.frame[some], rig, places.use[some]
+    shifts = estimate_shifts(*tracks, settings.max_shift_search)
+    return shifts, residual_over_time(*tracks, max_shift_frames=settings.max_shift_search)
+
+
+def _stretches(count: int) -> NDArray[np.int64]:
+    """Indices of STRETCHES evenly spaced runs of STRETCH_FRAMES items; all where there are no more."""
+    if count <= STRETCHES * STRETCH_FRAMES:
+        return np.arange(count)
+    begins = np.linspace(0, count - STRETCH_FRAMES, STRETCHES).astype(int)
+    return (begins[:, None] + np.arange(STRETCH_FRAMES)).ravel()
 
 
 def _report(
     capture: Capture,
-    data: dict[str, np.ndarray],
+    flags: NDArray[np.uint8],
     residual_px: Array,
-    hulls: dict[str, Array],
+    hulls: Hulls,
     shifts: tuple[Shift, ...],
     course: OverTime,
 ) -> dict[str, Any]:
@@ -252,15 +313,14 @@ def _report(
 
     rows = []
     for v, (name, shift) in enumerate(zip(capture.cameras, shifts, strict=True)):
-        flags = data["flags"][:, v]
         rows.append(
             {
                 "camera": name,
-                "frames_with": {flag.name.lower(): int(((flags & flag) > 0).sum()) for flag in Flag if flag.name},
+                "frames_with": {flag.name.lower(): int(((flags[:, v] & flag) > 0).sum()) for flag in Flag if flag.name},
                 "residual_px": {"median": quantile(residual_px[:, v], 0.5), "p95": quantile(residual_px[:, v], 0.95)},
-                "hull_iou": mean(hulls["hull_iou"][:, v]),
-                "hull_of_others_iou": mean(hulls["iou_others"][:, v]),
-                "others_iou_without_it": mean(hulls["iou_without"][:, v]),
+                "hull_iou": mean(hulls.hull_iou[:, v]),
+                "hull_of_others_iou": mean(hulls.iou_others[:, v]),
+                "others_iou_without_it": mean(hulls.iou_without[:, v]),
                 "late_frames": number(shift.shift_frames),
                 "late_uncertainty_frames": number(shift.uncertainty_frames),
                 "late": shift.significant,
@@ -274,41 +334,12 @@ def _report(
         )
     return {
         "capture": capture.name,
-        "frames": len(data["frame"]),
-        "frames_located": int(np.isfinite(hulls["axis"][:, 0]).sum()),
-        "hull_volume_mm3": quantile(hulls["volume_mm3"][hulls["volume_mm3"] > 0], 0.5),
+        "frames": len(flags),
+        "frames_located": int(np.isfinite(hulls.axis[:, 0]).sum()),
+        "hull_volume_mm3": quantile(hulls.volume_mm3[hulls.volume_mm3 > 0], 0.5),
         "time_bins": [number(frame) for frame in course.edge],
         "cameras": rows,
     }
-
-
-def _print(report: dict[str, Any]) -> None:
-    """The report as a table on stderr, which is the job's log."""
-    from rich.console import Console
-    from rich.table import Table
-
-    def text(value: float | None, digits: int = 1) -> str:
-        return "unknown" if value is None else f"{value:.{digits}f}"
-
-    table = Table("camera", "no silhouette", "clipped", "blobs", "large", "residual px, median and p95", "hull IoU",
-                  "late by, frames", "drift, frames", title=f"capture {report['capture']}: {report['frames']} frames")  # fmt: skip
-    for row in report["cameras"]:
-        counts, residual = row["frames_with"], row["residual_px"]
-        late = text(row["late_frames"])
-        if row["late_frames"] is not None:
-            late += f" ± {text(row['late_uncertainty_frames'])}"
-        table.add_row(
-            row["camera"], str(counts["empty"]), str(counts["clipped"]), str(counts["several_blobs"]), str(counts["large"]),
-            f"{text(residual['median'])}, {text(residual['p95'])}", text(row["hull_iou"], 2),
-            late + " (!)" * row["late"], text(row["drift_frames"]) + " (!)" * row["drifts"],
-        )  # fmt: skip
-    Console(stderr=True, width=140).print(table)
-    if unchecked := [row["camera"] for row in report["cameras"] if row["late_frames"] is None]:
-        print(
-            f"whether they are synchronous could not be told of camera {', '.join(unchecked)}: the mouse moves too much "
-            "between two candidate frames (center.stride), or too little",
-            file=sys.stderr,
-        )
 
 
 def _problems(capture: Capture, report: dict[str, Any], settings: Cameras) -> list[str]:
@@ -355,95 +386,20 @@ def _problems(capture: Capture, report: dict[str, Any], settings: Cameras) -> li
     return problems
 
 
-def _plot(path: Path, capture: Capture, time_s: Array, residual_px: Array, hull_iou: Array) -> None:
-    """Residual and hull IoU of each camera in the course of the capture, medians of up to 200 bins."""
-    from matplotlib.figure import Figure
-
-    bins = min(len(time_s), 200)
-    number = np.arange(len(time_s)) * bins // len(time_s)
-
-    def medians(values: Array) -> Array:
-        parts = (values[number == b] for b in range(bins))
-        return np.array([np.median(p[np.isfinite(p)]) if np.isfinite(p).any() else np.nan for p in parts])
-
-    time = np.array([time_s[number == b].mean() for b in range(bins)])
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    for v, name in enumerate(capture.cameras):
-        above.plot(time, medians(residual_px[:, v]), lw=1, label=name)
-        below.plot(time, medians(hull_iou[:, v]), lw=1)
-    above.set(
-        ylabel="silhouette's centre from\nreprojected centre, raw px", title=f"Agreement of the cameras: {capture.name}"
-    )
-    above.set_ylim(bottom=0)
-    above.legend(title="camera", loc="upper left", bbox_to_anchor=(1, 1))
-    below.set(xlabel="time, s", ylabel="IoU of hull and silhouette", ylim=(0, 1))
-    for axis in (above, below):
-        axis.grid(alpha=0.3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def locate(rig: Rig, center_px: Array, rays: Array, use: NDArray[np.bool_], min_views: int) -> tuple[Array, Array]:
-    """The mouse's centre in each frame, and each silhouette's distance from it.
-
-    center_px [N, V, 2] silhouettes' centres in the raw frames, NaN without one; rays [N, V, 3] through them, in the world;
-    use [N, V] which to triangulate from. Returns centres [N, 3] in mm, NaN where fewer than min_views are usable, and
-    residuals [N, V] in raw px: NaN without silhouette or centre, inf where the centre would lie behind the camera or
-    beyond its calibrated field.
-    """
-    center_mm = triangulate(np.stack([c.center for c in rig]), rays, use)
-    center_mm[use.sum(axis=1) < min_views] = np.nan
-    pixels = np.stack([project(center_mm, camera)[0] for camera in rig], axis=1)
-    distance = np.nan_to_num(np.linalg.norm(pixels - center_px, axis=-1), nan=np.inf)
-    measured = np.isfinite(center_px).all(axis=-1) & np.isfinite(center_mm).all(axis=-1, keepdims=True)
-    return center_mm, np.where(measured, distance, np.nan)
-
-
-def _check_agreement(
+def _check_report(
     capture: Capture,
-    rig: Rig,
-    center_px: Array,
-    rays: Array,
-    use: NDArray[np.bool_],
+    report: dict[str, Any],
+    time_s: Array,
     residual_px: Array,
+    hulls: Hulls,
+    output: Path,
     settings: Cameras,
 ) -> None:
-    if np.isnan(residual_px).all():
-        raise UserError(
-            f"capture {capture.name}: no frame has a mouse in {settings.min_views} views (cameras.min_views): "
-            "look at the silhouettes and at the order of cameras and calibration files"
-        )
-    medians = _medians(residual_px)
-    if medians.max() <= settings.max_residual_px:
-        return
-    # One wrong camera drags the centre away from all. Two cameras place the mouse by themselves: those of the pair with
-    # which most cameras agree are right, and who does not agree with them is wrong.
-    agreement = []
-    for pair in combinations(range(len(rig)), 2):
-        alone = use & np.isin(np.arange(len(rig)), pair)
-        residuals = _medians(locate(rig, center_px, rays, alone, 2)[1])
-        agrees = residuals <= settings.max_residual_px
-        agreement.append((int(agrees.sum()), -float(residuals[agrees].sum()), agrees))
-    _, _, agrees = max(agreement, key=lambda item: item[:2])
-    names = [name for name, right in zip(capture.cameras, agrees, strict=True) if not right]
-    listed = ", ".join(
-        f"{name}: {'behind the camera or beyond its field' if np.isinf(value) else f'{value:.1f}'}"
-        for name, value in zip(capture.cameras, medians, strict=True)
-    )
-    contradiction = (
-        f"camera{'s' * (len(names) > 1)} {', '.join(names)} contradict{'s' * (len(names) == 1)} the others"
-        if 0 < len(names) <= len(rig) - 3
-        else "the cameras contradict each other"
-    )
-    raise UserError(
-        f"capture {capture.name}: {contradiction}: silhouettes' centres lie too far from where the cameras see the mouse. "
-        f"Check calibration and videos. Median residuals of all cameras together, px: {listed}; at most "
-        f"{settings.max_residual_px:g} are allowed (cameras.max_residual_px)"
-    )
-
-
-def _medians(residual_px: Array) -> Array:
-    """Median of each camera's residuals [V]; 0 for a camera that never sees the mouse, which contradicts nobody."""
-    columns = (column[~np.isnan(column)] for column in residual_px.T)
-    return np.array([np.median(column) if len(column) else 0.0 for column in columns])
+    # Snakemake deletes a failed job's outputs, so the files that explain the failure have other names.
+    failed = output / "qc-failed.json", output / "qc-failed.png"
+    for path in failed:
+        path.unlink(missing_ok=True)
+    if problems := _problems(capture, report, settings):
+        write_json(failed[0], report)
+        plot_agreement(failed[1], capture.name, capture.cameras, time_s, residual_px, hulls.hull_iou)
+        raise UserError(f"capture {capture.name}: " + "\n  ".join([*problems, f"see {failed[1]} and {failed[0].name}"]))

@@ -2,21 +2,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift import STAGE_VERSIONS
-from mousefacelift.artifacts.center import Flag
+from mousefacelift.artifacts.center import Arenas, CenteredChunk, Flag
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic, open_h5
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
@@ -37,11 +34,14 @@ PREVIEW_MOMENTS = 6
 
 @dataclass(frozen=True)
 class Silhouette:
-    """One view's silhouette. Pixel coordinates have the first pixel's centre at (0.5, 0.5).
+    """One view's silhouette. Pixels are those of the raw frame, with the first one's centre at (0.5, 0.5).
 
-    center_px: [2] centre of mass, pixels weighted by their squared distance to the edge. area_px: pixels. support_px:
-    [SUPPORT_DIRECTIONS, 2] the outermost point in each direction: corners of the silhouette's convex hull. window: x, y,
-    width, height of its crop in the raw frame.
+    center_px: [2] centre of mass, each pixel weighted by its squared distance to the edge.
+    area_px: number of pixels.
+    support_px: [SUPPORT_DIRECTIONS, 2] outermost point in each direction, a corner of the silhouette's convex hull.
+    sharpness: variance of the Laplacian of grey values inside.
+    flags: what is wrong with it.
+    window: x, y, width and height of its crop, px.
     """
 
     center_px: NDArray[np.float64]
@@ -55,11 +55,18 @@ class Silhouette:
 def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Image, Image]:
     """Measure one view and cut out its crop.
 
-    mask: [H, W], above 127 is mouse. The crop, at full resolution: RGB [h, w, 3], 0 outside the silhouette, where nothing
-    downstream looks, and the silhouette [h, w], 0 or 255.
+    Args:
+        frame: [H, W] the raw frame.
+        mask: [H, W] uint8, above 127 is mouse.
+        settings: min_area_px, blob_fraction, margin_px and min_sharpness are used.
+
+    Returns:
+        The silhouette.
+        The crop's colours at full resolution, [h, w, 3] uint8 RGB, 0 outside the silhouette, where no later stage looks.
+        The crop's silhouette, [h, w] uint8, 0 or 255.
     """
     height, width = mask.shape
-    # Within the mask's own bounds first: of most masks they are the silhouette's, and the rest of the frame is nothing.
+    # The threshold is applied within the mask's own bounds: for most masks they are the silhouette's, and frames are large.
     left, top, w, h = cv2.boundingRect(mask)
     if not w:
         return _empty()
@@ -93,10 +100,10 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
 def _several(part: Image, contours: Sequence[NDArray[np.int32]], fraction: float) -> bool:
     """Whether a blob of a silhouette [h, w] other than the largest could be an animal.
 
-    Then its area is more than a fraction of the largest's, and it is more than half as thick: a paw before the tail, or a
-    bright reflection on it, cuts off a piece that is long but thin.
+    It could if its area is more than a fraction of the largest blob's and it is more than half as thick. A paw in front of
+    the tail, or a bright reflection on it, cuts off a piece that is long but thin.
     """
-    # A contour runs through the centres of its pixels: half a pixel all along it lies outside of its polygon.
+    # A contour runs through the centres of its pixels: its polygon lacks half a pixel all along it.
     areas = np.array([cv2.contourArea(c) + cv2.arcLength(c, True) / 2 + 1 for c in contours])
     largest = int(areas.argmax())
     others = [int(k) for k in np.flatnonzero(areas > fraction * areas[largest]) if k != largest]
@@ -115,15 +122,15 @@ def _several(part: Image, contours: Sequence[NDArray[np.int32]], fraction: float
 def _center(part: Image) -> NDArray[np.float64]:
     """Centre of mass [2] of a silhouette [h, w], relative to its corner; the first pixel's centre is (0.5, 0.5).
 
-    A pixel weighs by its squared distance to the silhouette's edge, so that the tail and the paws weigh next to nothing.
-    On the demo capture the triangulated centre is off by 3.2 mm (median) with every pixel counted alike, by 1.5 mm
-    weighted by the distance, by 1.2 mm by its square. Of a large silhouette every n-th pixel is counted, which moves the
-    centre by less than a thousandth of its size.
+    The weight of a pixel is its squared distance to the silhouette's edge, so that tail and paws weigh next to nothing.
+    On the demo capture the triangulated centre is off by 3.2 mm (median) with equal weights, by 1.5 mm with the distance
+    as weight, by 1.2 mm with its square. In a large silhouette every n-th pixel counts, which moves the centre by less
+    than a thousandth of the silhouette's size.
     """
     step = max(1, round(max(part.shape) / 200))
     coarse = np.pad(part[step // 2 :: step, step // 2 :: step], 1)
-    # Integers, because float sums depend on memory alignment, and not OpenCV's "precise" distance, whose last bits vary
-    # from call to call: shards must be the same byte for byte.
+    # Shards must be the same byte for byte. So weights are integers, because float sums depend on memory alignment, and the
+    # mask is 5 x 5, because the last bits of OpenCV's "precise" distance vary from call to call.
     distance = cv2.distanceTransform(coarse, cv2.DIST_L2, cv2.DIST_MASK_5)
     sixteenths = np.rint(distance * 16).astype(np.int32)
     weight = sixteenths * sixteenths
@@ -145,7 +152,7 @@ def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image, Image]:
 def _sharpness(rgb: Image, part: Image) -> float:
     """Variance of the Laplacian of grey values [h, w, 3] well inside the silhouette [h, w] (its edge would dominate).
 
-    In the middle of the mouse, which is enough; all over where it bends around its middle.
+    The middle of the box is enough; if the mouse bends around it, all of the box is used.
     """
     h, w = part.shape
     for area in (np.s_[h // 4 : h - h // 4, w // 4 : w - w // 4], np.s_[:, :]):
@@ -164,10 +171,13 @@ def _support(contours: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
     return corners[np.argmax(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
 
 
+Measured = list[tuple[Silhouette, bytes]]  # one camera's silhouettes of a chunk, with their encoded crops
+
+
 def center(
     capture: Capture, chunk: int, output: Path, settings: Center, threads: int = 1, background: Path | None = None
 ) -> None:
-    """Write one chunk of a capture: `center/{capture}/{chunk}.h5`.
+    """Write one chunk of a capture: `center/{capture}/{chunk}.h5` (see `CenteredChunk`).
 
     background: the file of that name, needed for masks: background. Raises UserError if the recordings do not fit
     together (`capture_frames`), a frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies
@@ -176,16 +186,21 @@ def center(
     ranges = chunk_ranges(capture_frames(capture, settings), settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
-    frames = ranges[chunk]
-    fps = capture_fps(capture)
-    views = len(capture.cameras)
     arenas = _arenas(capture, settings, background)
+    cameras = _measure_cameras(capture, chunk, ranges[chunk], settings, arenas, threads)
+    _centered_chunk(capture, chunk, ranges[chunk], cameras).write(output)
 
-    # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
+
+def _measure_cameras(
+    capture: Capture, chunk: int, frames: range, settings: Center, arenas: Sequence[Arena | None], threads: int
+) -> list[Measured]:
+    """What each camera shows in the frames. Frames that are missing are listed on stderr."""
+    views = len(capture.cameras)
     done = track(len(frames) * views, f"center {capture.name} chunk {chunk}")
+    # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
     workers = max(1, min(threads, views))
 
-    def one_camera(view: int) -> tuple[list[tuple[Silhouette, bytes]], Counter[str]]:
+    def one_camera(view: int) -> tuple[Measured, Counter[str]]:
         cv2.setNumThreads(1)
         rows, dropped = [], Counter[str]()
         found = method(settings.masks).silhouettes(
@@ -204,81 +219,85 @@ def center(
         return rows, dropped
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        columns, dropped = zip(*pool.map(one_camera, range(views)), strict=True)
+        cameras, dropped = zip(*pool.map(one_camera, range(views)), strict=True)
     for name, reasons in zip(capture.cameras, dropped, strict=True):
         if reasons:
             count = f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:"
             print(count, *reasons, sep="\n  ", file=sys.stderr)
+    return list(cameras)
 
-    with atomic(output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        sizes = [(probed.width, probed.height) for probed in map(probe, capture.videos)]
-        file.attrs.update(
-            stage="center", version=STAGE_VERSIONS["center"], capture=capture.name, chunk=chunk, fps=fps,
-            cameras=list(capture.cameras), size=np.array(sizes),
-        )  # fmt: skip
-        grid = [[columns[v][n][0] for v in range(views)] for n in range(len(frames))]
-        file["frame"] = np.asarray(frames, np.int64)
-        file["time_s"] = np.asarray(frames, np.float64) / fps
-        shape = (len(frames), views)
-        for name, dtype, tail in (
-            ("center_px", np.float64, (2,)), ("area_px", np.int64, ()), ("support_px", np.float64, (SUPPORT_DIRECTIONS, 2)),
-            ("sharpness", np.float64, ()), ("flags", np.uint8, ()), ("window", np.int32, (4,)),
-        ):  # fmt: skip
-            values = [[getattr(s, name) for s in row] for row in grid]
-            file[name] = np.asarray(values, dtype).reshape(*shape, *tail)
-        crops = np.empty(shape, object)
-        for n, v in np.ndindex(shape):
-            crops[n, v] = np.frombuffer(columns[v][n][1], np.uint8)
-        file.create_dataset("crop_zstd", data=crops, dtype=h5py.vlen_dtype(np.uint8))
+
+def _centered_chunk(capture: Capture, chunk: int, frames: range, cameras: list[Measured]) -> CenteredChunk:
+    """The file's content: what was measured camera by camera, as arrays of frames and views."""
+    grid = list(zip(*cameras, strict=True))
+
+    def of_each(value: Callable[[Silhouette], Any], dtype: type[np.generic]) -> NDArray[Any]:
+        return np.asarray([[value(silhouette) for silhouette, _ in row] for row in grid], dtype)
+
+    crops = np.empty((len(frames), len(cameras)), object)
+    for n, v in np.ndindex(crops.shape):
+        crops[n, v] = np.frombuffer(grid[n][v][1], np.uint8)
+    fps = capture_fps(capture)
+    return CenteredChunk(
+        capture=capture.name,
+        cameras=capture.cameras,
+        chunk=chunk,
+        fps=fps,
+        size=np.array([(probed.width, probed.height) for probed in map(probe, capture.videos)]),
+        frame=np.asarray(frames, np.int64),
+        time_s=np.asarray(frames, np.float64) / fps,
+        center_px=of_each(lambda silhouette: silhouette.center_px, np.float64),
+        area_px=of_each(lambda silhouette: silhouette.area_px, np.int64),
+        support_px=of_each(lambda silhouette: silhouette.support_px, np.float64),
+        sharpness=of_each(lambda silhouette: silhouette.sharpness, np.float64),
+        flags=of_each(lambda silhouette: silhouette.flags, np.uint8),
+        window=of_each(lambda silhouette: silhouette.window, np.int32),
+        crop_zstd=crops,
+    )
 
 
 def _arenas(capture: Capture, settings: Center, background: Path | None) -> Sequence[Arena | None]:
+    """Each camera's empty arena from `background`'s file, for a method that needs it."""
     if background is None or not method(settings.masks).needs_arena:
         return [None] * len(capture.cameras)
-    return read_background(background, capture.cameras)
+    models = Arenas.read(background, capture.name, capture.cameras).models
+    return [models[name] for name in capture.cameras]
 
 
 def _spread(frames: range, count: int) -> range:
-    """At most `count` of the frames, uniform over all."""
+    """At most `count` of the frames, at equal steps over all.
+
+    A range, unlike what `selection.evenly_spaced` gives: a video is decoded in order, and its reader takes a start and a step.
+    What the steps leave over is shared between the two ends.
+    """
     step = -(-len(frames) // count)
     return frames[(len(frames) - 1) % step // 2 :: step]
 
 
 def background(capture: Capture, output: Path, settings: Center, threads: int = 1) -> None:
-    """Write `center/{capture}/background.h5`: a group per camera with what `masks: background` knows of the empty arena.
+    """Write `center/{capture}/background.h5` (see `Arenas`): what `masks: background` knows of each camera's empty arena.
 
     Raises UserError if too few frames can be read.
     """
     frames = _spread(capture_frames(capture, settings), settings.background.frames)
     done = track(len(capture.cameras), f"background {capture.name}")
 
-    def one_camera(view: int) -> dict[str, NDArray[Any]]:
+    def one_camera(view: int) -> Arena:
         cv2.setNumThreads(1)
         images = read_camera(capture, capture.videos, view, frames, settings)
         try:
-            model = estimate_background(
+            arena = estimate_background(
                 (frame.rgb() for frame in images if not isinstance(frame, Missing)), settings.background
             )
         except UserError as error:
             raise UserError(f"capture {capture.name}, camera {capture.cameras[view]}: {error}") from None
         done()
-        return model
+        return arena
 
-    # One camera's frames are some hundreds of megabytes: no more cameras at a time than threads.
+    # One camera's frames take some hundreds of megabytes: no more cameras at a time than threads.
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        models = list(pool.map(one_camera, range(len(capture.cameras))))
-    with atomic(output) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        file.attrs.update(stage="center", version=STAGE_VERSIONS["center"], capture=capture.name)
-        for name, model in zip(capture.cameras, models, strict=True):
-            group = file.create_group(name)
-            for key, value in model.items():
-                group.create_dataset(key, data=value, compression="gzip", compression_opts=1)
-
-
-def read_background(path: Path, cameras: tuple[str, ...]) -> list[dict[str, NDArray[Any]]]:
-    """Each camera's model from `background`'s file."""
-    with open_h5(path, "mousefacelift background") as file:
-        return [{key: value[()] for key, value in file[name].items()} for name in cameras]
+        arenas = list(pool.map(one_camera, range(len(capture.cameras))))
+    Arenas(capture.name, dict(zip(capture.cameras, arenas, strict=True))).write(output)
 
 
 def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
@@ -299,6 +318,6 @@ def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, 
         rows = dict(zip(capture.cameras, pool.map(one_camera, range(len(capture.cameras))), strict=True))
     for name, tiles in rows.items():
         if not any((tile.mask > 127).any() for tile in tiles):
-            print(f"camera {name}: no mouse found at any of the moments drawn", file=sys.stderr)
-    empty = {name: arena["background"] for name, arena in zip(capture.cameras, arenas, strict=True) if arena}
-    preview_sheet(output, rows, empty)
+            print(f"camera {name}: no mouse was found at any of the moments drawn", file=sys.stderr)
+    pictures = {name: arena["background"] for name, arena in zip(capture.cameras, arenas, strict=True) if arena}
+    preview_sheet(output, rows, pictures)

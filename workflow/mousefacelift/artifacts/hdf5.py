@@ -1,0 +1,138 @@
+"""A frozen dataclass as an HDF5 file: its fields are the file's attributes and datasets, under the same names."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import h5py
+import numpy as np
+
+from mousefacelift import STAGE_VERSIONS
+from mousefacelift.base.errors import UserError
+from mousefacelift.base.files import atomic, open_h5
+
+
+def attribute(convert: Callable[[Any], Any], name: str | None = None) -> dict[str, Any]:
+    """Metadata of a dataclass field that is kept as an attribute of the file.
+
+    convert: gives the field's value from what h5py reads. name: the attribute's, where a dataset has the field's name.
+    """
+    return {"convert": convert, "attribute": name}
+
+
+def names(values: Any) -> tuple[str, ...]:
+    """An attribute that lists names, as h5py reads it."""
+    return tuple(str(value) for value in values)
+
+
+@contextmanager
+def open_stage_file(path: Path, stage: str, command: str, capture: str | None = None) -> Iterator[Any]:
+    """Open a file that a stage wrote. command: the one that writes it. capture: the one whose file it must be.
+
+    Raises UserError, naming the file and the command, if the file is missing or damaged, or was written by another stage,
+    by another version of it, or for another capture.
+    """
+    with open_h5(path, command) as file:
+        found = {name: file.attrs.get(name) for name in ("stage", "version", "capture")}
+        if None in found.values():
+            raise UserError(
+                f"{path}: does not say which stage and version wrote it, of which capture; delete it and run `{command}` again"
+            )
+        if found["stage"] != stage:
+            raise UserError(
+                f"{path}: is a file of stage {found['stage']}, not of {stage}: name one that `{command}` writes"
+            )
+        if found["version"] != STAGE_VERSIONS[stage]:
+            raise UserError(
+                f"{path}: is of version {found['version']} of stage {stage}, this is version {STAGE_VERSIONS[stage]}; "
+                f"delete it and run `{command}` again"
+            )
+        if capture not in (None, found["capture"]):
+            raise UserError(
+                f"{path}: is of capture {found['capture']}, not of {capture}: name the file that `{command}` writes for {capture}"
+            )
+        yield file
+
+
+@contextmanager
+def new_stage_file(path: Path, stage: str, capture: str) -> Iterator[Any]:
+    """Write a stage's file, complete or not at all, with the attributes that `open_stage_file` checks."""
+    with atomic(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        file.attrs.update(stage=stage, version=STAGE_VERSIONS[stage], capture=capture)
+        yield file
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StageFile:
+    """One capture's data as a stage hands it on.
+
+    A subclass names its stage and adds fields: those with the metadata of `attribute` are attributes of the file, all others datasets
+    whose first axis counts frames. A subclass with a part of a file's fields reads that part alone.
+
+    capture: name of the capture.
+    cameras: names of its V cameras, in the order of every axis of length V.
+    """
+
+    STAGE: ClassVar[str]
+
+    capture: str = field(metadata=attribute(str))
+    cameras: tuple[str, ...] = field(metadata=attribute(names))
+
+    @classmethod
+    def command(cls) -> str:
+        """The command that writes the file."""
+        return f"mousefacelift {cls.STAGE}"
+
+    @classmethod
+    def read(cls, path: Path, capture: str | None = None) -> Self:
+        """Read this class's fields from the file. Raises UserError as `open_stage_file` does, or if one is missing."""
+        with open_stage_file(path, cls.STAGE, cls.command(), capture) as file:
+            return cls(**cls._attributes(file), **{each.name: file[each.name][()] for each in cls._datasets()})
+
+    def write(self, path: Path) -> None:
+        """Write the file, complete or not at all. The fields' dtypes are those of the datasets."""
+        with new_stage_file(path, self.STAGE, self.capture) as file:
+            for each in fields(self):
+                value = getattr(self, each.name)
+                if "attribute" in each.metadata:
+                    file.attrs[each.metadata["attribute"] or each.name] = (
+                        list(value) if isinstance(value, tuple) else value
+                    )
+                else:
+                    # Arrays of objects hold bytes, of a different number in each.
+                    dtype = h5py.vlen_dtype(np.uint8) if value.dtype == object else None
+                    file.create_dataset(each.name, data=value, dtype=dtype)
+
+    def at(self, frames: Any) -> Self:
+        """The same of a part of the frames, by any index of numpy's along the first axis."""
+        return replace(self, **{each.name: getattr(self, each.name)[frames] for each in self._datasets()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The frames of several files in one, with the first file's attributes."""
+        joined: dict[str, Any] = {
+            each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in cls._datasets()
+        }
+        return replace(parts[0], **joined)
+
+    def check_cameras(self, path: Path, cameras: Sequence[str], of: object) -> None:
+        """Raise UserError if the file, at `path`, has other cameras, or in another order, than `of` has."""
+        if self.cameras != tuple(cameras):
+            raise UserError(
+                f"{path}: has cameras {', '.join(self.cameras)}, but {of} has {', '.join(cameras)}; delete it and run "
+                f"`{self.command()}` again"
+            )
+
+    @classmethod
+    def _datasets(cls) -> list[Field[Any]]:
+        return [each for each in fields(cls) if "attribute" not in each.metadata]
+
+    @classmethod
+    def _attributes(cls, file: Any) -> dict[str, Any]:
+        return {
+            each.name: each.metadata["convert"](file.attrs[each.metadata["attribute"] or each.name])
+            for each in fields(cls)
+            if "attribute" in each.metadata
+        }

@@ -1,0 +1,156 @@
+"""What stages 2 and 4 report of their checks: a table for the log, and a figure over the time of the capture."""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mousefacelift.base.files import atomic
+from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.selection import SHAPE
+
+BINS = 200
+DPI = 120
+# What a frame can end as, in the plot's order and colours: a sample of a split, good but not needed, or not good.
+OUTCOMES = {
+    "train": "tab:blue", "val": "tab:orange", "test": "tab:green", "left out": "tab:gray", "rejected": "tab:red",
+}  # fmt: skip
+
+
+def print_agreement(report: dict[str, Any]) -> None:
+    """Print qc.json as a table on stderr, which is the job's log."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def text(value: float | None, digits: int = 1) -> str:
+        return "unknown" if value is None else f"{value:.{digits}f}"
+
+    table = Table("camera", "no silhouette", "clipped", "blobs", "large", "residual px, median and p95", "hull IoU",
+                  "late by, frames", "drift, frames", title=f"capture {report['capture']}: {report['frames']} frames")  # fmt: skip
+    for row in report["cameras"]:
+        counts, residual = row["frames_with"], row["residual_px"]
+        late = text(row["late_frames"])
+        if row["late_frames"] is not None:
+            late += f" ± {text(row['late_uncertainty_frames'])}"
+        table.add_row(
+            row["camera"], str(counts["empty"]), str(counts["clipped"]), str(counts["several_blobs"]), str(counts["large"]),
+            f"{text(residual['median'])}, {text(residual['p95'])}", text(row["hull_iou"], 2),
+            late + " (!)" * row["late"], text(row["drift_frames"]) + " (!)" * row["drifts"],
+        )  # fmt: skip
+    Console(stderr=True, width=140).print(table)
+    if unchecked := [row["camera"] for row in report["cameras"] if row["late_frames"] is None]:
+        print(
+            f"camera {', '.join(unchecked)}: could not be checked for synchrony, because the mouse moves too much between two "
+            "candidate frames (center.stride), or too little",
+            file=sys.stderr,
+        )
+
+
+def plot_agreement(
+    path: Path, capture: str, cameras: Sequence[str], time_s: Array, residual_px: Array, hull_iou: Array
+) -> None:
+    """Draw residual and hull IoU [N, V] of each camera over time_s [N], as medians of up to BINS bins."""
+    from matplotlib.figure import Figure
+
+    bins = min(len(time_s), BINS)
+    number = np.arange(len(time_s)) * bins // len(time_s)
+
+    def medians(values: Array) -> Array:
+        parts = (values[number == b] for b in range(bins))
+        return np.array([np.median(p[np.isfinite(p)]) if np.isfinite(p).any() else np.nan for p in parts])
+
+    time = np.array([time_s[number == b].mean() for b in range(bins)])
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for v, name in enumerate(cameras):
+        above.plot(time, medians(residual_px[:, v]), lw=1, label=name)
+        below.plot(time, medians(hull_iou[:, v]), lw=1)
+    above.set(
+        ylabel="silhouette's centre from\nreprojected centre, raw px", title=f"Agreement of the cameras: {capture}"
+    )
+    above.set_ylim(bottom=0)
+    above.legend(title="camera", loc="upper left", bbox_to_anchor=(1, 1))
+    below.set(xlabel="time, s", ylabel="IoU of hull and silhouette", ylim=(0, 1))
+    for axis in (above, below):
+        axis.grid(alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
+
+
+def print_sampling(summary: dict[str, Any]) -> None:
+    """Print summary.json as tables on stderr, which is the job's log."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console(stderr=True, width=140)
+    print(
+        f"capture {summary['capture']}: {summary['candidates']} candidate frames, {summary['accepted']} samples",
+        file=sys.stderr,
+    )
+    table = Table(Column("frames", justify="right"), "became")
+    for name, count in summary["samples"].items():
+        table.add_row(str(count), name)
+    table.add_section()
+    for reason, count in summary["rejected"]["by_reason"].items():
+        table.add_row(str(count), reason)
+    console.print(table)
+    if strata := summary.get("strata"):
+        columns = ["frames", *SHAPE, *(name for name in OUTCOMES if name != "rejected")]
+        table = Table(*columns, title="pose strata: medians, and frames of each split")
+        for row in strata:
+            table.add_row(*(f"{row[name]:g}" if row[name] is not None else "unknown" for name in columns))
+        console.print(table)
+    for name, share in summary["cameras_left_out"].items():
+        print(
+            f"camera {name} is not among those that views are chosen from: it could be one in {100 * share:.0f} % of the frames "
+            "with a mouse, in less than half as many as the best camera",
+            file=sys.stderr,
+        )
+    for warning in summary["warnings"]:
+        print(f"warning: capture {summary['capture']}: {warning}", file=sys.stderr)
+    lost = ", ".join(f"{name}: {count}" for name, count in summary["rejected"]["by_camera"].items() if count)
+    print(
+        f"views {', '.join(summary['views'])}, at least {summary['min_angle_deg']:.1f} degrees apart; "
+        f"frames rejected for a camera's view: {lost or 'none'}",
+        file=sys.stderr,
+    )
+
+
+def plot_sampling(path: Path, summary: dict[str, Any], time_s: Array, outcome: np.ndarray) -> None:
+    """Draw why frames were left out, and what became of each frame [N] over time_s [N]."""
+    from matplotlib.figure import Figure
+
+    reasons = summary["rejected"]["by_reason"]
+    figure = Figure(figsize=(10, 3.2 + 0.45 * max(len(reasons), 1)), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=(0.45 * max(len(reasons), 1), 2))
+    bars = above.barh([textwrap.fill(reason, 40) for reason in reasons], list(reasons.values()), color="0.35")
+    above.bar_label(bars, padding=3)
+    above.invert_yaxis()
+    above.margins(x=0.08)
+    above.xaxis.get_major_locator().set_params(integer=True)
+    above.set(
+        xlabel="frames",
+        title=f"{summary['capture']}: {summary['accepted']} samples of {summary['candidates']} candidate frames",
+    )
+    if not reasons:
+        above.set(xticks=[], yticks=[], xlabel="no frame was left out")
+    # One rectangle for a run of frames with one outcome, so that there are few, however long the capture. A frame lasts
+    # until the next.
+    ends = np.append(time_s[1:], time_s[-1] + (np.median(np.diff(time_s)) if len(time_s) > 1 else 1))
+    begins = np.flatnonzero(np.append(True, outcome[1:] != outcome[:-1]))
+    last = np.append(begins[1:], len(outcome)) - 1
+    for lane, (name, colour) in enumerate(OUTCOMES.items()):
+        runs = [(time_s[b], ends[e] - time_s[b]) for b, e in zip(begins, last, strict=True) if outcome[b] == name]
+        below.broken_barh(runs, (lane - 0.4, 0.8), color=colour, label=f"{name} ({(outcome == name).sum()})")
+    below.set(
+        xlabel="time, s", yticks=range(len(OUTCOMES)), yticklabels=list(OUTCOMES), ylim=(len(OUTCOMES) - 0.5, -0.5)
+    )
+    below.legend(title="frames", loc="upper left", bbox_to_anchor=(1, 1))
+    for axis in (above, below):
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)
