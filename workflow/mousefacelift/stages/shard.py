@@ -18,8 +18,9 @@ from mousefacelift.config.shard import Shard
 from mousefacelift.geometry.camera import Array, Camera
 from mousefacelift.geometry.views import view_map
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.images import Image, decode_crop
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 from mousefacelift.stages.sample import read_samples
 
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1
@@ -215,7 +216,7 @@ def shard(
                 for split, paths in outputs.items()
             }
             for meta, images, files in in_order(one_sample, samples, threads):
-                writers[meta["split"]].add(meta, images, files)
+                writers[meta["split"]].add(SampleMeta(**meta), images, files)
                 done()
 
 
