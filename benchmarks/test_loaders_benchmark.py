@@ -52,7 +52,7 @@ def data(tmp_path_factory):
     run = run_stages(demo_capture(), folder, config)
     manifest = read_manifest(run.folder / "shard" / "manifest.json")
     for shard in manifest.split("train"):
-        path = manifest.folder / shard["tar"]
+        path = manifest.folder / shard.tar
         with path.open("rb") as stream:
             for sample in tar_samples(stream, str(path), manifest.views):
                 (folder / "png" / sample.key).mkdir(parents=True)

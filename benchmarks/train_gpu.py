@@ -39,8 +39,9 @@ from mousefacelift.models.adapt import adapt, build_optimizer, trainable
 from mousefacelift.models.gaussians import render
 from mousefacelift.models.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig
 from mousefacelift.models.weights import load_weights
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.manifest import read_manifest, write_manifest
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 from mousefacelift.stages.train import set_threads
 from mousefacelift.training.data import floating
 from mousefacelift.training.finetuning import Batch, predict
@@ -142,7 +143,7 @@ def write_shards(folder: Path, views: int, size: int, samples: int, shards: int)
                 images = list(pictures(views, size, i))
                 files = [f"{key}.cam{v}.{settings.tar_codec}" for v in range(views)]
                 meta = {"id": key, "frame": i, "frames": opencv_cameras(w2c, fxfycxcy, size, files)}
-                writer.add(meta, images, [encode_view(image, settings) for image in images])
+                writer.add(SampleMeta(**meta), images, [encode_view(image, settings) for image in images])
     write_manifest(paths, folder / "manifest.json")
     return folder / "manifest.json"
 

@@ -59,7 +59,7 @@ def test_the_table_states_what_the_cameras_are():
 def test_parallel_cameras_have_no_target():
     parallel = tuple(replace(RIG[0], name=str(k), t=RIG[0].t + [100.0 * k, 0, 0]) for k in range(2))
     assert "no target" in printed(parallel)
-    assert rig_figure(parallel, "two").data
+    assert rig_figure(parallel).data
 
 
 def test_a_frustums_corners_are_the_images_corners():

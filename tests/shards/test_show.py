@@ -7,9 +7,10 @@ import PIL.Image
 import pytest
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.sheets import GAP, GREY, LINE
 from mousefacelift.config.shard import Shard
 from mousefacelift.shards.containers import encode_view
-from mousefacelift.shards.show import GAP, GREY, LINE, SHEET_WIDTH, read_contents, show, tile_side
+from mousefacelift.shards.show import SHEET_WIDTH, read_contents, show, tile_side
 from support.small import SIZE, VIEWS, write_small
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from mousefacelift.config.shard import Shard
 from mousefacelift.geometry.views import look_at, rigid
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.manifest import write_manifest
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 
 
 def train_words(manifest, settings, folder):
@@ -95,7 +96,7 @@ def write_shards(folder, samples=None, size=64, seed=0, settings=None):
                     "world_from_mm": world_from_mm.tolist(),
                     "frames": opencv_cameras(np.linalg.inv(c2w), fxfycxcy, size, files),
                 }  # fmt: skip
-                writer.add(meta, images, [encode_view(image, settings) for image in images])
+                writer.add(SampleMeta(**meta), images, [encode_view(image, settings) for image in images])
         before[split] += count
     return list_shards(folder / "manifest.json")
 

@@ -4,8 +4,9 @@ import numpy as np
 
 from mousefacelift.config.shard import Shard
 from mousefacelift.geometry.views import inverse_rigid
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.manifest import write_manifest
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 from support.balls import AZIMUTHS, ELEVATIONS, ball, look_at_origin
 
 SIZE, VIEWS = 32, 3
@@ -31,6 +32,6 @@ def write_small(folder, samples, settings=None):
                             inverse_rigid(c2w), k, SIZE, [f"{key}.cam{v}.{settings.tar_codec}" for v in range(VIEWS)]
                         ),
                     }  # fmt: skip
-                    writer.add(meta, images, [encode_view(image, settings) for image in images])
+                    writer.add(SampleMeta(**meta), images, [encode_view(image, settings) for image in images])
     write_manifest(h5s, folder / "manifest.json", needed=())
     return folder / "manifest.json"

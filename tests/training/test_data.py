@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
+from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.manifest import read_manifest
-from mousefacelift.shards.verify import check_cameras
 from mousefacelift.training.data import (
     HeldOut,
     Recipe,

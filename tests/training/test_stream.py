@@ -13,8 +13,9 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.remote import open_binary
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.manifest import read_manifest, write_manifest
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 from mousefacelift.training.data import Recipe, Samples
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.stream import TarVisits, drawn
@@ -44,7 +45,7 @@ def tars(tmp_path_factory) -> Path:
                 images[:, 8:24, 8:24] = (index, 100, 200, 255)
                 images[:, 8, 8:24, 3] = 128
                 meta = {"id": key, "frame": index, "split": split, "views": views, "frames": frames}
-                writer.add(meta, list(images), [encode_view(image, Shard()) for image in images])
+                writer.add(SampleMeta(**meta), list(images), [encode_view(image, Shard()) for image in images])
                 index += 1
     write_manifest(sorted(folder.glob("*/*.h5")), folder / "manifest.json")
     return folder / "manifest.json"

@@ -1,7 +1,6 @@
 """Commands for shards: verify, export, import, show."""
 
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +28,8 @@ def verify(
 ) -> None:
     """Re-read all shards completely; name every damaged file and sample."""
     threads = limit_threads(threads)
-    from mousefacelift.shards.verify import verify as stage
-    from mousefacelift.shards.verify import write_receipt
+    from mousefacelift.shards.verify.manifest import verify as stage
+    from mousefacelift.shards.verify.manifest import write_receipt
 
     begin = time.monotonic()
     if output is not None:
@@ -48,18 +47,11 @@ def verify(
     print(f"{manifest}: {write_receipt(manifest, output)}: no problem found in {time.monotonic() - begin:.1f} s")
 
 
-class Layout(StrEnum):
-    """Layouts of other programs that samples can be exported to."""
-
-    facelift = "facelift"
-    transforms = "transforms"
-
-
 @app.command("export")
 def export_(
     manifest: Annotated[Path, typer.Argument(help="manifest.json of the shards.")],
     folder: Annotated[Path, typer.Argument(help="New folder to write.")],
-    to: Annotated[Layout, typer.Option(help="FaceLift's sample folders and lists, or nerfstudio's transforms.json.")],
+    to: Annotated[str, typer.Option(help="Layout to write; an unknown name is an error that lists them.")],
     split: Annotated[
         list[SplitChoice] | None, typer.Option(help="Splits to write; may be given several times; else all.")
     ] = None,
@@ -67,10 +59,9 @@ def export_(
 ) -> None:
     """Write the shards' samples as folders for FaceLift's own trainer, or for nerfstudio."""
     threads = limit_threads(threads)
-    from mousefacelift.shards.exports.facelift import export_facelift, export_transforms
+    from mousefacelift.shards.exports.registry import find_export
 
-    write = export_facelift if to is Layout.facelift else export_transforms
-    write(manifest, folder, [each.value for each in split or SplitChoice], threads)
+    find_export(to).write(manifest, folder, [each.value for each in split or SplitChoice], threads)
     print(folder)
 
 
@@ -96,7 +87,7 @@ def import_(
     from mousefacelift.config.reading import validate
     from mousefacelift.config.sample import SplitFractions
     from mousefacelift.config.shard import Shard
-    from mousefacelift.shards.exports.facelift import import_facelift
+    from mousefacelift.shards.imports.facelift import import_facelift
 
     config = config or (CONFIG if CONFIG.exists() else None)
     settings = section("shard", None, config) if config else Shard()

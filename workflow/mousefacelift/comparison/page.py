@@ -11,6 +11,7 @@ import numpy as np
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, write_json
+from mousefacelift.base.pages import figure_html, render
 from mousefacelift.comparison.measure import Comparison, number, per_camera
 from mousefacelift.comparison.sets import CameraSet
 from mousefacelift.geometry.camera import Array, Camera, Rig
@@ -35,14 +36,6 @@ HISTOGRAMS = (
 SUFFIXES = ("md", "html", "json")
 BINS = 24
 MAX_LABELS = 12  # more names in the 3D scene cover each other
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1200px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; margin: 0.8em 0; } caption { text-align: left; font-weight: 600; padding: 0.3em 0; }
-th, td { padding: 0.25em 0.7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .cameras { font-size: 12px; } .cameras th, .cameras td { padding: 0.2em 0.5em; } .scroll { overflow-x: auto; }
-.match { color: #1a7f37; } .differ { color: #b3261e; font-weight: 600; } .unknown { color: #8a6d00; }
-.second { border-left: 2px solid #bbb; } .cameras .second, th[colspan] { text-align: left; } .source { overflow-wrap: anywhere; }
-"""
 
 
 def sources(comparison: Comparison) -> list[str]:
@@ -186,36 +179,19 @@ def _md(text: str) -> str:
 
 def page(comparison: Comparison) -> str:
     """One HTML page that needs no network: tables, the rigs in 3D, and histograms."""
-    rows = "".join(
-        f"<tr>{_cells([row.quantity, *row.texts, row.tolerance])}<td class='{row.verdict}'>{row.verdict}</td></tr>"
-        for row in comparison.rows
+    return render(
+        "comparison.html",
+        title="Comparison of cameras",
+        sources=sources(comparison),
+        summary=comparison.summary,
+        head=TABLE_HEAD,
+        rows=comparison.rows,
+        rigs=figure_html(rig_figure(comparison)),
+        histograms=figure_html(histogram_figure(comparison), with_plotly=False),
+        units=UNITS,
+        camera_head=CAMERA_HEAD,
+        cameras=camera_rows(comparison),
     )
-    half = len(CAMERA_HEAD)
-    cameras = "".join(
-        f"<tr>{_cells(cells[:half])}{_cells(cells[half:], first='second')}</tr>" for cells in camera_rows(comparison)
-    )
-    summary = [re.sub("`(.+?)`", r"<code>\1</code>", html.escape(line)) for line in comparison.summary]
-    rig = rig_figure(comparison).to_html(full_html=False, include_plotlyjs=True)
-    histograms = histogram_figure(comparison).to_html(full_html=False, include_plotlyjs=False)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Comparison of cameras</title><style>{STYLE}</style></head><body>
-<h1>Comparison of cameras</h1>
-{"".join(f"<p class='source'>{html.escape(line)}</p>" for line in sources(comparison))}
-<p><b>{summary[0]}</b></p>
-<ul>{"".join(f"<li>{line}</li>" for line in summary[1:])}</ul>
-<div class="scroll"><table><tr>{_cells(TABLE_HEAD, tag="th")}</tr>{rows}</table></div>
-{rig}
-{histograms}
-<div class="scroll"><table class="cameras"><caption>Per camera (means over samples): {UNITS}</caption>
-<tr><th colspan="{half}">A</th><th colspan="{half}" class="second">B</th></tr>
-<tr>{_cells(CAMERA_HEAD, tag="th")}{_cells(CAMERA_HEAD, tag="th", first="second")}</tr>{cameras}</table></div>
-</body></html>
-"""
-
-
-def _cells(texts: Iterable[str], tag: str = "td", first: str = "") -> str:
-    written = [f"<{tag}>{html.escape(text)}</{tag}>" for text in texts]
-    return f'<{tag} class="{first}"{written[0][len(tag) + 1 :]}' + "".join(written[1:]) if first else "".join(written)
 
 
 def mean_rig(cameras: CameraSet) -> Rig:

@@ -158,8 +158,8 @@ def _is_shard(path: Path) -> bool:
 
 def _manifest_blocks(path: Path) -> Iterator[Block]:
     for shard in read_manifest(path).shards:
-        if shard["samples"]:
-            yield _h5_block(path.parent / shard["h5"])
+        if shard.samples:
+            yield _h5_block(path.parent / shard.h5)
 
 
 def _h5_block(path: Path) -> Block:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mousefacelift.base.files import atomic
+from mousefacelift.base.pages import figure_html, render
 from mousefacelift.geometry.camera import Array, Camera, Rig
 from mousefacelift.geometry.views import azimuth_elevation
 from mousefacelift.rigs.checks import axes_meeting_point
@@ -81,7 +82,7 @@ def _lens(camera: Camera) -> str:
     return ("fisheye " if camera.fisheye else "") + (", ".join(used) or ("" if camera.fisheye else "no distortion"))
 
 
-def rig_figure(rig: Rig, title: str) -> "Figure":
+def rig_figure(rig: Rig) -> "Figure":
     """The rig in 3D, in mm: each camera's pyramid of view and name, the world's axes, where the optical axes meet."""
     from plotly import graph_objects
 
@@ -121,7 +122,7 @@ def rig_figure(rig: Rig, title: str) -> "Figure":
             name="optical axes meet", hovertext=", ".join(f"{value:.1f}" for value in target) + " mm", hoverinfo="text",
         )  # fmt: skip
     figure.update_layout(
-        title=title, template="plotly_white", margin={"l": 0, "r": 0, "b": 0, "t": 40},
+        template="plotly_white", margin={"l": 0, "r": 0, "b": 0, "t": 40},
         scene={"aspectmode": "data", **{f"{axis}axis_title": f"{axis} (mm)" for axis in "xyz"}},
     )  # fmt: skip
     return figure
@@ -141,6 +142,6 @@ def frustum(camera: Camera, length: float) -> Array:
 
 def write_page(rig: Rig, path: Path, title: str) -> None:
     """The figure as one HTML file that needs no network."""
-    page = rig_figure(rig, title).to_html(include_plotlyjs=True, full_html=True)
+    page = render("rig.html", title=title, figure=figure_html(rig_figure(rig), height="calc(100vh - 5em)"))
     with atomic(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -16,15 +16,16 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+from pydantic import ValidationError
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
 from mousefacelift.config.shard import Shard
-from mousefacelift.geometry.camera import Array
-from mousefacelift.geometry.views import inverse_rigid
+from mousefacelift.shards.fields import first_problem
 from mousefacelift.shards.images import Image, decode_image, encode_image
-from mousefacelift.shards.manifest import Manifest
+from mousefacelift.shards.manifest import Manifest, ShardEntry
+from mousefacelift.shards.sample import SampleMeta
 
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
 # Where the settings name none.
@@ -80,23 +81,22 @@ class ShardWriter:
     def __exit__(self, *exception: Any) -> None:
         self._stack.__exit__(*exception)
 
-    def add(self, meta: dict[str, Any], images: list[Image], files: list[bytes]) -> None:
+    def add(self, meta: SampleMeta, images: list[Image], files: list[bytes]) -> None:
         """Append one sample to both files.
 
-        meta: what the tar's JSON says, in FaceLift's schema: `id`, `frame`, `frames` with w2c, fx, fy, cx, cy and
-        file_path per view, and `world_from_mm` where that is known. images: the views; files: the same, encoded.
+        meta: the tar's JSON, with id, frame and every view's file_path. images: the views; files: the same, encoded.
         """
         i = self._count
-        for frame, file in zip(meta["frames"], files, strict=True):
-            self._add_member(frame["file_path"], file)
-        self._add_member(f"{meta['id']}.json", json.dumps(meta, separators=(",", ":"), allow_nan=False).encode())
+        for view, file in zip(meta.frames, files, strict=True):
+            self._add_member(str(view.file_path), file)
+        self._add_member(f"{meta.id}.json", meta.encoded())
         self._h5["image"][i] = np.stack(images, out=self._stacked)
-        small = dict(zip(("c2w", "fxfycxcy"), meta_cameras(meta), strict=True))
-        small |= {"frame": meta["frame"], "key": meta["id"]}
-        if "world_from_mm" in meta:
-            small["world_from_mm"] = meta["world_from_mm"]
+        small: dict[str, Any] = dict(zip(("c2w", "fxfycxcy"), meta.cameras(), strict=True))
+        small |= {"frame": meta.frame, "key": meta.id}
+        if meta.has("world_from_mm"):
+            small["world_from_mm"] = meta.world_from_mm
         if i and small.keys() != self._small.keys():
-            raise ValueError(f"{meta['id']}: world_from_mm must be known of all samples of a shard or of none")
+            raise ValueError(f"{meta.id}: world_from_mm must be known of all samples of a shard or of none")
         for name, value in small.items():
             self._small.setdefault(name, []).append(value)
         self._count += 1
@@ -118,24 +118,6 @@ class ShardWriter:
         self._tar.addfile(info, io.BytesIO(content))
 
 
-def opencv_cameras(w2c: Array, fxfycxcy: Array, size: int, names: list[str]) -> list[dict[str, Any]]:
-    """FaceLift's `frames` list for one sample's views. w2c: [V, 4, 4]; fxfycxcy: [V, 4]."""
-    return [
-        {
-            "w": size, "h": size, "fx": k[0], "fy": k[1], "cx": k[2], "cy": k[3],
-            "w2c": m, "file_path": name,
-        }
-        for m, k, name in zip(w2c.tolist(), fxfycxcy.tolist(), names, strict=True)
-    ]  # fmt: skip
-
-
-def meta_cameras(meta: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """c2w [V, 4, 4] and fxfycxcy [V, 4] of a sample's JSON."""
-    w2c = np.array([frame["w2c"] for frame in meta["frames"]], np.float64)
-    intrinsics = [[frame[name] for name in ("fx", "fy", "cx", "cy")] for frame in meta["frames"]]
-    return inverse_rigid(w2c), np.array(intrinsics, np.float64)
-
-
 @dataclass(frozen=True)
 class TarSample:
     """One sample as it lies in a tar: its key, its JSON and its views' files, cam0 first."""
@@ -144,16 +126,18 @@ class TarSample:
     json: bytes
     files: list[bytes]
 
-    def meta(self, where: str) -> dict[str, Any]:
+    def meta(self, where: str) -> SampleMeta:
         """The JSON, parsed. Raises UserError beginning with `where` if it is not a sample's."""
         try:
-            meta = json.loads(self.json)
-            c2w, fxfycxcy = meta_cameras(meta)
-            if c2w.shape != (len(self.files), 4, 4) or fxfycxcy.shape != (len(self.files), 4):
+            meta = SampleMeta.model_validate(json.loads(self.json))
+            c2w, _ = meta.cameras()
+            if c2w.shape != (len(self.files), 4, 4):
                 raise ValueError(f"{len(self.files)} views, but cameras of shape {c2w.shape}")
-        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, np.linalg.LinAlgError) as error:
+        except ValidationError as error:
+            raise UserError(f"{where}, sample {self.key}: damaged JSON ({first_problem(error)})") from None
+        except (ValueError, LookupError, OverflowError, RecursionError, np.linalg.LinAlgError) as error:
             raise UserError(f"{where}, sample {self.key}: damaged JSON ({error!r:.200})") from None
-        return dict(meta)
+        return meta
 
     def images(self, where: str) -> list[Image]:
         """The views, decoded: [S, S, 4] RGBA each. Raises UserError beginning with `where`, naming sample and view."""
@@ -196,17 +180,17 @@ def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
         raise UserError(f"{where}, sample {key}: {_missing(members, views)}")
 
 
-def shard_samples(manifest: Manifest, shard: dict[str, Any]) -> Iterator[TarSample]:
+def shard_samples(manifest: Manifest, shard: ShardEntry) -> Iterator[TarSample]:
     """The samples of a shard's tar, wherever it lies, as many as the manifest lists. Raises UserError naming the tar."""
     where, count = manifest.location(shard, "tar"), 0
     with manifest.open(shard, "tar") as stream:
         for sample in tar_samples(stream, where, manifest.views):
-            if count == shard["samples"]:
+            if count == shard.samples:
                 raise UserError(f"{where}, sample {sample.key}: the manifest lists {count} samples, here are more")
             yield sample
             count += 1
-    if count != shard["samples"]:
-        raise UserError(f"{where}: {count} samples where the manifest lists {shard['samples']}")
+    if count != shard.samples:
+        raise UserError(f"{where}: {count} samples where the manifest lists {shard.samples}")
 
 
 def _missing(members: dict[str, bytes], views: int) -> str:

@@ -1,4 +1,4 @@
-"""manifest.json: the shards with their samples and checksums, and the code and settings that they come from."""
+"""manifest.json: the shards with their samples and checksums, and the code and settings that made them."""
 
 import atexit
 import hashlib
@@ -7,59 +7,123 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mousefacelift import STAGE_VERSIONS, __version__
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, natural_key, open_h5, read_json, write_json
-from mousefacelift.base.progress import track
 from mousefacelift.base.remote import is_url, open_binary
 from mousefacelift.config.sample import SPLITS
+from mousefacelift.shards.checksums import checksums
+from mousefacelift.shards.fields import Count, Strict, first_problem
 
-STAGES = ("center", "cameras", "normalize", "sample", "shard")  # of which each has a part in every shard
-KINDS = ("tar", "h5")
+Kind = Literal["tar", "h5"]
+KINDS: tuple[Kind, ...] = ("tar", "h5")
+STAGES = ("center", "cameras", "normalize", "sample", "shard")  # whose settings and code the shards depend on
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Manifest:
+def _path_below(path: str) -> str:
+    parts = path.split("/")  # a PurePosixPath would take longer than all other checks
+    if path.startswith("/") or ".." in parts or not set(parts) - {"", "."}:
+        raise ValueError("not a path below the manifest")
+    return path
+
+
+def _split(name: str) -> str:
+    if name not in SPLITS:
+        raise ValueError(f"not one of {', '.join(SPLITS)}")
+    return name
+
+
+PathBelow = Annotated[str, AfterValidator(_path_below)]
+
+
+class PerKind(Strict, Generic[T]):
+    """Something of a shard's tar and of its HDF5 file."""
+
+    tar: T
+    h5: T
+
+    def __getitem__(self, kind: Kind) -> T:
+        return self.tar if kind == "tar" else self.h5
+
+
+class ShardEntry(Strict):
+    """A shard as the manifest lists it: its split, and of both files the path from the manifest's folder.
+
+    first and last: keys, None without samples.
+    """
+
+    split: Annotated[str, AfterValidator(_split)]
+    capture: str
+    chunk: Count
+    samples: Count
+    tar: PathBelow
+    h5: PathBelow
+    bytes: PerKind[Count]
+    sha256: PerKind[str]
+    first: str | None
+    last: str | None
+
+    @model_validator(mode="after")
+    def _names_its_ends(self) -> "ShardEntry":
+        if self.samples and (self.first is None or self.last is None):
+            raise ValueError("has samples, but first or last is not named")
+        return self
+
+    def path(self, kind: Kind) -> str:
+        """The path of one of its files, from the manifest's folder."""
+        return self.tar if kind == "tar" else self.h5
+
+
+class Manifest(Strict):
     """What `shard` wrote: `image_size` px, `views` per sample, the shards, and the hash that stands for all of it.
 
-    shards: as in the file; each has split, capture, chunk, samples, first and last (keys, None without samples), and for
-    tar and h5 the path from `folder`, or from `url` where that is given, bytes and sha256. The manifest lists every
-    shard's checksum, so that its own bytes identify the data.
+    shards: their files lie below `folder`, or below `url` where that is given. sha256: of the manifest itself; as it
+    lists every shard's checksum, this identifies the data.
     """
 
     folder: Path
-    image_size: int
-    views: int
-    shards: list[dict[str, Any]]
+    image_size: Annotated[int, Field(ge=1)]
+    views: Annotated[int, Field(ge=1)]
+    shards: list[ShardEntry]
     sha256: str
     url: str | None = None
 
-    def split(self, name: str) -> list[dict[str, Any]]:
+    @field_validator("shards")
+    @classmethod
+    def _lists_each_file_once(cls, shards: list[ShardEntry]) -> list[ShardEntry]:
+        files = Counter(path for shard in shards for path in (shard.tar, shard.h5))
+        if twice := [path for path, times in files.items() if times > 1]:
+            raise ValueError(f"{twice[0]} is listed twice")
+        return shards
+
+    def split(self, name: str) -> list[ShardEntry]:
         """The shards of a split that hold samples."""
-        return [shard for shard in self.shards if shard["split"] == name and shard["samples"]]
+        return [shard for shard in self.shards if shard.split == name and shard.samples]
 
-    def location(self, shard: dict[str, Any], kind: str) -> str:
+    def location(self, shard: ShardEntry, kind: Kind) -> str:
         """Where a shard's tar or h5 is to be read: a path or a URL."""
-        return f"{self.url}/{shard[kind]}" if self.url else str(self.folder / shard[kind])
+        return f"{self.url}/{shard.path(kind)}" if self.url else str(self.folder / shard.path(kind))
 
-    def local(self, shard: dict[str, Any], kind: str) -> Path:
-        """A shard's tar or h5 as a file here; from a web server it is fetched, once, and checked."""
-        path = self.folder / shard[kind]
+    def local(self, shard: ShardEntry, kind: Kind) -> Path:
+        """A shard's tar or h5 as a file here; from a web server it is fetched once, and checked."""
+        path = self.folder / shard.path(kind)
         if self.url and not path.exists():
             with self.open(shard, kind) as source, atomic(path) as temporary, temporary.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         return path
 
     @contextmanager
-    def open(self, shard: dict[str, Any], kind: str) -> Iterator[IO[bytes]]:
-        """A shard's tar or h5 for reading. From a web server it is fetched as a whole and checked before.
+    def open(self, shard: ShardEntry, kind: Kind) -> Iterator[IO[bytes]]:
+        """A shard's tar or h5 for reading. From a web server it is first fetched as a whole and checked.
 
         Raises UserError for a file that is missing, and for one from the web that is not what the manifest lists.
         """
@@ -71,19 +135,21 @@ class Manifest:
             with tempfile.TemporaryFile(prefix="mousefacelift-") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
                 copy.seek(0)
-                if hashlib.file_digest(copy, "sha256").hexdigest() != shard["sha256"][kind]:
+                if hashlib.file_digest(copy, "sha256").hexdigest() != shard.sha256[kind]:
                     raise UserError(f"{where}: not the file that the manifest lists (another sha256)")
                 copy.seek(0)
                 yield copy
 
 
 def read_manifest(location: Path | str) -> Manifest:
-    """Read manifest.json, a path or a URL. Raises UserError if it is missing, damaged, lacks a key or names a file
-    outside its folder.
+    """Read manifest.json, a path or a URL.
+
+    Raises UserError if it is missing, damaged, lacks a key or names a file outside its folder.
     """
     if is_url(location):
         return _download(str(location))
-    return _manifest(read_json(Path(location), "shard"), Path(location), Path(location).read_bytes())
+    path = Path(location)
+    return _checked(read_json(path, "shard"), path, path.read_bytes(), path.parent)
 
 
 def _download(location: str) -> Manifest:
@@ -91,7 +157,7 @@ def _download(location: str) -> Manifest:
     parts = urlsplit(location)
     if parts.query or parts.fragment or not parts.path.endswith(".json"):
         raise UserError(
-            f"{location}: not the address of a manifest.json; shards are looked for beside it, by their names"
+            f"{location}: not the address of a manifest.json; the shards must lie beside it, under the names it gives"
         )
     with open_binary(location, patient=False) as stream:
         content = stream.read()
@@ -101,19 +167,16 @@ def _download(location: str) -> Manifest:
         raise UserError(f"{location}: not a shard manifest ({error})") from None
     folder = tempfile.TemporaryDirectory(prefix="mousefacelift-")
     atexit.register(folder.cleanup)
-    return replace(_manifest(values, location, content), folder=Path(folder.name), url=location.rpartition("/")[0])
+    return _checked(values, location, content, Path(folder.name), location.rpartition("/")[0])
 
 
-def _manifest(values: Any, location: Path | str, content: bytes) -> Manifest:
+def _checked(values: Any, location: Path | str, content: bytes, folder: Path, url: str | None = None) -> Manifest:
+    read = {"folder": folder, "sha256": hashlib.sha256(content).hexdigest(), "url": url}
     try:
-        size, views = (_count(values[name], name, 1) for name in ("image_size", "views"))
-        shards = [_shard(shard) for shard in values["shards"]]
-        files = [shard[kind] for shard in shards for kind in KINDS]
-        if twice := [file for file, times in Counter(files).items() if times > 1]:
-            raise ValueError(f"{twice[0]} is listed twice")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{location}: not a shard manifest ({error!r}); delete it and rerun the workflow") from None
-    return Manifest(Path(location).parent, size, views, shards, hashlib.sha256(content).hexdigest())
+        return Manifest.model_validate(values | read if isinstance(values, dict) else values)
+    except ValidationError as error:
+        problem = first_problem(error)
+        raise UserError(f"{location}: not a shard manifest ({problem}); delete it and rerun the workflow") from None
 
 
 def write_manifest(
@@ -128,36 +191,21 @@ def write_manifest(
     h5_files: `{split}/{capture}-{chunk}.h5` beside their tars, below the manifest's folder. settings: the sections of the
     configuration that the shards depend on (STAGES), recorded as given. The same shards and settings give the same bytes,
     in whatever order the files are named. Raises UserError if a shard is unreadable, a tar is missing, the shards do not
-    go together, or one of the `needed` splits has no sample: known now, not after training.
+    go together, or one of the `needed` splits has no sample: this is better known now than after the training run.
     """
-    entries, images, names = [], set(), dict[str, list[str] | None]()
-    for path in h5_files:
-        entry, shape, views = _entry(path, output.parent)
-        entries.append(entry)
-        if not entry["samples"]:
-            continue
-        images.add(shape)
-        if names.setdefault(entry["capture"], views) != views:
-            names[entry["capture"]] = None
-    if len(images) > 1:
-        sizes, views_of = ({shape[i] for shape in images} for i in (1, 0))
-        raise UserError(
-            f"{output.parent}: shards of different image sizes ({sorted(sizes)}) or view counts ({sorted(views_of)}) cannot be mixed"
-        )
-    totals = {split: sum(e["samples"] for e in entries if e["split"] == split) for split in SPLITS}
+    folder = output.parent
+    found = [_read_shard(path, folder) for path in h5_files]
+    views, size = _common_shape(found, folder)
+    totals = {split: sum(each.samples for each in found if each.split == split) for split in SPLITS}
     empty = [split for split in needed if not totals[split]]
-    if empty or not images:
+    if empty or not views:
         raise UserError(
-            f"{output.parent}: no sample is for {' and '.join(empty or SPLITS)} ({totals}): look at the captures' rejected.tsv, "
+            f"{folder}: no sample is for {' and '.join(empty or SPLITS)} ({totals}): look at the captures' rejected.tsv, "
             "shorten sample.gap_s, or change sample.fractions (0 for a split that is not wanted)"
         )
-    entries.sort(key=lambda e: (SPLITS.index(e["split"]), natural_key(e["capture"]), e["chunk"]))
-    paths = [output.parent / entry[kind] for entry in entries for kind in KINDS]
-    sums = iter(checksums(paths, threads, "manifest"))
-    for entry in entries:
-        entry["sha256"] = {kind: next(sums) for kind in KINDS}
-    captures = sorted({entry["capture"] for entry in entries}, key=natural_key)
-    ((views_count, size),) = images
+    found.sort(key=lambda each: (SPLITS.index(each.split), natural_key(each.capture), each.chunk))
+    sums = checksums([path for each in found for path in (each.tar, each.h5)], threads, "manifest")
+    entries = [each.entry(*pair) for each, pair in zip(found, zip(sums[::2], sums[1::2], strict=True), strict=True)]
     write_json(
         output,
         {
@@ -166,19 +214,12 @@ def write_manifest(
             "code": {"mousefacelift": __version__, "stages": {stage: STAGE_VERSIONS[stage] for stage in STAGES}},
             "config": settings,
             "config_sha256": settings_sha256(settings),
-            "captures": [
-                {
-                    "name": name,
-                    "samples": sum(entry["samples"] for entry in entries if entry["capture"] == name),
-                    "view_names": names.get(name),  # None without samples, or if they are not the same everywhere
-                }
-                for name in captures
-            ],
+            "captures": _captures(found),
             "image_size": size,
-            "views": views_count,
+            "views": views,
             "samples": totals,
-            "bytes": {kind: sum(entry["bytes"][kind] for entry in entries) for kind in KINDS},
-            "shards": entries,
+            "bytes": {kind: sum(entry.bytes[kind] for entry in entries) for kind in KINDS},
+            "shards": [entry.model_dump() for entry in entries],
         },
     )
 
@@ -190,75 +231,60 @@ def settings_sha256(settings: dict[str, Any] | None) -> str | None:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+@dataclass(frozen=True)
+class _Shard:
+    """A shard as its HDF5 file tells it. shape: number of views, and the size of their images in px."""
+
+    tar: Path
+    h5: Path
+    split: str
+    capture: str
+    chunk: int
+    keys: list[str]
+    samples: int
+    shape: tuple[int, int]
+    views: list[str]
+
+    def entry(self, tar_sha256: str, h5_sha256: str) -> ShardEntry:
+        """The shard's entry in the manifest."""
+        return ShardEntry(
+            split=self.split, capture=self.capture, chunk=self.chunk, samples=self.samples,
+            tar=f"{self.split}/{self.tar.name}", h5=f"{self.split}/{self.h5.name}",
+            bytes=PerKind[int](tar=self.tar.stat().st_size, h5=self.h5.stat().st_size),
+            sha256=PerKind[str](tar=tar_sha256, h5=h5_sha256),
+            first=self.keys[0] if self.keys else None, last=self.keys[-1] if self.keys else None,
+        )  # fmt: skip
 
 
-def checksums(paths: list[Path], threads: int, what: str) -> list[str]:
-    """The checksums of files, in their order, with progress reported as `what`. Hashing lets other threads run."""
-    if not paths:
-        return []
-    advance = track(len(paths), what)
-
-    def one(path: Path) -> str:
-        digest = checksum(path)
-        advance()
-        return digest
-
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        return list(pool.map(one, paths))
-
-
-def _entry(path: Path, folder: Path) -> tuple[dict[str, Any], tuple[int, int], list[str]]:
-    """A shard's entry, yet without checksums, its views' number and size in px, and their names."""
-    tar = path.with_suffix(".tar")
-    capture, _, chunk = path.stem.rpartition("-")
-    if (
-        path.parent.parent.resolve() != folder.resolve()
-        or path.parent.name not in SPLITS
-        or not capture
-        or not chunk.isdecimal()
-    ):
-        raise UserError(f"{path}: not a shard's name; expected {folder}/{{{','.join(SPLITS)}}}/CAPTURE-CHUNK.h5")
+def _read_shard(h5: Path, folder: Path) -> _Shard:
+    tar, split = h5.with_suffix(".tar"), h5.parent.name
+    capture, _, chunk = h5.stem.rpartition("-")
+    if h5.parent.parent.resolve() != folder.resolve() or split not in SPLITS or not capture or not chunk.isdecimal():
+        raise UserError(f"{h5}: not a shard's name; expected {folder}/{{{','.join(SPLITS)}}}/CAPTURE-CHUNK.h5")
     if not tar.exists():
         raise UserError(f"{tar}: no such file; it is written by `mousefacelift shard`")
-    with open_h5(path, "mousefacelift shard") as file:
-        count, views, size = file["image"].shape[:3]
+    with open_h5(h5, "mousefacelift shard") as file:
+        count, views, size = (int(n) for n in file["image"].shape[:3])
         keys = [key.decode() for key in file["key"][()]]
         names = [str(name) for name in file.attrs.get("views", ())]
-    files = dict(zip(KINDS, (tar, path), strict=True))
-    entry = {
-        "split": path.parent.name, "capture": capture, "chunk": int(chunk), "samples": count,
-        **{kind: f"{path.parent.name}/{file.name}" for kind, file in files.items()},
-        "bytes": {kind: file.stat().st_size for kind, file in files.items()},
-        "sha256": {},
-        "first": keys[0] if keys else None, "last": keys[-1] if keys else None,
-    }  # fmt: skip
-    return entry, (views, size), names
+    return _Shard(tar, h5, split, capture, int(chunk), keys, count, (views, size), names)
 
 
-def _shard(shard: dict[str, Any]) -> dict[str, Any]:
-    """A shard's entry, checked. Raises KeyError, TypeError or ValueError."""
-    for kind in KINDS:
-        path = PurePosixPath(shard[kind])
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"{shard[kind]!r} is not a path below the manifest")
-        _count(shard["bytes"][kind], "bytes", 0)
-        if not isinstance(shard["sha256"][kind], str):
-            raise TypeError("sha256 is not a text")
-    samples = _count(shard["samples"], "samples", 0)
-    _count(shard["chunk"], "chunk", 0)
-    if shard["split"] not in SPLITS:
-        raise ValueError(f"split {shard['split']!r}")
-    texts = [shard["capture"], *([shard["first"], shard["last"]] if samples else [])]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("capture, first or last is not a text")
-    return dict(shard) | {"first": shard["first"], "last": shard["last"]}
+def _common_shape(found: list[_Shard], folder: Path) -> tuple[int, int]:
+    """The shape of all shards with samples; zeros if there are none. Raises UserError if they differ."""
+    shapes = {each.shape for each in found if each.samples}
+    if len(shapes) > 1:
+        views, sizes = (sorted({shape[i] for shape in shapes}) for i in (0, 1))
+        raise UserError(f"{folder}: shards of different image sizes ({sizes}) or view counts ({views}) cannot be mixed")
+    return shapes.pop() if shapes else (0, 0)
 
 
-def _count(value: Any, name: str, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {value!r}, not a number from {least} on")
-    return value
+def _captures(found: list[_Shard]) -> list[dict[str, Any]]:
+    """Each capture's samples, and its view names: None without samples, or if they are not the same in all shards."""
+    captures = []
+    for name in sorted({each.capture for each in found}, key=natural_key):
+        mine = [each for each in found if each.capture == name]
+        views = {tuple(each.views) for each in mine if each.samples}
+        names = list(views.pop()) if len(views) == 1 else None
+        captures.append({"name": name, "samples": sum(each.samples for each in mine), "view_names": names})
+    return captures

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic, open_h5
+from mousefacelift.base.files import open_h5
+from mousefacelift.base.sheets import GAP, Row, write_sheet
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import azimuth_elevation
-from mousefacelift.shards.containers import TarSample, meta_cameras, tar_samples
+from mousefacelift.shards.containers import TarSample, tar_samples
 from mousefacelift.shards.images import Image
 from mousefacelift.shards.manifest import read_manifest
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 TABLE_ROWS = 24
 SHEET_WIDTH, LARGEST_TILE = 1600, 240  # px
-GAP, LINE = 4, 20  # px between tiles, and of a line of text
-GREY = 205
-DPI, FONT_SIZE, LETTER = 100, 9, 8  # points, and px of a letter of that size
 # HDF5's registry of filters; 3 is the checksum.
 H5_CODECS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
 COLUMNS = ("frame", "time s", "split", "distance", "elevation", "focal px", "mouse fills", "kB")
@@ -77,32 +75,34 @@ def show(shard: Path, sheet: Path, limit: int) -> None:
 
     # Wide enough for every number: in a file or a narrow terminal a table must not be cut. Names are no markup.
     console = Console(width=max(Console().width, 110), markup=False, emoji=False, highlight=False)
-    rows = _show_manifest(shard, limit, console) if shard.suffix == ".json" else _show_shard(shard, limit, console)
-    if rows is None:
+    views, rows = (
+        _show_manifest(shard, limit, console) if shard.suffix == ".json" else _show_shard(shard, limit, console)
+    )
+    if not rows:
         console.print("no samples, no contact sheet")
         return
-    _write_sheet(sheet, *rows)
+    write_sheet(sheet, rows, [view if view.startswith("view") else f"view {view}" for view in views])
     console.print(f"contact sheet: {sheet}", soft_wrap=True)
 
 
-# Names of the views, and label and tiles of every row.
-Rows = tuple[tuple[str, ...], list[tuple[str, list[Image]]]]
+# What is drawn: names of the views, and a row per sample.
+Drawn = tuple[tuple[str, ...], list[Row]]
 
 
-def _show_shard(path: Path, limit: int, console: "Console") -> Rows | None:
+def _show_shard(path: Path, limit: int, console: "Console") -> Drawn:
     contents = read_contents(path)
     size = f"{path.stat().st_size / 1e6:.1f} MB"
     if not contents.samples:
         console.print(f"{path}: 0 samples, {size}", soft_wrap=True)
-        return None
+        return (), []
     console.print(
         f"{path}: {_count(contents.samples, 'sample')} of {_count(len(contents.views), 'view')}, "
         f"{contents.size}x{contents.size} px, {contents.codec}, {size}",
         soft_wrap=True,
     )
     listed, drawn = (evenly_spaced(contents.samples, count).tolist() for count in (TABLE_ROWS, limit))
-    table, tiles = _table(("sample", *COLUMNS), CAPTION), []
-    for place, sample in zip(sorted({*listed, *drawn}), read_samples(contents, {*listed, *drawn}), strict=True):
+    table, rows = _table(("sample", *COLUMNS), CAPTION), []
+    for place, sample in zip(sorted({*listed, *drawn}), read_shown(contents, {*listed, *drawn}), strict=True):
         if place == 0:
             azimuth, _ = azimuth_elevation(sample.c2w[:, :3, 3])
             views = ", ".join(f"{name} at {a:.0f}°" for name, a in zip(contents.views, azimuth, strict=True))
@@ -110,15 +110,15 @@ def _show_shard(path: Path, limit: int, console: "Console") -> Rows | None:
         if place in listed:
             table.add_row(*_cells(sample))
         if place in drawn:
-            tiles.append(_row(sample))
+            rows.append(_row(sample))
     console.print(table)
     _say_left_out(contents.samples - len(listed), "samples", console)
-    return contents.views, tiles
+    return contents.views, rows
 
 
-def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
+def _show_manifest(path: Path, limit: int, console: "Console") -> Drawn:
     data = read_manifest(path)
-    shards = [(str(s["split"]), Path(s["h5"]), int(s["samples"])) for s in data.shards]
+    shards = [(entry.split, Path(entry.h5), entry.samples) for entry in data.shards]
     views, size = data.views, data.image_size
     console.print(f"{path}: {_count(views, 'view')}, {size}x{size} px", soft_wrap=True)
     table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
@@ -135,7 +135,7 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
     _say_left_out(len(shards) - len(listed), "shards", console)
 
     every = np.array([(k, place) for k, (_, _, count) in enumerate(shards) for place in range(count)]).reshape(-1, 2)
-    names, tiles = set(), []
+    names, rows = set(), []
     for k, chosen in groupby(every[evenly_spaced(len(every), limit)].tolist(), key=lambda pair: pair[0]):
         contents = read_contents(path.parent / shards[k][1])
         if (contents.samples, len(contents.views)) != (shards[k][2], views):
@@ -144,11 +144,9 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Rows | None:
                 f"{shards[k][2]} of {views}; run the workflow again"
             )
         names.add(contents.views)
-        tiles += [_row(sample) for sample in read_samples(contents, {place for _, place in chosen})]
-    if not tiles:
-        return None
+        rows += [_row(sample) for sample in read_shown(contents, {place for _, place in chosen})]
     # Where captures name their cameras differently, a view is known by its place alone.
-    return names.pop() if len(names) == 1 else _numbered(views), tiles
+    return names.pop() if len(names) == 1 else _numbered(views), rows
 
 
 def read_contents(path: Path) -> Contents:
@@ -160,7 +158,7 @@ def read_contents(path: Path) -> Contents:
     raise UserError(f"{path}: not the name of a shard: give a .tar, a .h5 or a manifest.json")
 
 
-def read_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
+def read_shown(contents: Contents, places: set[int]) -> Iterator[Shown]:
     """The samples at some places of a shard, in order. Raises UserError naming shard and sample for damaged ones."""
     return _h5_samples(contents, places) if contents.path.suffix == ".h5" else _tar_samples(contents, places)
 
@@ -224,10 +222,9 @@ def _tar_contents(path: Path) -> Contents:
         raise UserError(f"{path}: its first member, {members[0][0]!r}, is no view of a sample (`key.cam0.png`)")
     with path.open("rb") as stream:
         sample = next(tar_samples(stream, str(path), len(kinds)))
-    stored = sample.meta(str(path)).get("views")
-    named = isinstance(stored, list) and len(stored) == len(kinds)
+    views = tuple(sample.meta(str(path)).views or ())
     return Contents(
-        path, sum(kind == "json" for _, _, kind in members), tuple(map(str, stored or ())) if named else _numbered(len(kinds)),
+        path, sum(kind == "json" for _, _, kind in members), views if len(views) == len(kinds) else _numbered(len(kinds)),
         len(sample.images(str(path))[0]), f"tar of {kinds[0].partition('.')[2]}",
     )  # fmt: skip
 
@@ -237,11 +234,9 @@ def _tar_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
     for place, sample in enumerate(_tar_stream(contents.path, len(contents.views))):
         if place in places:
             meta = sample.meta(where)
-            frame, time_s, split = meta.get("frame"), meta.get("time_s"), meta.get("split")
-            yield Shown(
-                sample.key, frame if isinstance(frame, int) else None, time_s if isinstance(time_s, float) else None,
-                split if isinstance(split, str) else None, *meta_cameras(meta), sum(map(len, sample.files)), sample.images(where),
-            )  # fmt: skip
+            time_s = meta.time_s if isinstance(meta.time_s, float) else None
+            size = sum(map(len, sample.files))
+            yield Shown(sample.key, meta.frame, time_s, meta.split, *meta.cameras(), size, sample.images(where))
 
 
 def _tar_stream(path: Path, views: int) -> Iterator[TarSample]:
@@ -290,12 +285,12 @@ def _cells(sample: Shown) -> list[str]:
     ]  # fmt: skip
 
 
-def _row(sample: Shown) -> tuple[str, list[Image]]:
+def _row(sample: Shown) -> Row:
     """A row of the contact sheet: what it is, and its views over white, each as large as the sheet has room for."""
     label = [sample.key]
     label += [f"frame {sample.frame}"] if sample.frame is not None else []
     label += [f"{sample.time_s:.2f} s"] if sample.time_s is not None else []
-    return "   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images]
+    return Row("   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images])
 
 
 def tile_side(views: int) -> int:
@@ -308,34 +303,3 @@ def _tile(rgba: Image, side: int) -> Image:
     over_white = rgba[..., :3] * alpha + 255 * (1 - alpha)
     method = cv2.INTER_AREA if side < len(rgba) else cv2.INTER_NEAREST
     return np.rint(cv2.resize(over_white, (side, side), interpolation=method)).astype(np.uint8)
-
-
-def _write_sheet(path: Path, views: Sequence[str], rows: list[tuple[str, list[Image]]]) -> None:
-    """A line with the views' names, then for each row a line with its label and its tiles, all of one size."""
-    from matplotlib.figure import Figure
-
-    side = len(rows[0][1][0])
-    step = side + GAP
-    width, height = GAP + step * len(views), LINE + (LINE + GAP + step) * len(rows)
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-
-    def write(text: str, x: int, y: int, room: int) -> None:
-        letters = max(3, room // LETTER)
-        text = text if len(text) <= letters else f"{text[: letters - 1]}…"
-        at = (x / width, 1 - (y + LINE / 2) / height)
-        figure.text(*at, text, fontsize=FONT_SIZE, verticalalignment="center", parse_math=False)
-
-    for v, view in enumerate(views):
-        write(view if view.startswith("view") else f"view {view}", GAP + v * step, 0, side)
-    for n, (label, tiles) in enumerate(rows):
-        top = LINE + n * (LINE + GAP + step)
-        write(label, GAP, top, width - 2 * GAP)
-        # White views on white would have no edges.
-        canvas[top + LINE : top + LINE + GAP + step] = GREY
-        for v, tile in enumerate(tiles):
-            y, x = top + LINE + GAP, GAP + v * step
-            canvas[y : y + side, x : x + side] = tile
-    figure.figimage(canvas, origin="upper")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")

@@ -25,8 +25,8 @@ from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.models.splats import write_ply
 from mousefacelift.models.weights import load_weights
+from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, read_manifest
-from mousefacelift.shards.verify import refuse_damaged
 from mousefacelift.stages.train import choose_accelerator, set_threads
 from mousefacelift.training.data import Samples, SplitName, input_order, shuffle_seed
 from mousefacelift.training.losses import mask_iou, psnr, psnr_foreground, ssim

@@ -18,8 +18,9 @@ from mousefacelift.config.shard import Shard
 from mousefacelift.geometry.camera import Array, Rig
 from mousefacelift.geometry.resampling import View, render_view
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
-from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
+from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.images import Image, decode_crop
+from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _write(source: Source, outputs: dict[str, tuple[Path, Path]], settings: Shar
     samples = source.samples
     done = track(max(len(samples), 1), f"shard {source.center_file.parent.name} chunk {source.center.chunk}")
 
-    def one_sample(row: SampleRow) -> tuple[dict[str, Any], list[Image], list[bytes]]:
+    def one_sample(row: SampleRow) -> tuple[SampleMeta, list[Image], list[bytes]]:
         """A sample's JSON, its views, and these as the tar's files."""
         cv2.setNumThreads(1)
         images = _render(source, row.frame)
@@ -103,7 +104,7 @@ def _write(source: Source, outputs: dict[str, tuple[Path, Path]], settings: Shar
             for split, paths in outputs.items()
         }
         for meta, images, files in in_order(one_sample, samples, threads):
-            writers[meta["split"]].add(meta, images, files)
+            writers[str(meta.split)].add(meta, images, files)
             done()
 
 
@@ -123,23 +124,23 @@ def _render(source: Source, frame: int) -> list[Image]:
     return images
 
 
-def _describe(source: Source, row: SampleRow, codec: str) -> dict[str, Any]:
+def _describe(source: Source, row: SampleRow, codec: str) -> SampleMeta:
     """A sample's JSON: where it is from, its cameras, and what earlier stages measured of it."""
     poses, p, order = source.poses, source.pose_of[row.frame], source.order
     files = [f"{row.key}.cam{i}.{codec}" for i in range(len(order))]
-    return {
-        "id": row.key,
-        "capture": row.capture,
-        "frame": row.frame,
-        "time_s": float(poses.time_s[p]),
-        "split": row.split,
-        "views": list(source.views),
-        "distance_policy": poses.distance_policy,
-        "world_units_per_mm": float(poses.world_units_per_mm[p]),
-        "qc": _quality(source, p),
-        "world_from_mm": poses.world_from_mm[p].tolist(),
-        "frames": opencv_cameras(poses.w2c[p, order], poses.fxfycxcy[p, order], poses.image_size, files),
-    }
+    return SampleMeta(
+        id=row.key,
+        capture=row.capture,
+        frame=row.frame,
+        time_s=float(poses.time_s[p]),
+        split=row.split,
+        views=list(source.views),
+        distance_policy=poses.distance_policy,
+        world_units_per_mm=float(poses.world_units_per_mm[p]),
+        qc=_quality(source, p),
+        world_from_mm=poses.world_from_mm[p].tolist(),
+        frames=opencv_cameras(poses.w2c[p, order], poses.fxfycxcy[p, order], poses.image_size, files),
+    )
 
 
 def _quality(source: Source, pose: int) -> dict[str, Any]:

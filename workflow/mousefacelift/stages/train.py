@@ -34,8 +34,9 @@ from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt, merged, trainable
 from mousefacelift.models.gslrm import GSLRM, PRESETS
 from mousefacelift.models.weights import load_weights, save_weights
-from mousefacelift.shards.manifest import Manifest, checksum, read_manifest
-from mousefacelift.shards.verify import refuse_damaged
+from mousefacelift.shards.checksums import checksum
+from mousefacelift.shards.integrity import refuse_damaged
+from mousefacelift.shards.manifest import Manifest, read_manifest
 from mousefacelift.training.callbacks import Checkpoints, MetricsTable, ProgressLines, write_curves
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch

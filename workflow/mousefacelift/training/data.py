@@ -23,8 +23,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.train import Train
 from mousefacelift.geometry.views import moved_to_mean_distance
+from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.shards.verify import check_cameras
 
 # OpenCV's threads do not survive the fork of a loader process, which would wait for them forever.
 cv2.setNumThreads(1)
@@ -58,7 +58,7 @@ class Samples(Dataset[dict[str, Any]]):
         self._open: OrderedDict[tuple[int, Path], h5py.File] = OrderedDict()
         c2w, fxfycxcy = [], []
         for shard in manifest.split(split):
-            stored = self._read_index(manifest.local(shard, "h5"), shard["samples"], manifest)
+            stored = self._read_index(manifest.local(shard, "h5"), shard.samples, manifest)
             c2w.append(stored[0])
             fxfycxcy.append(stored[1])
         if not c2w:

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -83,7 +82,7 @@ def _probe(shards: ShardData) -> list[dict[str, Any]]:
     if shards.train is not None:
         places = evenly_spaced(len(shards.train), PROBED)
         return [shards.train.stored(int(place)) for place in places]
-    total = sum(shard["samples"] for shard in shards.manifest.split("train"))
+    total = sum(shard.samples for shard in shards.manifest.split("train"))
     settings = shards.settings
     recipe = Recipe(settings.num_input_views)
     visits = TarVisits(shards.manifest, recipe, settings.image_size, 1, 1, 0, min(PROBED, total))
@@ -172,7 +171,7 @@ def _splits(shards: ShardData) -> Check:
     data = shards.manifest
     opened = {"train": shards.train, "val": shards.val}
     keys = {split: set(samples.keys) if (samples := opened.get(split)) else _keys(data, split) for split in SPLITS}
-    sizes = ", ".join(f"{split} {sum(shard['samples'] for shard in data.split(split))}" for split in SPLITS)
+    sizes = ", ".join(f"{split} {sum(shard.samples for shard in data.split(split))}" for split in SPLITS)
     shared = [
         f"{sorted(one & other)[0]} is in {first} and {second}"
         for (first, one), (second, other) in itertools.combinations(keys.items(), 2)
@@ -191,7 +190,7 @@ def _keys(data: Manifest, split: str) -> set[str] | None:
     """The names of a split's samples; None if some file of theirs is not here."""
     keys: set[str] = set()
     for shard in data.split(split):
-        path = Path(data.folder / shard["h5"])
+        path = data.folder / shard.h5
         if data.url or not path.exists():
             return None
         with open_h5(path, "mousefacelift shard") as file:

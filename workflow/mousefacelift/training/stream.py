@@ -7,9 +7,9 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.shards.containers import TarSample, meta_cameras, shard_samples
+from mousefacelift.shards.cameras import check_cameras
+from mousefacelift.shards.containers import TarSample, shard_samples
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.shards.verify import check_cameras
 from mousefacelift.training.data import (
     STAGGER,
     CamerasName,
@@ -42,7 +42,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
         self.batch_size, self.first, self.last, self.rank, self.world = batch_size, first, last, rank, world
         self.cameras = cameras
         self.shards = manifest.split("train")
-        self.starts = np.cumsum([0, *(shard["samples"] for shard in self.shards)])
+        self.starts = np.cumsum([0, *(shard.samples for shard in self.shards)])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
@@ -73,7 +73,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
         start = 0
         for number in permutation(self.recipe.seed, epoch, len(self.shards)):
             shard = self.shards[number]
-            slots = range(start, start := start + shard["samples"])
+            slots = range(start, start := start + shard.samples)
             if wanted.isdisjoint(slots):
                 continue
             where, first = self.manifest.location(shard, "tar"), int(self.starts[number])
@@ -88,7 +88,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
     def _decoded(self, index: int, where: str, stored: TarSample) -> dict[str, Any]:
         """A sample as `Samples.stored` gives it."""
         size = self.manifest.image_size
-        c2w, fxfycxcy = meta_cameras(stored.meta(where))
+        c2w, fxfycxcy = stored.meta(where).cameras()
         check_cameras(c2w[None], fxfycxcy[None], [f"{where}, sample {stored.key}"])
         images = stored.images(where)
         for i, image in enumerate(images):

@@ -1,1 +1,1 @@
-"""One module per layout of another program. `registry` lists them."""
+"""One module per layout of another program that samples are exported to. `registry` lists them."""
