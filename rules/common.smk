@@ -155,7 +155,7 @@ def initial_weights(wildcards):
     """train.init as an input, unless its tensors are not those of train.preset; values are read by the job alone."""
     if not CONFIG.train.init:
         return []
-    from mousefacelift.models.weights import (
+    from mousefacelift.models.weights.fitting import (
         check_weights,
     )  # imports torch, which takes seconds and which no other rule needs
 
