@@ -1,4 +1,4 @@
-# Runs only when asked for by name: training runs that differ from the configured one in one setting each, and their metrics.
+# Runs only when asked for by name: training runs that differ from the configured one in one setting each, side by side.
 
 
 use rule train as ablation_train with:

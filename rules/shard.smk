@@ -26,7 +26,7 @@ rule shard_chunk:
         mem_mb=2000,
         runtime=60,
     params:
-        folder=f"{RESULTS}/shard",
+        folder=subpath(output[0], ancestor=2),
         settings=PLAN.settings("shard"),
         version=STAGE_VERSIONS["shard"],
     shell:

@@ -66,13 +66,15 @@ def synthetic_shards(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(synthetic_shards, tmp_path_factory) -> Path:
     """The folder of a very small model after two steps on the synthetic shards, at 32 px. Read only."""
+    from mousefacelift.config.presets import PRESETS
     from mousefacelift.config.train import Train
-    from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+    from mousefacelift.models.gslrm import GSLRMConfig
     from mousefacelift.stages.train import train
+    from support.presets import preset_of
 
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0))
+        patch.setitem(PRESETS, "tiny", preset_of(GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)))
         settings = Train(preset="tiny", image_size=32, steps=2, warmup_steps=0, accelerator="cpu")
         train(synthetic_shards, folder / "train", folder / "checkpoints", settings, threads=1)
     return folder / "train"

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.config.train import LAYERS, Lora, Train
+from mousefacelift.config.train import Lora, Train
 from mousefacelift.models.adapt import LoraLinear, adapt, build_optimizer, counts, merged, trainable
-from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
+from mousefacelift.models.registry import build_model
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=3)
 
@@ -145,13 +146,9 @@ def test_a_missing_optimiser_package_says_what_to_install(monkeypatch):
         build_optimizer(adapted(), settings(optimizer="adamw8bit"))
 
 
-def test_the_configuration_knows_the_presets_layers():
-    assert {name: preset.layers for name, preset in PRESETS.items()} == LAYERS
-
-
 def test_the_base_preset_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        model = GSLRM(PRESETS["base"])
+        model = build_model("base")
         adapt(model, Train(adapt="lora"))
     assert sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name) == 303_565_824
     assert len(GSLRM(MICRO).state_dict()) == len(

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig, patchify, pixel_rays
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig, patchify, pixel_rays
+from mousefacelift.models.registry import build_model
 
 PARITY = Path(__file__).with_name("gslrm_micro.npz")
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2)
@@ -71,7 +72,7 @@ def test_under_autocast_the_heads_and_the_rays_stay_in_float32(reference_model, 
 
 def test_base_has_the_released_number_of_parameters():
     with torch.device("meta"):
-        tensors = GSLRM(PRESETS["base"]).state_dict()
+        tensors = build_model("base").state_dict()
     assert len(tensors) == 151
     assert sum(t.numel() for t in tensors.values()) == 303_565_824
 
@@ -174,7 +175,7 @@ def test_activated_gaussians_are_drawable(parity, reference_model, inputs):
 
 def test_initial_weights_follow_the_reference():
     torch.manual_seed(0)
-    model = GSLRM(PRESETS["tiny"])
+    model = build_model("tiny")
     assert model.transformer_layers[0].attn.to_qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.gaussian_position_embeddings.std().item() == pytest.approx(0.02, rel=0.15)
     assert (model.input_layer_norm.weight == 1).all()

@@ -260,7 +260,7 @@ def test_without_gsplat_the_error_says_how_to_install_it(monkeypatch):
 
     monkeypatch.setitem(__import__("sys").modules, "gsplat", None)
     with pytest.raises(ImportError, match=r"pip install gsplat==1\.5\.3 packaging"):
-        module._gsplat(*random_gaussians(5, seed=0), *cameras(8, 8), 8, 8, 1.0)
+        module._gsplat(random_gaussians(5, seed=0), *cameras(8, 8), 8, 8, 1.0)
 
 
 def test_gsplat_is_asked_for_the_same_renderer(monkeypatch):
@@ -278,7 +278,7 @@ def test_gsplat_is_asked_for_the_same_renderer(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=rasterization))
     gaussians = (torch.zeros(5, 3), torch.ones(5, 4), torch.ones(5, 3), torch.ones(5), torch.ones(5, 3))
     fxfycxcy = torch.tensor([[100.0, 110, 31, 17], [90, 91, 32, 16]])
-    rgb, alpha = _gsplat(*gaussians, torch.eye(4).repeat(2, 1, 1), fxfycxcy, 64, 32, 1.0)
+    rgb, alpha = _gsplat(gaussians, torch.eye(4).repeat(2, 1, 1), fxfycxcy, 64, 32, 1.0)
     assert rgb.shape == (2, 32, 64, 3)
     assert alpha.shape == (2, 32, 64)
     assert asked["near_plane"] == 0.2

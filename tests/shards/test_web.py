@@ -10,12 +10,14 @@ import pytest
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
-from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+from mousefacelift.models.gslrm import GSLRMConfig
 from mousefacelift.shards.exports.facelift import export_facelift
 from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.train import train
 from support.balls import write_shards
+from support.presets import preset_of
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
@@ -27,7 +29,7 @@ SETTINGS = Train(
 
 @pytest.fixture(autouse=True)
 def micro_model(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0))
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)))
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,14 @@ import yaml
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Loss, Train
 from mousefacelift.evaluation.metrics import METRICS
-from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
+from mousefacelift.models.gslrm import GSLRMConfig
 from mousefacelift.stages.ablation import VARIANTS, ablation, applicable, left_out, read_run, variant, verdict
 from mousefacelift.stages.evaluate import evaluate, open_trained
 from mousefacelift.stages.train import train
+from support.presets import preset_of
 
 SAMPLES, VIEWS = 8, 6
 BASE = Train(run="mice", preset="tiny", steps=20, batch_size=2, seed=5, val_every=10)
@@ -321,7 +323,7 @@ def test_without_a_validation_split_there_are_no_curves(runs):
 @pytest.mark.slow
 def test_trained_variants_differ_in_their_change_alone(synthetic_shards, tmp_path, call, monkeypatch):
     """Four steps each: enough to see what the model was shown, and that another order of views is only rounding."""
-    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0))
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)))
     base = Train(
         preset="tiny", image_size=32, steps=4, warmup_steps=0, val_every=2, learning_rate=1e-3, batch_size=1,
         accelerator="cpu", precision="32-true",

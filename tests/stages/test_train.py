@@ -16,15 +16,17 @@ import torch
 import yaml
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Loss, Train
-from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
-from mousefacelift.models.weights import load_weights
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
+from mousefacelift.models.weights.files import load_weights
 from mousefacelift.stages import train as train_module
 from mousefacelift.stages.train import train
 from mousefacelift.training import finetuning
 from mousefacelift.training.finetuning import FineTuning, learning_rate
 from mousefacelift.training.guards import STATISTICS, AlarmError
 from support.balls import write_shards
+from support.presets import preset_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
@@ -35,7 +37,7 @@ SETTINGS = Train(
 
 @pytest.fixture(autouse=True)
 def micro_model(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(MICRO))
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def run(synthetic_shards, tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(synthetic_shards, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", MICRO)
+        patch.setitem(PRESETS, "tiny", preset_of(MICRO))
         run = Run(synthetic_shards, tmp_path_factory.mktemp("undisturbed"))
         run.train()
     return run
@@ -222,7 +224,7 @@ def test_other_settings_or_data_never_continue_a_run(run, tmp_path):
 def test_a_step_far_above_the_clip_is_skipped_and_counted(run):
     run.train(SETTINGS.model_copy(update={"steps": 3, "clip_norm": 1e-6}))
     torch.manual_seed(SETTINGS.seed)
-    start = train_module.GSLRM(MICRO).state_dict()
+    start = GSLRM(MICRO).state_dict()
     end = load_weights(run.folder / "out" / "model.safetensors").state_dict()
     assert all(torch.equal(start[name], end[name]) for name in start)
     assert [row["skipped"] for row in run.rows] == ["1", "2", "3"]
@@ -399,7 +401,7 @@ def test_a_run_may_start_from_the_weights_of_an_earlier_one(run, synthetic_shard
 def test_weights_of_another_preset_are_refused_before_training(run, monkeypatch):
     run.train(SETTINGS.model_copy(update={"steps": 1}))
     weights = run.folder / "out" / "model.safetensors"
-    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=64, head_width=16, layers=1))
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(GSLRMConfig(width=64, head_width=16, layers=1)))
     with pytest.raises(UserError, match=r"is not a model of preset tiny .*width 32 instead of 64"):
         run.train(SETTINGS.model_copy(update={"init": str(weights)}))
 

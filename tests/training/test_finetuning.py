@@ -17,14 +17,17 @@ import torch
 from safetensors.torch import load_file
 
 from mousefacelift.base.errors import TerminatedError, UserError
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Lora, Loss, Train
-from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
-from mousefacelift.models.weights import load_weights
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
+from mousefacelift.models.registry import build_model
+from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
 from mousefacelift.training.finetuning import FineTuning, predict
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
+from support.presets import preset_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
 EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
@@ -36,7 +39,7 @@ SETTINGS = Train(
 
 @pytest.fixture
 def micro_model(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(MICRO))
 
 
 def rows(folder):
@@ -79,7 +82,7 @@ def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch
         assert ended.returncode == 0, ended.stderr[-3000:]
         found[name] = load_file(tmp_path / name / "out" / "model.safetensors"), rows(tmp_path / name)
     torch.manual_seed(0)
-    start = GSLRM(PRESETS["tiny"]).state_dict()
+    start = build_model("tiny").state_dict()
     two, parts, one = (found[name][0] for name in ("two", "parts", "one"))
     assert max((two[name] - start[name]).abs().max() for name in two) > 1e-5
     assert all(torch.equal(two[name], parts[name]) for name in two)
@@ -386,7 +389,7 @@ def test_a_checkpoint_is_not_taken_for_weights(micro_model, synthetic_shards, tm
     run(synthetic_shards, tmp_path, steps=2)
     (checkpoint,) = tmp_path.glob("checkpoints/*/last.ckpt")
     with pytest.raises(
-        UserError, match=r"a checkpoint to continue a training from, not a model; take .*model\.safetensors"
+        UserError, match=r"a checkpoint from which a training run continues, not a model; use .*model\.safetensors"
     ):
         load_weights(checkpoint)
 

@@ -8,14 +8,16 @@ import torch
 from rich.console import Console
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Loss, Train
-from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.preflight import preflight, report
 from support.balls import list_shards, train_words, write_shards
+from support.presets import preset_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1)
 SETTINGS = Train(
@@ -26,7 +28,7 @@ UNPACKED = Shard(h5_codec="gzip")
 
 @pytest.fixture(autouse=True)
 def micro_model(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", MICRO)
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(MICRO))
 
 
 def checks(manifest, **changes):

@@ -12,6 +12,7 @@ from pathlib import Path
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.config.config import Config
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.reading import section_json, validate
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.selection import capture_splits
@@ -23,8 +24,6 @@ from mousefacelift.shards.manifest import STAGES, read_manifest
 from mousefacelift.stages.ablation import applicable, variant
 from mousefacelift.stages.sample import check_views
 
-# Importing torch and keeping one batch of the CPU demo fits in 4 GB; the larger presets need room for data and optimiser.
-MEMORY_MB = {"tiny": 4000, "small": 16000, "base": 32000}
 # The keys of `center` that the empty arena depends on: a changed stride does not estimate it again.
 BACKGROUND_KEYS = {"masks", "background", "timing", "on_bad_frame"}
 
@@ -188,7 +187,7 @@ class Plan:
         if not self.config.train.init:
             return []
         # It imports torch, which takes seconds and which no other rule needs.
-        from mousefacelift.models.weights import check_weights
+        from mousefacelift.models.weights.fitting import check_weights
 
         try:
             check_weights(Path(self.config.train.init), self.config.train.preset)
@@ -226,7 +225,7 @@ class Plan:
     @property
     def evaluate_mem_mb(self) -> int:
         """Memory of a job that runs the model in one process."""
-        return MEMORY_MB[self.config.train.preset]
+        return PRESETS[self.config.train.preset].memory_mb
 
     @property
     def evaluate_gpus(self) -> int:

@@ -68,17 +68,19 @@ def export_(
 @app.command("import")
 def import_(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of FaceLift samples (opencv_cameras.json, images), with lists or not.")
+        Path, typer.Argument(help="Folder of FaceLift samples (opencv_cameras.json, images), with or without lists.")
     ],
     output: Annotated[Path, typer.Argument(help="New folder for {split}/{name}-{chunk}.tar, .h5 and manifest.json.")],
     fractions: Annotated[
         tuple[float, float, float] | None,
-        typer.Option(help="Of train, val and test, where no lists (data_train.txt, …) tell; 0.8 0.1 0.1 if not given."),
+        typer.Option(
+            help="Shares of train, val and test, used without lists (data_train.txt, …); by default 0.8 0.1 0.1."
+        ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the shards; else the folder's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the shards; by default the folder's.")] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help=f"Configuration whose section shard names the codecs; else {CONFIG}, if it is there."),
+        typer.Option(help=f"Configuration whose section shard names the codecs; by default {CONFIG}, if it exists."),
     ] = None,
     threads: ThreadsOption = 1,
 ) -> None:
@@ -104,7 +106,7 @@ def show(
     output: Annotated[Path, typer.Option(help="PNG file to draw samples in.")] = Path("contact-sheet.png"),
     samples: Annotated[int, typer.Option(min=1, max=100, help="How many samples to draw.")] = 8,
 ) -> None:
-    """Print what a shard holds, and draw a contact sheet of it."""
+    """Print what a shard holds, and draw a contact sheet."""
     limit_threads(1)
     from mousefacelift.shards.show import show as look
 

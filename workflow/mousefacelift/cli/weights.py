@@ -17,7 +17,7 @@ def weights_inspect(
 ) -> None:
     """Print which model a file holds, which preset it fits and the range of its values, or why it cannot be used."""
     limit_threads(1)
-    from mousefacelift.models.weights import inspect_weights, print_report
+    from mousefacelift.models.weights.report import inspect_weights, print_report
 
     report = inspect_weights(file)
     print_report(report)
@@ -32,7 +32,7 @@ def weights_convert(
 ) -> None:
     """Write a file's model as .safetensors with its config, in float32 and without what only FaceLift's trainer needs."""
     limit_threads(1)
-    from mousefacelift.models.weights import convert_weights
+    from mousefacelift.models.weights.files import convert_weights
 
     model = convert_weights(source, target)
     print(f"{target}: {sum(p.numel() for p in model.parameters()):,} parameters")

@@ -1,10 +1,12 @@
 """Settings of stage 6, train."""
 
+import difflib
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mousefacelift.base.remote import is_url
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.section import Fraction, Section
 
 
@@ -52,14 +54,11 @@ class Guards(Section):
     )
 
 
-LAYERS = {"tiny": 6, "small": 12, "base": 24}  # of the presets: known without importing torch
-
-
 class Train(Section):
     """Fine-tuning of GS-LRM."""
 
     run: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the results folder")
-    preset: Literal["tiny", "small", "base"] = Field("base", description="size of the model")
+    preset: str = Field("base", description="size of the model", json_schema_extra={"enum": list(PRESETS)})
     init: str | None = Field(
         None,
         description="weights to start from, FaceLift's .pt or a model.safetensors of an earlier run; null: from nothing",
@@ -147,6 +146,15 @@ class Train(Section):
     val_every: int = Field(500, ge=1, description="steps between validations")
     log_every: int = Field(10, ge=1, description="steps between rows of metrics.csv")
 
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, name: str) -> str:
+        if name not in PRESETS:
+            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown preset: {hint}valid presets: {', '.join(PRESETS)}")
+        return name
+
     @model_validator(mode="after")
     def _enough_inputs(self) -> "Train":
         given = self.num_input_views - (self.view_dropout > 0)
@@ -180,8 +188,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _has_the_last_layers(self) -> "Train":
-        if self.adapt == "last_n" and self.last_n > LAYERS[self.preset]:
-            raise ValueError(f"last_n is {self.last_n}, but preset {self.preset} has {LAYERS[self.preset]} layers")
+        if self.adapt == "last_n" and self.last_n > (layers := PRESETS[self.preset].layers):
+            raise ValueError(f"last_n is {self.last_n}, but preset {self.preset} has {layers} layers")
         return self
 
     @model_validator(mode="after")

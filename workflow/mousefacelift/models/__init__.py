@@ -1,1 +1,1 @@
-"""The network, its Gaussians, and how they are drawn. Nothing here knows of captures or of training."""
+"""The networks, their Gaussians, and how these are drawn. Nothing here knows of captures or of training."""

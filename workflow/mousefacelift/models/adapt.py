@@ -1,4 +1,4 @@
-"""What of a model a training changes: all of it, its output heads, its last layers, or low-rank updates."""
+"""Which weights of a model a training run changes: all, its output heads, its last layers, or low-rank updates."""
 
 from typing import Any
 
@@ -8,17 +8,22 @@ from torch.nn import functional
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
-from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.models.network import Network
 
-HEADS = ("gaussian_upsampler", "pixel_gaussian_decoder")
 BETAS = (0.9, 0.95)
 
 
 class LoraLinear(nn.Linear):
-    """A frozen linear layer and a trainable update of rank r: weight + alpha / r * up @ down (Hu et al. 2021).
+    """A frozen linear layer and a trainable update of rank r: weight + alpha / r * up @ down.
 
-    weight [out, in] keeps its name, so that a model's own tensors are found in the state of an adapted one; down [r, in]
-    starts random, up [out, r] at zero: the model begins as it was.
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021 (arXiv:2106.09685). weight [out, in] keeps its
+    name, so that the state of an adapted model holds the model's own tensors; down [r, in] starts random, up [out, r] at
+    zero, so that the model begins as it was.
+
+    Args:
+        linear: a layer without bias, whose weight is shared.
+        rank: r.
+        alpha: scale of the update.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float):
@@ -38,13 +43,18 @@ class LoraLinear(nn.Linear):
         return self.weight + self.scale * self.lora_up @ self.lora_down
 
 
-def adapt(model: GSLRM, settings: Train) -> None:
-    """Leave trainable what `train.adapt` names, and put in the low-rank updates. Draws from torch's random numbers."""
+def adapt(model: Network, settings: Train) -> None:
+    """Leave trainable what `train.adapt` names, and put in the low-rank updates.
+
+    Args:
+        model: changed in place; low-rank updates are drawn from torch's random numbers.
+        settings: of the training run; `adapt`, `last_n` and `lora` are used.
+    """
     layers = model.transformer_layers
     if settings.adapt == "full":
         return
     model.requires_grad_(False)
-    for name in HEADS:
+    for name in model.parts["heads"]:
         model.get_submodule(name).requires_grad_(True)
     if settings.adapt == "last_n":
         for layer in layers[-settings.last_n :]:
@@ -57,12 +67,19 @@ def adapt(model: GSLRM, settings: Train) -> None:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name."""
+    """The parameters that are trained, by their names in the model's state."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def merged(model: GSLRM) -> GSLRM:
-    """The model with the low-rank updates added to its weights; without any, the model itself."""
+def merged(model: Network) -> Network:
+    """Add the low-rank updates to the weights.
+
+    Args:
+        model: as `adapt` left it, trained or not.
+
+    Returns:
+        A model without updates that computes the same; the model itself if it has none.
+    """
     names = [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
     if not names:
         return model
@@ -73,13 +90,20 @@ def merged(model: GSLRM) -> GSLRM:
             assert isinstance(module, LoraLinear)
             state[f"{name}.weight"] = module.merged()
     with torch.device("meta"):
-        plain = GSLRM(model.config)
+        plain = type(model)(model.config)
     plain.load_state_dict(state, assign=True)
     return plain
 
 
-def counts(model: GSLRM) -> dict[str, tuple[int, int]]:
-    """For each part of the model, how many of its parameters are trained, and how many it has."""
+def counts(model: Network) -> dict[str, tuple[int, int]]:
+    """Count parameters by the first part of their names; low-rank updates are a part of their own.
+
+    Args:
+        model: as `adapt` left it.
+
+    Returns:
+        For every part the number of its values that are trained, and of all its values.
+    """
     parts: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
         part = name.split(".")[0]
@@ -90,17 +114,28 @@ def counts(model: GSLRM) -> dict[str, tuple[int, int]]:
     return parts
 
 
-def build_optimizer(model: GSLRM, settings: Train) -> torch.optim.Optimizer:
+def build_optimizer(model: Network, settings: Train) -> torch.optim.Optimizer:
     """AdamW over what is trained; weight decay on matrices only.
 
-    Each group's `scale` is what the schedule's learning rate is multiplied with: by layer_decay for every layer that
-    comes after the group's own, heads counting as one. Raises UserError if the optimiser's package is missing.
+    Args:
+        model: as `adapt` left it.
+        settings: of the training run.
+
+    Returns:
+        The optimiser. The learning rate of a group is the schedule's times the group's `scale`: `layer_decay` to the
+        power of the number of layers after the group's own, where the heads count as one layer.
+
+    Raises:
+        UserError: the optimiser's package is not installed.
     """
     depth = len(model.transformer_layers) + 1
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable(model).items():
+        # The embedder is at place 0, layer i at i + 1, the heads behind all layers.
         parts = name.split(".")
-        place = int(parts[1]) + 1 if parts[0] == "transformer_layers" else depth if parts[0] in HEADS else 0
+        place = (
+            int(parts[1]) + 1 if parts[0] == "transformer_layers" else depth if parts[0] in model.parts["heads"] else 0
+        )
         decay = settings.weight_decay if parameter.ndim >= 2 else 0.0
         groups.setdefault((settings.layer_decay ** (depth - place), decay), []).append(parameter)
     listed: list[dict[str, Any]] = [

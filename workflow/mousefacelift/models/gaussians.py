@@ -1,4 +1,4 @@
-"""3D Gaussians, whatever network they come from, and how views are drawn of them."""
+"""3D Gaussians, whatever network they come from, and how views of them are drawn."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,12 @@ SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi))
 class Gaussians:
     """Raw Gaussians of B samples: what the network says, biases added, before the activations.
 
-    xyz [B, N, 3] world; features [B, N, 1, 3] colour dc; scaling [B, N, 3] log world units; rotation [B, N, 4]
-    unnormalised wxyz; opacity [B, N, 1] logit.
+    Attributes:
+        xyz: [B, N, 3] centres, world units.
+        features: [B, N, 1, 3] colours as the coefficient dc of the constant spherical harmonic.
+        scaling: [B, N, 3] log of the standard deviations along the rotated axes, world units.
+        rotation: [B, N, 4] quaternions wxyz of any length.
+        opacity: [B, N, 1] logits.
     """
 
     xyz: Tensor
@@ -27,8 +31,17 @@ class Gaussians:
     opacity: Tensor
 
     def activated(self, sample: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One sample as `rasterize` takes it: means [N, 3], unit quaternions [N, 4], scales [N, 3], opacities [N] in
-        (0, 1), colours [N, 3] (not clamped).
+        """One sample as `rasterize` takes it.
+
+        Args:
+            sample: index in the batch.
+
+        Returns:
+            means: [N, 3] world units.
+            quats: [N, 4] unit quaternions wxyz.
+            scales: [N, 3] world units.
+            opacities: [N] in (0, 1).
+            colors: [N, 3] RGB, not clamped.
         """
         return (
             self.xyz[sample],
@@ -44,8 +57,21 @@ def render(
 ) -> tuple[Tensor, Tensor]:
     """Draw every sample's Gaussians in that sample's views over white, in float32 whatever the autocast.
 
-    w2c [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> rgb [B, V, 3, H, W], alpha [B, V, H, W]. rerender: nothing is kept
-    for the backward pass but the Gaussians; each view is drawn again there, alone.
+    Args:
+        gaussians: of B samples.
+        w2c: [B, V, 4, 4] world to camera, OpenCV axes.
+        fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+        width: image width W in pixels.
+        height: image height H in pixels.
+        rerender: keep only the Gaussians for the backward pass, which draws each view again, alone.
+
+    Returns:
+        rgb: [B, V, 3, H, W] over white.
+        alpha: [B, V, H, W] accumulated opacity.
+
+    Raises:
+        ValueError: as `rasterize`.
+        ImportError: as `rasterize`.
     """
     drawn = []
     with torch.autocast(w2c.device.type, enabled=False):

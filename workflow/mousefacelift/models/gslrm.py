@@ -9,7 +9,7 @@ Conventions: OpenCV cameras, world units, pixel coordinates whose first centre i
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
+from mousefacelift.models.network import Network, Recompute
 
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
 
@@ -42,15 +43,10 @@ class GSLRMConfig:
         if self.width % self.head_width:
             raise UserError(f"model width {self.width} is not a multiple of the head width {self.head_width}")
 
+    def __str__(self) -> str:
+        return f"GS-LRM of width {self.width}, {self.layers} layers, patch {self.patch}"
 
-PRESETS = {
-    # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
-    "tiny": GSLRMConfig(width=192, head_width=32, layers=6, scale_bias=-4.2, skip_blank=True),
-    "small": GSLRMConfig(width=512, head_width=64, layers=12),
-    "base": GSLRMConfig(),
-}
 
-Recompute = Literal["none", "selective", "all"]
 # Attention is most of the work at 512 px and its output a small part of the memory: it is worth keeping.
 KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention.default,
@@ -61,9 +57,17 @@ KEPT = [
 
 
 def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Origin and unit direction of the ray through every pixel's centre, in the world, in float32.
+    """Origin and direction of the ray through every pixel's centre.
 
-    c2w [B, V, 4, 4], fxfycxcy [B, V, 4] in pixels -> origins [B, V, 1, 1, 3], directions [B, V, H, W, 3].
+    Args:
+        c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
+        fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+        height: image height H in pixels.
+        width: image width W in pixels.
+
+    Returns:
+        origins: [B, V, 1, 1, 3] the cameras' centres, world units, float32.
+        directions: [B, V, H, W, 3] unit vectors in the world, float32.
     """
     with torch.autocast(c2w.device.type, enabled=False):  # bf16 would move a ray by several pixels
         c2w, fxfycxcy = c2w.float(), fxfycxcy.float()
@@ -77,17 +81,30 @@ def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
-    """[B, V, H, W, C] -> [B, T, p*p, C]: tokens by view, row, column; inside a token pixels by row, column."""
+    """Cut images into patches.
+
+    Args:
+        x: [B, V, H, W, C] values per pixel.
+        patch: side p of a patch in pixels; divides H and W.
+
+    Returns:
+        [B, T, p*p, C] patches in the order view, row, column; the pixels of a patch in the order row, column.
+    """
     b, v, h, w, c = x.shape
     x = x.view(b, v, h // patch, patch, w // patch, patch, c).transpose(3, 4)
     return x.reshape(b, -1, patch * patch, c)
 
 
 def select_occupied(rgb: Tensor, *patches: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Of each sample's patches, those with a pixel that is not white, in their order.
+    """Keep each sample's patches that have a pixel that is not white, in their order.
 
-    rgb [B, T, p*p, 3] in [-1, 1], patches [B, T, ...]. Returns present [B, L] and each of patches as [B, L, ...], L the
-    largest number of occupied patches in a sample; the others end in patches that are not present.
+    Args:
+        rgb: [B, T, p*p, 3] colours in [-1, 1], 1 is white.
+        patches: each [B, T, ...], values of the patches.
+
+    Returns:
+        present: [B, L] bool, L the largest number of occupied patches in a sample; False marks padding at the end.
+        patches: each [B, L, ...].
     """
     occupied = (rgb < 1).flatten(2).any(-1)
     length = int(occupied.sum(1).max())
@@ -159,8 +176,17 @@ class FreeGaussianHead(nn.Module):
 
 
 def run_layer(layer: nn.Module, x: Tensor, attend: Tensor | None, recompute: Recompute) -> Tensor:
-    """A layer's output. Of its activations, `recompute` names those that the backward pass computes again: none; all but
-    the attention's output, which is dear to compute and small to keep; or all.
+    """Run a layer.
+
+    Args:
+        layer: a `Block`.
+        x: [B, L, d] tokens.
+        attend: [B, 1, 1, L] bool, False for padding; None without any.
+        recompute: activations that the backward pass computes again: "none"; "selective", all but the attention's
+            output, which is costly to compute and small to keep; or "all".
+
+    Returns:
+        [B, L, d] tokens.
     """
     if recompute == "none" or not torch.is_grad_enabled():
         return layer(x, attend)
@@ -170,13 +196,22 @@ def run_layer(layer: nn.Module, x: Tensor, attend: Tensor | None, recompute: Rec
     return checkpoint(layer, x, attend, use_reentrant=False, preserve_rng_state=False, **options)
 
 
-class GSLRM(nn.Module):
-    """Images and cameras in, Gaussians out.
+class GSLRM(Network):
+    """Images and cameras in, one Gaussian per pixel out, and `free_gaussians` more that no pixel owns.
 
-    `recompute` and `compile_layers` change memory and speed of a training, not its result.
+    Args:
+        config: fixes all tensors; the weights are drawn from torch's random numbers.
     """
 
-    recompute: Recompute = "none"
+    name = "gslrm"
+    Config = GSLRMConfig
+    # A damaged file must not ask for a model that takes minutes to lay out.
+    largest: ClassVar = {"width": 65536, "head_width": 65536, "layers": 512, "patch": 256, "free_gaussians": 65536}
+    parts: ClassVar = {
+        "embedder": ("gaussian_position_embeddings", "patch_embedder", "input_layer_norm"),
+        "layers": ("transformer_layers",),
+        "heads": ("gaussian_upsampler", "pixel_gaussian_decoder"),
+    }
 
     def __init__(self, config: GSLRMConfig):
         super().__init__()
@@ -198,27 +233,36 @@ class GSLRM(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def compile_layers(self) -> None:
-        """Compile the layers, which share their code, at their first use."""
+        """Compile the layers at their first use; they share one compiled function."""
         self._run_layer = torch.compile(run_layer)
 
     def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
         """Reconstruct B samples.
 
-        image [B, V, 3, H, W] in [0, 1] over white; c2w [B, V, 4, 4]; fxfycxcy [B, V, 4] in pixels. H and W are
-        multiples of the patch. Returns N = free + V*H*W Gaussians per sample in the order free, view, token row, token
-        column, row, column; float32 whatever the autocast. With `skip_blank` only patches that hold more than white
-        become tokens and Gaussians, in that order; samples with fewer of them end in Gaussians of opacity 0.
+        Args:
+            image: [B, V, 3, H, W] input views in [0, 1], over white; the patch size divides H and W.
+            c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
+            fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+
+        Returns:
+            N = free + T*p*p raw Gaussians per sample, float32 whatever the autocast, in the order free, view, patch
+            row, patch column, row, column. With `skip_blank` only patches that hold more than white become tokens
+            and Gaussians, in that order; samples with fewer such patches end in Gaussians of opacity 0.
+
+        Raises:
+            UserError: the patch size does not divide H or W.
         """
         config = self.config
         b, _, _, height, width = image.shape
         if height % config.patch or width % config.patch:
             raise UserError(f"images of {width} x {height} px cannot be cut into patches of {config.patch} px")
+        # A pixel is its colour and its ray as a direction and a point, the one nearest to the world's origin: a camera
+        # may move along its rays without a change of the input.
         origins, directions = pixel_rays(c2w, fxfycxcy, height, width)
-        nearest = (
-            origins - (origins * directions).sum(-1, keepdim=True) * directions
-        )  # of the ray to the world's origin
+        nearest = origins - (origins * directions).sum(-1, keepdim=True) * directions
         pixels = torch.cat([image.movedim(2, -1) * 2 - 1, directions, nearest], dim=-1)
 
+        # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
         patches = patchify(pixels, config.patch)
         rays = patchify(torch.cat([nearest, directions], dim=-1), config.patch)
         attend = present = None
@@ -227,6 +271,7 @@ class GSLRM(nn.Module):
             if not present.all():
                 attend = functional.pad(present, (config.free_gaussians, 0), value=True)[:, None, None]
 
+        # All tokens, the free ones first, attend to all.
         tokens = self.patch_embedder(patches)
         free = self.gaussian_position_embeddings.to(tokens.dtype).expand(b, -1, -1)
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
@@ -237,6 +282,7 @@ class GSLRM(nn.Module):
             free_raw = self.gaussian_upsampler(free)
             pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))
 
+        # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
         rays = rays.view(b, -1, 6)
         depth = (2 * pixel_raw[..., :3].mean(-1, keepdim=True).sigmoid() - 1) * config.ray_range
         xyz = rays[..., :3] + depth * rays[..., 3:]

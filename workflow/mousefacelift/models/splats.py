@@ -24,10 +24,19 @@ PROPERTIES = [
 def write_ply(
     path: Path, gaussians: Gaussians, sample: int, min_opacity: float | None = MIN_OPACITY, crop: float | None = CROP
 ) -> int:
-    """Write one sample's Gaussians, binary little endian, and return how many.
+    """Write one sample's Gaussians, binary little endian.
 
-    Kept are those of an opacity above `min_opacity` whose centre lies in the cube +-`crop` (world units); None keeps
-    all. Normals are zero: Gaussians have none, but readers expect the columns.
+    Normals are zero: Gaussians have none, but readers expect the columns.
+
+    Args:
+        path: the .ply file; it appears whole or not at all.
+        gaussians: of a batch.
+        sample: index in the batch.
+        min_opacity: Gaussians are kept above this opacity; None keeps all.
+        crop: Gaussians are kept whose centre lies in the cube +-crop, world units; None keeps all.
+
+    Returns:
+        The number of Gaussians written.
     """
     xyz, opacity = gaussians.xyz[sample], gaussians.opacity[sample]
     columns = (
@@ -52,7 +61,17 @@ def write_ply(
 
 
 def read_ply(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Read what `write_ply` wrote, as one array per property, [N]. Raises UserError for any other file."""
+    """Read what `write_ply` wrote.
+
+    Args:
+        path: the .ply file.
+
+    Returns:
+        An array [N] per property, by its name in PROPERTIES.
+
+    Raises:
+        UserError: the file cannot be read, or is not one that `write_ply` wrote.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

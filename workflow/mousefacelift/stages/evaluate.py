@@ -22,9 +22,9 @@ from mousefacelift.evaluation.metrics import METRICS
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import inverse_rigid, orbit
 from mousefacelift.models.gaussians import Gaussians, render
-from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.models.network import Network
 from mousefacelift.models.splats import write_ply
-from mousefacelift.models.weights import load_weights
+from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, read_manifest
 from mousefacelift.stages.train import choose_accelerator, set_threads
@@ -49,7 +49,7 @@ class Trained:
     train: the settings it was trained with; record: all of the training's config.yaml, which names its data.
     """
 
-    model: GSLRM
+    model: Network
     device: str
     train: Train
     record: dict[str, Any]

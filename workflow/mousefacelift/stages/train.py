@@ -30,10 +30,12 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt, merged, trainable
-from mousefacelift.models.gslrm import GSLRM, PRESETS
-from mousefacelift.models.weights import load_weights, save_weights
+from mousefacelift.models.network import Network
+from mousefacelift.models.registry import build_model, preset_config
+from mousefacelift.models.weights.files import load_weights, save_weights
 from mousefacelift.shards.checksums import checksum
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, read_manifest
@@ -122,7 +124,7 @@ def train(
         _write_table(table, out_dir / "metrics.csv")
 
 
-def _module(model: GSLRM, settings: Train, shards: ShardData) -> FineTuning:
+def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:
     model.recompute = settings.recompute  # type: ignore[assignment]  # auto was resolved
     if settings.compile:
         model.compile_layers()
@@ -212,7 +214,7 @@ def _automatic(settings: Train, device: str) -> dict[str, str]:
     if settings.precision == "auto":
         chosen["precision"] = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported(False) else "32-true"
     if settings.recompute == "auto":
-        chosen["recompute"] = "none" if settings.preset == "tiny" else "selective"
+        chosen["recompute"] = PRESETS[settings.preset].recompute
     return chosen
 
 
@@ -251,7 +253,7 @@ def _run_config(data: Manifest, settings: Train) -> dict[str, Any]:
     """What fixes a run's result: settings, model, data and the version of this code."""
     return {
         "train": settings.model_dump(mode="json"),
-        "model": asdict(PRESETS[settings.preset]),
+        "model": asdict(preset_config(settings.preset)),
         "data": {"sha256": data.sha256, "image_size": data.image_size, "views": data.views},
         "init_sha256": checksum(Path(settings.init)) if settings.init else None,
         "version": STAGE_VERSIONS["train"],
@@ -270,11 +272,11 @@ def _identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _initial_model(settings: Train) -> GSLRM:
+def _initial_model(settings: Train) -> Network:
     """The preset's model as a run begins: random weights, or those of `init`, which must be of the same preset; adapted."""
     torch.manual_seed(settings.seed)
     if settings.init is None:
-        model = GSLRM(PRESETS[settings.preset])
+        model = build_model(settings.preset)
     else:
         try:
             model = load_weights(Path(settings.init), settings.preset)
@@ -314,14 +316,14 @@ def _resume(module: FineTuning, table: MetricsTable, path: Path) -> bool:
     return unvalidated
 
 
-def _load_trained(model: GSLRM, state: dict[str, Any]) -> None:
+def _load_trained(model: Network, state: dict[str, Any]) -> None:
     """Set what is trained. Raises KeyError or RuntimeError unless the state holds that, and nothing else."""
     if state.keys() != trainable(model).keys():
         raise KeyError(f"tensors {sorted(state.keys() ^ trainable(model).keys())[:3]}")
     model.load_state_dict(state, strict=False)
 
 
-def _result(path: Path, settings: Train) -> GSLRM:
+def _result(path: Path, settings: Train) -> Network:
     """The model that a checkpoint stands for: averaged weights, where there are any, and low-rank updates merged."""
     state, model = _load(path), _initial_model(settings)
     try:

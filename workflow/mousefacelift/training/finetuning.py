@@ -12,7 +12,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import build_optimizer, trainable
 from mousefacelift.models.gaussians import Gaussians, render
-from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.models.network import Network
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
@@ -46,7 +46,7 @@ class FineTuning(lightning.LightningModule):
     `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
     """
 
-    def __init__(self, model: GSLRM, settings: Train, data: ShardData, watch: Watch):
+    def __init__(self, model: Network, settings: Train, data: ShardData, watch: Watch):
         super().__init__()
         self.model, self.settings, self.data, self.watch = model, settings, data, watch
         self.skipped = 0

@@ -18,7 +18,7 @@ from mousefacelift.config.train import Train
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
 from mousefacelift.models.adapt import counts
-from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.models.network import Network
 from mousefacelift.shards.manifest import Manifest
 from mousefacelift.training.data import Recipe
 from mousefacelift.training.guards import WHITE_FLOOR
@@ -41,7 +41,7 @@ class Check:
     advice: str = ""
 
 
-def preflight(shards: ShardData, model: GSLRM, device: str) -> list[Check]:
+def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
     """All checks, in the order of the table. PROBED samples, evenly spread, stand for the training split."""
     settings, data = shards.settings, shards.manifest
     samples = _probe(shards)
@@ -206,7 +206,7 @@ def _weights(settings: Train) -> Check:
     return Check("weights", f"{settings.init}, every tensor fits preset {settings.preset}", "", "ok")
 
 
-def _trained(model: GSLRM, settings: Train) -> Check:
+def _trained(model: Network, settings: Train) -> Check:
     parts = counts(model)
     changed, total = (sum(part[i] for part in parts.values()) for i in (0, 1))
     detail = ", ".join(f"{name} {trained:,}" for name, (trained, _) in parts.items() if trained)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mousefacelift.models.rasterize.cpu import LOW_PASS, NEAR_PLANE, CpuRasterizer
+from mousefacelift.models.rasterize.constants import LOW_PASS, NEAR_PLANE
+from mousefacelift.models.rasterize.cpu import CpuRasterizer
 
 
 def rasterize(
@@ -40,8 +41,9 @@ def rasterize(
         background: grey level behind the Gaussians.
 
     Returns:
-        rgb [V, H, W, 3] over the background and alpha [V, H, W], the opacity accumulated in every pixel. Both are
-        float32, or float64 on the CPU if every input is float64.
+        rgb: [V, H, W, 3] colours over the background.
+        alpha: [V, H, W] opacity accumulated in every pixel.
+        Both are float32, or float64 on the CPU if all Gaussian tensors are float64.
 
     Raises:
         ValueError: a tensor has the wrong shape or dtype, or tensors live on different devices.
@@ -52,34 +54,24 @@ def rasterize(
     _check(gaussians | cameras, width, height)
     float64 = means.device.type == "cpu" and all(tensor.dtype == torch.float64 for tensor in gaussians.values())
     dtype = torch.float64 if float64 else torch.float32
-    # Below half precision the projected covariance and the transmittance lose the picture: autocast ends here.
+    # In half precision the projected covariance and the transmittance lose the picture: autocast ends here.
     means, quats, scales, opacities, colors = (tensor.to(dtype) for tensor in gaussians.values())
-    colors = colors.clamp_min(0)
+    scene = means, quats, scales, opacities, colors.clamp_min(0)
     with torch.autocast(means.device.type, enabled=False):
         if means.device.type == "cuda":
-            w2c, fxfycxcy = w2c.to(dtype), fxfycxcy.to(dtype)
-            return _gsplat(means, quats, scales, opacities, colors, w2c, fxfycxcy, width, height, background)
-        return CpuRasterizer.apply(means, quats, scales, opacities, colors, w2c, fxfycxcy, width, height, background)
+            return _gsplat(scene, w2c.to(dtype), fxfycxcy.to(dtype), width, height, background)
+        return CpuRasterizer.apply(width, height, background, w2c, fxfycxcy, *scene)
 
 
 def _gsplat(
-    means: Tensor,
-    quats: Tensor,
-    scales: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    w2c: Tensor,
-    fxfycxcy: Tensor,
-    width: int,
-    height: int,
-    background: float,
+    scene: tuple[Tensor, ...], w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, background: float
 ) -> tuple[Tensor, Tensor]:
     """`rasterize` by gsplat (Ye et al. 2025); it clamps alpha at 0.999 instead of 0.99."""
     try:
         from gsplat import rasterization
     except ImportError as error:
         raise ImportError(
-            f"drawing Gaussians that are on {means.device} needs gsplat ({error}). Install it with "
+            f"drawing Gaussians that are on {w2c.device} needs gsplat ({error}). Install it with "
             "`pip install gsplat==1.5.3 packaging`, beside a CUDA build of torch and a CUDA toolkit (nvcc): it "
             "compiles its CUDA code at first use, which takes minutes. Or move the tensors to the CPU."
         ) from error
@@ -87,11 +79,7 @@ def _gsplat(
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     intrinsics = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).reshape(-1, 3, 3)
     rgb, alpha, _ = rasterization(
-        means=means,
-        quats=quats,
-        scales=scales,
-        opacities=opacities,
-        colors=colors,
+        *scene,  # means, quats, scales, opacities, colors
         viewmats=w2c,
         Ks=intrinsics,
         width=width,
@@ -100,12 +88,13 @@ def _gsplat(
         eps2d=LOW_PASS,
         packed=False,
         rasterize_mode="classic",
-        backgrounds=means.new_full((len(w2c), 3), background),
+        backgrounds=w2c.new_full((len(w2c), 3), background),
     )
     return rgb, alpha[..., 0]
 
 
 def _check(tensors: dict[str, Tensor], width: int, height: int) -> None:
+    """Raise ValueError for a tensor that `rasterize` cannot take; gsplat and numba would name none."""
     count = len(tensors["means"]) if tensors["means"].ndim else 0
     views = len(tensors["w2c"]) if tensors["w2c"].ndim else 0
     shapes = {

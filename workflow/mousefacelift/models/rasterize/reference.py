@@ -21,12 +21,12 @@ def rasterize_reference(
     height: int,
     background: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Draw Gaussians as `rasterize` does; same arguments, float64 results."""
+    """Draw Gaussians as `rasterize` does; its arguments and results, but always in float64."""
     means, quats, scales, opacities, colors = (tensor.double() for tensor in (means, quats, scales, opacities, colors))
     axes = rotation_matrices(quats) * scales[:, None, :]
-    covariances = axes @ axes.mT
+    scene = means, axes @ axes.mT, opacities, colors.clamp_min(0)
     views = [
-        _draw_view(means, covariances, opacities, colors.clamp_min(0), pose, lens, width, height, background)
+        _draw_view(scene, pose, lens, width, height, background)
         for pose, lens in zip(w2c.double(), fxfycxcy.double(), strict=True)
     ]
     rgb, alpha = zip(*views, strict=True)
@@ -47,11 +47,24 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 def project(
     means: Tensor, covariances: Tensor, w2c: Tensor, fxfycxcy: Tensor, width: int, height: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres [N, 2] px, covariances [N, 2, 2] px^2 (low-pass included) and camera z [N] of Gaussians in one view.
+    """Project Gaussians into one view.
 
     The perspective is linearised at each centre (EWA splatting, Zwicker et al. 2001). Where a centre lies far outside
     the image the linearisation is taken at 30 % of the half field of view beyond the border (Kerbl et al. 2023, with
     gsplat's treatment of an off-centre principal point): further out it would blow up.
+
+    Args:
+        means: [N, 3] centres, world units.
+        covariances: [N, 3, 3] world units^2.
+        w2c: [4, 4] world to camera, OpenCV axes.
+        fxfycxcy: [4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+        width: image width in pixels.
+        height: image height in pixels.
+
+    Returns:
+        centers: [N, 2] px.
+        covariances: [N, 2, 2] px^2, low-pass included.
+        z: [N] camera z, world units.
     """
     fx, fy, cx, cy = fxfycxcy
     rotation = w2c[:3, :3]
@@ -69,27 +82,24 @@ def project(
 
 
 def _draw_view(
-    means: Tensor,
-    covariances: Tensor,
-    opacities: Tensor,
-    colors: Tensor,
-    w2c: Tensor,
-    fxfycxcy: Tensor,
-    width: int,
-    height: int,
-    background: float,
+    scene: tuple[Tensor, ...], w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, background: float
 ) -> tuple[Tensor, Tensor]:
+    """One view of means, covariances, opacities and colours: rgb [H, W, 3] and alpha [H, W]."""
+    means, covariances, opacities, colors = scene
+    # Front to back, without what is not beyond the near plane.
     z = means.detach() @ w2c[2, :3] + w2c[2, 3]
     order = torch.argsort(z, stable=True)
     order = order[z[order] > 0.2]
     centers, covariances, _ = project(means[order], covariances[order], w2c, fxfycxcy, width, height)
 
+    # The squared Mahalanobis distance of every pixel's centre to every Gaussian.
     rows, columns = torch.meshgrid(
         torch.arange(height, dtype=z.dtype), torch.arange(width, dtype=z.dtype), indexing="ij"
     )
     pixels = torch.stack([columns, rows], -1) + 0.5
     offsets = pixels[:, :, None] - centers
     distance = torch.einsum("hwni,nij,hwnj->hwn", offsets, torch.linalg.inv(covariances), offsets)
+    # What is nearly transparent is skipped, and a pixel is finished before it would be opaque.
     alpha = (opacities[order] * torch.exp(-distance / 2)).clamp_max(0.99)
     alpha = alpha * (alpha >= 1 / 255)
     alpha = alpha * (torch.cumprod(1 - alpha, -1) >= 1e-4)

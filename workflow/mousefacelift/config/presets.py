@@ -1,0 +1,36 @@
+"""Presets of models: `train.preset` names one. Nothing here imports torch."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network of one size, and what training it takes.
+
+    network: its name in models/registry.py. model: its settings that are not the network's defaults, `layers` always.
+    memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for.
+    """
+
+    network: str
+    model: dict[str, Any]
+    memory_mb: int
+    recompute: Literal["none", "selective", "all"] = "selective"
+
+    @property
+    def layers(self) -> int:
+        """The number of transformer layers."""
+        return int(self.model["layers"])
+
+
+PRESETS = {
+    # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
+    "tiny": Preset(
+        "gslrm",
+        {"width": 192, "head_width": 32, "layers": 6, "scale_bias": -4.2, "skip_blank": True},
+        memory_mb=4000,
+        recompute="none",
+    ),
+    "small": Preset("gslrm", {"width": 512, "layers": 12}, memory_mb=16000),
+    "base": Preset("gslrm", {"layers": 24}, memory_mb=32000),  # FaceLift's
+}

@@ -1,0 +1,34 @@
+"""The networks by name. A network is one module with a `Network` and one line here; a preset of it is a line in
+config/presets.py.
+"""
+
+import difflib
+from typing import Any
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.presets import PRESETS
+from mousefacelift.models.gslrm import GSLRM
+from mousefacelift.models.network import Network
+
+NETWORKS: dict[str, type[Network]] = {GSLRM.name: GSLRM}
+
+
+def network(name: str) -> type[Network]:
+    """The network of a name. Raises UserError with the valid names if there is none."""
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name, NETWORKS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no network is named {name!r}{hint} (networks: {', '.join(NETWORKS)})")
+    return NETWORKS[name]
+
+
+def preset_config(preset: str) -> Any:
+    """A preset's configuration, of its network's own type."""
+    found = PRESETS[preset]
+    return network(found.network).Config(**found.model)
+
+
+def build_model(preset: str) -> Network:
+    """A preset's model with random weights, drawn from torch's random numbers."""
+    found = PRESETS[preset]
+    return network(found.network)(preset_config(preset))

@@ -1,0 +1,1 @@
+"""Weight files: read without trust, compared with a network and its presets, described, and written."""
