@@ -196,7 +196,7 @@ def test_a_camera_present_in_one_column_only_is_named(lab, tmp_path):
     (tmp_path / "m/cam10.mkv").unlink()
     found = error(lab(HEADER, ROW))
     assert "capture 'day1'" in found
-    assert "names cameras 2, 10; column 'masks' (m/cam{camera}.mkv) lacks 10; has besides 3" in found
+    assert "names cameras 2, 10; column 'masks' (m/cam{camera}.mkv) lacks 10; also has 3" in found
 
 
 def test_a_missing_or_unreadable_table_is_named(tmp_path):

@@ -116,7 +116,7 @@ def test_a_file_that_is_sought_behind_the_frame_asked_for_is_read_from_its_start
         def seek(self, target, **options):
             seek(self._container, 2 * target, **options)
 
-    monkeypatch.setattr("mousefacelift.recordings.video._open", lambda path: Sought(av.open(str(path))))
+    monkeypatch.setattr("mousefacelift.recordings.video.open_video", lambda path: Sought(av.open(str(path))))
     assert indices(compressed, range(20, 26)) == list(range(20, 26))
 
 
@@ -340,7 +340,7 @@ def test_a_recording_in_parts_reads_as_one(split):
 def test_parts_that_overlap_by_their_names_are_an_error(tmp_path):
     for name, begin in (("0.mp4", 0), ("20.mp4", 20)):
         record(tmp_path / name, **H264, frames=range(begin, begin + 30), stamp=partial(shift, begin))
-    with pytest.raises(UserError, match=r"20\.mp4: its name says that it starts at frame 20, .* ends at 29"):
+    with pytest.raises(UserError, match=r"20\.mp4: by its name it starts at frame 20, .* ends at frame 29"):
         length(tmp_path, "rate", None)
 
 

@@ -25,6 +25,8 @@ from support import rigfiles
 from support.paths import SHARED
 from support.rigfiles import FIXTURES, expected, rig
 
+pytestmark = pytest.mark.usefixtures("hdf5_in_this_process")
+
 EXAMPLES = SHARED / "calibrations"
 CORNER = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 

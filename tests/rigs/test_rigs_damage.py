@@ -61,6 +61,7 @@ NUMERIC = {
 
 
 @pytest.mark.parametrize("kind", NUMERIC)
+@pytest.mark.usefixtures("hdf5_in_this_process")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_damaged_numbers(tmp_path, name, kind):
     fixture = FIXTURES[name]
@@ -85,6 +86,7 @@ def test_damaged_numbers(tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
+@pytest.mark.usefixtures("hdf5_in_this_process")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_a_unit_off_by_1000(tmp_path, name, factor):
     fixture = FIXTURES[name]
@@ -93,6 +95,7 @@ def test_a_unit_off_by_1000(tmp_path, name, factor):
         read_rig(source, fixture.format)
 
 
+@pytest.mark.usefixtures("hdf5_in_this_process")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_a_missing_camera(tmp_path, name):
     fixture = FIXTURES[name]

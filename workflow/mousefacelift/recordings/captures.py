@@ -61,59 +61,69 @@ def read_captures(path: Path) -> dict[str, Capture]:
     """
     captures: dict[str, Capture] = {}
     for number, row in _rows(path):
-        where = f"{path}, line {number}"
-        for column in REQUIRED:
-            if not row.get(column):
-                raise UserError(f"{where}: column {column!r} is empty")
-        name = row["capture"]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-            raise UserError(
-                f"{where}: capture {name!r}: use at most 64 letters, digits, '_' and '-' (it becomes part of file names)"
-            )
-        if name in captures:
-            raise UserError(f"{where}: capture {name!r} is listed twice")
-        where = f"{where}: capture {name!r}"
-        files = {
-            column: _match(path.parent, row[column], f"{where}, column {column!r}")
-            for column in ("videos", "masks", "calibration")
-            if row.get(column) and (column != "calibration" or "{" in row[column])
-        }
-        cameras = sorted(files["videos"], key=natural_key)
-        for column, found in files.items():
-            missing, extra = set(cameras) - set(found), set(found) - set(cameras)
-            if missing or extra:
-                raise UserError(
-                    f"{where}: column 'videos' names cameras {', '.join(cameras)}; column {column!r} ({row[column]}) "
-                    + "; ".join(
-                        f"{verb} {', '.join(sorted(names, key=natural_key))}"
-                        for verb, names in (("lacks", missing), ("has besides", extra))
-                        if names
-                    )
-                )
-        calibration = path.parent / row["calibration"]
-        if "calibration" not in files and not _exists(calibration):
-            raise UserError(f"{where}, column 'calibration': no such file or folder: {calibration}")
-        sync = _pairs(row.get("sync", ""), cameras, f"{where}, column 'sync'")
-        captures[name] = Capture(
-            name=name,
-            animal=row.get("animal") or name,
-            cameras=tuple(cameras),
-            videos=tuple(files["videos"][c] for c in cameras),
-            masks=tuple(files["masks"][c] for c in cameras) if "masks" in files else (),
-            calibration=tuple(files["calibration"][c] for c in cameras) if "calibration" in files else calibration,
-            format=_one_of(row.get("format") or "auto", ("auto", *FORMATS), f"{where}, column 'format'"),
-            fps=_positive(row["fps"], f"{where}, column 'fps'") if row.get("fps") else None,
-            unit=_one_of(row.get("unit") or "mm", tuple(MM_PER_UNIT), f"{where}, column 'unit'"),
-            sync=tuple(_frames(sync.get(c, "0"), f"{where}, column 'sync', camera {c}") for c in cameras),
-            calibration_names=_pairs(row.get("calibration_names", ""), cameras, f"{where}, column 'calibration_names'"),
-        )
+        capture = _read_row(path.parent, row, f"{path}, line {number}")
+        if capture.name in captures:
+            raise UserError(f"{path}, line {number}: capture {capture.name!r} is listed twice")
+        captures[capture.name] = capture
     if not captures:
         raise UserError(f"{path}: no captures in the table")
     return captures
 
 
+def _read_row(folder: Path, row: dict[str, str], where: str) -> Capture:
+    """The capture that one row describes; where: table and line, for errors."""
+    for column in REQUIRED:
+        if not row.get(column):
+            raise UserError(f"{where}: column {column!r} is empty")
+    name = row["capture"]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise UserError(
+            f"{where}: capture {name!r}: use at most 64 letters, digits, '_' and '-' (it becomes part of file names)"
+        )
+    where = f"{where}: capture {name!r}"
+    files = {
+        column: _match(folder, row[column], f"{where}, column {column!r}")
+        for column in ("videos", "masks", "calibration")
+        if row.get(column) and (column != "calibration" or "{" in row[column])
+    }
+    cameras = sorted(files["videos"], key=natural_key)
+    for column, found in files.items():
+        _check_cameras(cameras, found, column, row[column], where)
+    calibration = folder / row["calibration"]
+    if "calibration" not in files and not _exists(calibration):
+        raise UserError(f"{where}, column 'calibration': no such file or folder: {calibration}")
+    sync = _pairs(row.get("sync", ""), cameras, f"{where}, column 'sync'")
+    return Capture(
+        name=name,
+        animal=row.get("animal") or name,
+        cameras=tuple(cameras),
+        videos=tuple(files["videos"][c] for c in cameras),
+        masks=tuple(files["masks"][c] for c in cameras) if "masks" in files else (),
+        calibration=tuple(files["calibration"][c] for c in cameras) if "calibration" in files else calibration,
+        format=_one_of(row.get("format") or "auto", ("auto", *FORMATS), f"{where}, column 'format'"),
+        fps=_positive(row["fps"], f"{where}, column 'fps'") if row.get("fps") else None,
+        unit=_one_of(row.get("unit") or "mm", tuple(MM_PER_UNIT), f"{where}, column 'unit'"),
+        sync=tuple(_frames(sync.get(c, "0"), f"{where}, column 'sync', camera {c}") for c in cameras),
+        calibration_names=_pairs(row.get("calibration_names", ""), cameras, f"{where}, column 'calibration_names'"),
+    )
+
+
+def _check_cameras(cameras: list[str], found: dict[str, Path], column: str, pattern: str, where: str) -> None:
+    """Raise UserError unless a column's files are those of the videos' cameras."""
+    differences = [
+        f"{verb} {', '.join(sorted(names, key=natural_key))}"
+        for verb, names in (("lacks", set(cameras) - set(found)), ("also has", set(found) - set(cameras)))
+        if names
+    ]
+    if differences:
+        raise UserError(
+            f"{where}: column 'videos' names cameras {', '.join(cameras)}; column {column!r} ({pattern}) "
+            + "; ".join(differences)
+        )
+
+
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Non-empty rows with their line numbers; lines that start with # are comments."""
+    """Non-empty rows, by column name, with their line numbers; lines that start with # are comments."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -129,13 +139,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except csv.Error as error:
         raise UserError(f"{path}: not a table of cells separated by tabs ({error})") from None
     header = [name.strip() for name in header]
-    for name in header:
-        if name not in COLUMNS:
-            raise UserError(
-                f"{path}, line {numbered[0][0]}: unknown column {name!r}; valid, separated by tabs: {', '.join(COLUMNS)}"
-            )
-    if len(set(header)) < len(header):
-        raise UserError(f"{path}, line {numbered[0][0]}: a column stands there twice ({', '.join(header)})")
+    _check_header(header, f"{path}, line {numbered[0][0]}")
     rows = []
     for (number, _), cells in zip(numbered[1:], body, strict=True):
         if len(cells) > len(header):
@@ -144,24 +148,29 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
+def _check_header(header: list[str], where: str) -> None:
+    for name in header:
+        if name not in COLUMNS:
+            raise UserError(f"{where}: unknown column {name!r}; valid, separated by tabs: {', '.join(COLUMNS)}")
+    if len(set(header)) < len(header):
+        raise UserError(f"{where}: a column is listed twice ({', '.join(header)})")
+
+
 def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
-    """Files that fit a pattern with one {camera} in its file name or folders, by camera name (without commas or tabs,
-    which separate names in samples.tsv).
+    """Files that fit a pattern with one {camera} in its file name or folders, by camera name.
+
+    Names hold no commas or tabs, which separate names in samples.tsv.
     """
     if pattern.count("{camera}") != 1:
-        raise UserError(f"{where}: {pattern!r} must hold {{camera}} once, where the camera's name stands")
+        raise UserError(f"{where}: {pattern!r} must hold {{camera}} once, in place of the camera's name")
     before, after = pattern.split("{camera}")
-    base = folder / (before.rpartition("/")[0] + "/" if "/" in before else "")
-    stem, tail = before.rpartition("/")[2], after
-    first, slash, rest = tail.partition("/")
+    parent, slash, stem = before.rpartition("/")
+    base = folder / (parent + slash)
+    first, below, rest = after.partition("/")
     found: dict[str, Path] = {}
-    try:
-        entries = sorted(base.iterdir()) if base.is_dir() else []
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UserError(f"{where}: {base} cannot be listed ({error})") from None
-    for entry in entries:
+    for entry in _entries(base, where):
         matched = re.fullmatch(re.escape(stem) + r"(?P<camera>[^,\t\r\n]+)" + re.escape(first), entry.name)
-        target = entry / rest if slash else entry
+        target = entry / rest if below else entry
         if matched and _exists(target):
             found[matched["camera"]] = target
     if not found:
@@ -169,8 +178,15 @@ def _match(folder: Path, pattern: str, where: str) -> dict[str, Path]:
     return found
 
 
+def _entries(folder: Path, where: str) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if folder.is_dir() else []
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UserError(f"{where}: {folder} cannot be listed ({error})") from None
+
+
 def _exists(path: Path) -> bool:
-    """Path.exists, but for names that no file can have."""
+    """Path.exists that is also false for a name that no file can have."""
     try:
         return path.exists()
     except (OSError, ValueError):

@@ -7,11 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import av
 import cv2
@@ -20,9 +17,20 @@ from numpy.typing import NDArray
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import natural_key
+from mousefacelift.recordings.clocks import (
+    Counter,
+    Rate,
+    Timing,
+    choose_clock,
+    first_timestamp,
+    instant_stamps,
+    nominal_rate,
+    open_video,
+    read_packets,
+    timestamps,
+)
 
 Image = NDArray[np.uint8]
-Timing = Literal["rate", "index", "timestamp"]
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".wmv"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
@@ -109,9 +117,9 @@ def probe(path: Path) -> Probe:
 
 
 def _probe_video(path: Path) -> Probe:
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
-        return Probe(float(_rate(stream, path)), stream.codec_context.width, stream.codec_context.height)
+        return Probe(float(nominal_rate(stream, path)), stream.codec_context.width, stream.codec_context.height)
 
 
 def first_image(path: Path) -> int | None:
@@ -126,20 +134,22 @@ def length(path: Path, timing: Timing, fps: float | None) -> int:
     part = _parts(path)[-1]
     if part.path.suffix.lower() in IMAGE_SUFFIXES:
         return part.start + 1
-    start = _start(part.path)
+    start = first_timestamp(part.path)
     if timing == "index" or start is None:
         return part.start + _count(part.path)
-    with _open(part.path) as container:
+    with open_video(part.path) as container:
         stream = container.streams.video[0]
         if timing == "timestamp":
-            return len(_instants(_timestamps(part.path), stream.time_base, fps or float(_rate(stream, part.path))))
-        clock = _Rate(start, _rate(stream, part.path), stream.time_base, str(part.path))
+            return len(
+                instant_stamps(timestamps(part.path), stream.time_base, fps or float(nominal_rate(stream, part.path)))
+            )
+        clock = Rate(start, nominal_rate(stream, part.path), stream.time_base, str(part.path))
         return part.start + 1 + clock.position(_last_timestamp(container, stream))
 
 
 def _last_timestamp(container: "av.container.InputContainer", stream: "av.VideoStream") -> int:
-    """Of a file's last packets, or of all where they cannot be sought."""
-    # A second before the end: where there are no key frames to go to, packets around the place sought may be out of order.
+    """The largest timestamp of a file's last packets, or of all packets where a file cannot be sought."""
+    # A second before the end, because without key frames to go to the packets around that place may be out of order.
     with suppress(av.error.FFmpegError):
         if stream.duration is not None:
             end = (stream.start_time or 0) + stream.duration
@@ -147,20 +157,14 @@ def _last_timestamp(container: "av.container.InputContainer", stream: "av.VideoS
         elif container.duration is not None:
             end = (container.start_time or 0) + container.duration
             container.seek(max(end - av.time_base, 0), backward=True)
-    return max((packet.pts for packet in _packets(container) if packet.pts is not None), default=0)
-
-
-def _packets(container: "av.container.InputContainer") -> Iterator["av.Packet"]:
-    """The packets of a container's first video stream, as far as they can be read."""
-    with suppress(av.error.FFmpegError):
-        yield from container.demux(container.streams.video[0])
+    return max((packet.pts for packet in read_packets(container) if packet.pts is not None), default=0)
 
 
 def _count(path: Path) -> int:
     """Number of frames by the file's header, or else by its packets."""
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
-        return stream.frames or sum(1 for packet in _packets(container) if packet.size)
+        return stream.frames or sum(1 for packet in read_packets(container) if packet.size)
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ class _Part:
 
 @lru_cache(maxsize=1024)
 def _parts(path: Path) -> tuple[_Part, ...]:
-    """The files of a recording, in order. Numbered names say where a part starts; other parts follow one another."""
+    """The files of a recording, in order."""
     if not path.is_dir():
         return (_Part(path, 0),)
     files = sorted(
@@ -186,21 +190,29 @@ def _parts(path: Path) -> tuple[_Part, ...]:
             f"{path}: the folder of a recording holds {'both images and videos' if images else 'neither images nor videos'}; "
             "expected image files, or the parts of one video (0.mp4, 3000.mp4, …)"
         )
-    if images:
-        numbers = [re.search(r"(\d+)\D*$", f.stem) for f in images]
-        if not all(numbers):
-            return tuple(_Part(f, k) for k, f in enumerate(images))
-        indices = [int(m[1]) for m in numbers if m]
-        if len(set(indices)) < len(indices):
-            raise UserError(f"{path}: two images have the same number; keep one recording to a folder")
-        return tuple(_Part(f, k) for k, f in sorted(zip(indices, images, strict=True)))
+    return _image_parts(path, images) if images else _video_parts(videos)
+
+
+def _image_parts(folder: Path, images: list[Path]) -> tuple[_Part, ...]:
+    """Images by the last number in their names; if some have none, by their natural order."""
+    numbers = [re.search(r"(\d+)\D*$", f.stem) for f in images]
+    if not all(numbers):
+        return tuple(_Part(f, k) for k, f in enumerate(images))
+    indices = [int(m[1]) for m in numbers if m]
+    if len(set(indices)) < len(indices):
+        raise UserError(f"{folder}: two images have the same number; keep one recording to a folder")
+    return tuple(_Part(f, k) for k, f in sorted(zip(indices, images, strict=True)))
+
+
+def _video_parts(videos: list[Path]) -> tuple[_Part, ...]:
+    """Parts of one video. Names that are numbers, from 0, say at which frame a part starts; others follow one another."""
     numbered = all(f.stem.isdecimal() for f in videos) and int(videos[0].stem) == 0
     parts, end = [], 0
     for f in videos:
         start = int(f.stem) if numbered else end
         if start < end:
             raise UserError(
-                f"{f}: its name says that it starts at frame {start}, but the part before ends at {end - 1}"
+                f"{f}: by its name it starts at frame {start}, but the part before it ends at frame {end - 1}"
             )
         parts.append(_Part(f, start))
         end = start + _count(f)
@@ -212,27 +224,27 @@ def read_frames(
 ) -> Iterator[tuple[int, Frame | Missing]]:
     """Yield each of `frames` (an increasing range of indices), in order: the frame, or why there is none.
 
-    An image's index is the last number in its name (without numbers, its place in natural order).
+    Decoding is sequential from the last key frame before the range; from one before each frame if these are far apart.
+    An image's index is the last number in its name, or without numbers its place in natural order. A video without
+    usable timestamps (some recorders write all zeros) is decoded from its start, and its frames are counted.
 
-    Decoding is sequential from the last key frame before the range (before each frame, if they are far apart). timing
-    says which instant an index means:
-    "rate": frames stand at a constant rate by their timestamps, which are checked (a dropped frame is found missing);
-    "index": the n-th frame is instant n, as hardware triggers make it, whatever its timestamp;
-    "timestamp": index n is the instant n / fps after the first frame; the nearest frame is taken, and none is if that is
-    farther than half an interval.
-    A file without usable timestamps (some recorders write all zeros) is decoded from its start and its frames are counted.
-    `where` (capture and camera) begins the text of errors: UserError where a file cannot be opened or does not keep to a
-    constant rate.
+    Args:
+        path: a video, a folder with the parts of one, or a folder of images.
+        frames: indices, from the recording's first frame.
+        where: capture and camera, which begin the text of errors.
+        timing: which instant index n of a video means.
+            "rate": frames stand at a constant rate by their timestamps, which are checked: a dropped frame is missing.
+            "index": the n-th frame, whatever its timestamp, as a hardware trigger makes it.
+            "timestamp": n / fps after the first frame; the nearest frame within half an interval is taken.
+        fps: for "timestamp", in Hz; None is the file's own rate.
+        threads: of the decoder.
+
+    Raises:
+        UserError: a file cannot be opened, or its timestamps do not fit `timing`.
     """
     parts = _parts(path)
     if parts[0].path.suffix.lower() in IMAGE_SUFFIXES:
-        by_index = {part.start: part.path for part in parts}
-        size = probe(path)
-        for index in frames:
-            if index in by_index:
-                yield index, _image_frame(by_index[index], (size.width, size.height), where)
-            else:
-                yield index, Missing(f"{where}: {path}: no image {index}")
+        yield from _read_images(path, {part.start: part.path for part in parts}, frames, where)
         return
     if timing == "timestamp" and len(parts) > 1:
         raise UserError(f"{where}: {path}: center.timing: timestamp needs a video in one file, found {len(parts)}")
@@ -246,11 +258,23 @@ def read_frames(
             yield index + part.start, frame
 
 
+def _read_images(
+    folder: Path, by_index: dict[int, Path], frames: range, where: str
+) -> Iterator[tuple[int, Frame | Missing]]:
+    size = probe(folder)
+    for index in frames:
+        if index in by_index:
+            yield index, _image_frame(by_index[index], (size.width, size.height), where)
+        else:
+            yield index, Missing(f"{where}: {folder}: no image {index}")
+
+
 def _read_video(
     path: Path, frames: range, where: str, timing: Timing, fps: float | None, threads: int, seek: bool = True
 ) -> Iterator[tuple[int, Frame | Missing]]:
-    clock = _clock(path, timing, fps, where)
-    if frames.step > SEEK_STEP and len(frames) > 1 and not isinstance(clock, _Counter):
+    """`read_frames` of one file; indices from its first frame. seek: go to the first frame wanted instead of decoding to it."""
+    clock = choose_clock(path, timing, fps, where)
+    if frames.step > SEEK_STEP and len(frames) > 1 and not isinstance(clock, Counter):
         for single in frames:
             yield from _read_video(path, range(single, single + 1), where, timing, fps, threads)
         return
@@ -258,12 +282,12 @@ def _read_video(
     index: int | None = next(wanted)
     dropped = "no frame has its time: frames were dropped, or the rate varies"
     reason, last = dropped, -1
-    with _open(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         sought = False
-        if not isinstance(clock, _Counter):
+        if not isinstance(clock, Counter):
             # An error instead of an invented picture; where frames are counted, one less would shift all that follow.
             stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
             if seek and (target := clock.seek_to(frames.start)) is not None:
@@ -277,6 +301,7 @@ def _read_video(
             if sought and (damage or not frame.key_frame or last > frames.start):
                 break  # not a key frame before the place asked for: some formats cannot be sought
             sought = False
+            # What was passed over is missing; `reason` is what was damaged since the last sound frame, if anything.
             while index is not None and index < last:
                 yield index, Missing(f"{where}: frame {index}: {reason}")
                 index = next(wanted, None)
@@ -287,6 +312,7 @@ def _read_video(
                 return
             if not damage:
                 reason = dropped
+    # Nothing usable came after seeking: decode from the start, which finds every frame that there is.
     if sought:
         yield from _read_video(path, frames, where, timing, fps, threads, seek=False)
         return
@@ -325,123 +351,6 @@ def _decode(
             elif frame.key_frame:
                 damage = None
             yield frame, damage
-
-
-class _Counter:
-    """Indices of frames without usable timestamps: counted from the file's first."""
-
-    def index(self, frame: "av.VideoFrame", last: int) -> int:
-        return last + 1
-
-
-class _Rate:
-    """Indices by timestamps that must lie within a quarter of a frame of a constant rate."""
-
-    def __init__(self, start: int, rate: Fraction, time_base: Fraction, where: str) -> None:
-        self._start, self._per_frame, self._where = start, 1 / (rate * time_base), where
-
-    def seek_to(self, index: int) -> int | None:
-        return int(self._start + index * self._per_frame) if index else None
-
-    def position(self, stamp: int) -> int:
-        return round((stamp - self._start) / self._per_frame)
-
-    def index(self, frame: "av.VideoFrame", last: int) -> int:
-        if frame.pts is None:
-            raise UserError(f"{self._where}: the frame after frame {last} has no timestamp")
-        index = self.position(frame.pts)
-        exact = float((frame.pts - self._start) / self._per_frame)
-        if index <= last or abs(exact - index) > 0.25:
-            raise UserError(
-                f"{self._where}: the frame after frame {last} stands at frame {exact:.2f} by its timestamp: the rate varies. If "
-                "frame k is the same instant in every camera whatever its timestamp (hardware trigger), set center.timing: "
-                "index; if the timestamps are right, set center.timing: timestamp"
-            )
-        return index
-
-
-class _Table:
-    """Indices by a table of the file's timestamps; None where an instant has no frame."""
-
-    def __init__(self, stamps: list[int | None]) -> None:
-        self._stamps = stamps
-        self._index = {stamp: k for k, stamp in enumerate(stamps) if stamp is not None}
-
-    def seek_to(self, index: int) -> int | None:
-        return next((stamp for stamp in self._stamps[index:] if stamp is not None), None)
-
-    def index(self, frame: "av.VideoFrame", last: int) -> int:
-        return self._index.get(frame.pts, last)
-
-
-def _clock(path: Path, timing: Timing, fps: float | None, where: str) -> "_Counter | _Rate | _Table":
-    with _open(path) as container:
-        stream = container.streams.video[0]
-        rate, base = _rate(stream, path), stream.time_base
-    start = _start(path)
-    if start is None and timing != "timestamp":
-        return _Counter()
-    if start is not None and timing == "rate":
-        return _Rate(start, rate, base, where)
-    if start is None:
-        raise UserError(f"{where}: the file has no timestamps, which center.timing: timestamp needs; use rate or index")
-    stamps = _timestamps(path)
-    return _Table(list(stamps) if timing == "index" else _instants(stamps, base, fps or float(rate)))
-
-
-def _instants(stamps: tuple[int, ...], base: Fraction, fps: float) -> list[int | None]:
-    """The timestamp nearest to each instant n / fps after the first; None if it is farther than half an interval."""
-    seconds = (np.array(stamps) - stamps[0]) * float(base)
-    instants = np.arange(int(np.floor(seconds[-1] * fps + 0.5)) + 1) / fps
-    nearest = np.searchsorted((seconds[1:] + seconds[:-1]) / 2, instants)
-    close = np.abs(seconds[nearest] - instants) <= 0.5 / fps
-    # A frame serves one instant only: of two at the same distance, the earlier.
-    close[1:] &= (nearest[1:] != nearest[:-1]) | ~close[:-1]
-    return [stamps[n] if ok else None for n, ok in zip(nearest, close, strict=True)]
-
-
-def _rate(stream: "av.VideoStream", path: Path) -> Fraction:
-    """The stream's nominal rate: the container's guess if it agrees with the average, which a dropped frame shifts."""
-    guess, average = stream.guessed_rate, stream.average_rate
-    if guess and (not average or abs(guess / average - 1) < 0.02 or _start(path) is None):
-        return guess
-    if not average:
-        raise UserError(f"{path}: the video states no frame rate")
-    return average
-
-
-@lru_cache(maxsize=1024)
-def _start(path: Path) -> int | None:
-    """The timestamp of a video's first frame, in units of its time base; None for a file without usable timestamps.
-
-    Not the container's start time, which in some formats is when decoding starts.
-    """
-    with _open(path) as container:
-        # AVI stores the order of decoding alone.
-        if container.format.name == "avi" and container.streams.video[0].codec_context.has_b_frames:
-            return None
-        packets = [packet for packet in islice(_packets(container), 16) if packet.size and not packet.is_discard]
-        stamps = [packet.pts for packet in packets if packet.pts is not None]
-    return min(stamps) if stamps and len(set(stamps)) == len(packets) else None
-
-
-@lru_cache(maxsize=64)
-def _timestamps(path: Path) -> tuple[int, ...]:
-    """All timestamps of a video in order, in units of its time base; read from the packets, without decoding."""
-    with _open(path) as container:
-        stamps = [packet.pts for packet in _packets(container) if packet.size]
-    return tuple(sorted({stamp for stamp in stamps if stamp is not None}))
-
-
-def _open(path: Path) -> "av.container.InputContainer":
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{path}: cannot be opened as a video ({error.strerror})") from None
-    if not container.streams.video:
-        container.close()
-        raise UserError(f"{path}: holds no video stream")
-    return container
 
 
 def _read_image(path: Path) -> Image:

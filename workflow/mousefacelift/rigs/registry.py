@@ -1,15 +1,15 @@
 """Calibrations of any known format as one rig: geometry.Camera per camera, in millimetres.
 
-One module per format, with KINDS (the containers it may come in), LOOKS_FOR (what it is recognised by), recognises()
-and read(), some with write(). `documents` parses the containers, and `checks.checked_camera` is the one way to a Camera.
-Add a format by adding its module to FORMATS.
+Add a format: write a module in `formats`, and one line in FORMATS. The module has LOOKS_FOR (what it is recognised by),
+KINDS (the containers it may come in), recognises() and read(); it may have write(), OPTIONS, FILES and UNITLESS, see
+`Format`. `documents` parses the containers, and `checks.checked_camera` is the one way to a Camera.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,19 +42,23 @@ from mousefacelift.rigs.formats import (
     rat7m,
     transforms,
 )
-from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
-from mousefacelift.rigs.names import match_cameras
-
-__all__ = ["FORMATS", "MM_PER_UNIT", "Format", "match_cameras", "read_rig", "rig_from_json", "rig_to_json", "write_rig"]
 
 
-# Cameras, and the name of the format they came in.
-Found = tuple[list[Camera], str]
+class Contents(NamedTuple):
+    """What a file or folder holds: its cameras, in the file's unit, and the name of its format."""
+
+    cameras: list[Camera]
+    format: str
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format's description and functions; write is None where this package only reads it."""
+    """One format, as its module describes it.
+
+    description: what it is recognised by. kinds: the containers it may come in. write: None where this package only
+    reads it. options: of `read`, each with its valid values. files: names of which any stands for the folder it lies in.
+    unitless: its world is scaled to the subject.
+    """
 
     description: str
     kinds: tuple[str, ...]
@@ -62,6 +66,7 @@ class Format:
     read: Callable[..., list[Camera]]
     write: Callable[[Rig, Path], None] | None
     options: Mapping[str, tuple[str, ...]]
+    files: tuple[str, ...]
     unitless: bool
 
 
@@ -73,6 +78,7 @@ def _format(module: ModuleType) -> Format:
         read=module.read,
         write=getattr(module, "write", None),
         options=getattr(module, "OPTIONS", {}),
+        files=getattr(module, "FILES", ()),
         unitless=getattr(module, "UNITLESS", False),
     )
 
@@ -92,8 +98,7 @@ FORMATS = {
     "opencv-storage": _format(opencv_storage),
 }
 FOLDER_FORMATS = tuple(name for name, each in FORMATS.items() if "folder" in each.kinds)
-# One of these files stands for the folder it lies in.
-FOLDER_FILES = {*easymocap.FILES, *(f"{what}.{e}" for what in ("cameras", "images") for e in ("txt", "bin"))}
+FOLDER_FILES = {file for each in FORMATS.values() for file in each.files}
 
 
 def read_rig(
@@ -119,15 +124,13 @@ def read_rig(
     if isinstance(source, Mapping):
         files = list(dict.fromkeys(source.values()))
         one_each = len(files) != 1 or len(source) == 1
-        cameras, found = (
-            _one_each(source, format, where, options) if one_each else _read(files[0], format, where, options)
-        )
+        contents = _one_each(source, format, where, options) if one_each else _read(files[0], format, where, options)
     else:
-        cameras, found = _read(source, format, where, options)
+        contents = _read(source, format, where, options)
     place = _at(where, source)
-    rig = scaled(tuple(cameras), MM_PER_UNIT[unit])
+    rig = scaled(tuple(contents.cameras), MM_PER_UNIT[unit])
     check_rig(rig, place)
-    check_lengths(rig, place, MIN_RIG_UNITLESS if FORMATS[found].unitless else MIN_RIG_MM)
+    check_lengths(rig, place, MIN_RIG_UNITLESS if FORMATS[contents.format].unitless else MIN_RIG_MM)
     with np.errstate(all="ignore"):
         depths = optical_axes_meet(rig)
     behind = [camera.name for camera, depth in zip(rig, depths, strict=True) if depth <= 0]
@@ -157,9 +160,9 @@ def _at(where: str, source: Path | Mapping[str, Path]) -> str:
     return f"{where}: {shown}" if where else shown
 
 
-def _one_each(source: Mapping[str, Path], format: str, where: str, options: Mapping[str, str]) -> Found:
+def _one_each(source: Mapping[str, Path], format: str, where: str, options: Mapping[str, str]) -> Contents:
     if not source:
-        raise UserError(f"{where or 'calibration'}: no calibration file for any camera")
+        raise UserError(f"{where or 'calibration'}: no calibration file is given")
     cameras = []
     for name, path in source.items():
         here = f"{where}, camera {name}" if where else f"camera {name}"
@@ -170,10 +173,10 @@ def _one_each(source: Mapping[str, Path], format: str, where: str, options: Mapp
                 "given; give the one file for all cameras"
             )
         cameras.append(replace(found[0], name=name))
-    return cameras, recognised
+    return Contents(cameras, recognised)
 
 
-def _read(path: Path, format: str, where: str, options: Mapping[str, str], name: str = "") -> Found:
+def _read(path: Path, format: str, where: str, options: Mapping[str, str], name: str = "") -> Contents:
     """The cameras of one file or folder, in the file's unit, and its format."""
     place = _at(where, path)
     name = name or path.stem.removesuffix("_params")
@@ -181,15 +184,15 @@ def _read(path: Path, format: str, where: str, options: Mapping[str, str], name:
     folder = open_document(path.parent if is_part else path, place) if is_part or path.is_dir() else None
     if folder and (format in FOLDER_FORMATS or any(FORMATS[each].recognises(folder) for each in FOLDER_FORMATS)):
         recognised = _recognised(folder, place) if format == "auto" else format
-        return _call(recognised, folder, name, _at(where, folder.path), options), recognised
+        return Contents(_call(recognised, folder, name, _at(where, folder.path), options), recognised)
     if folder and path.is_dir():
         return _read_folder(folder, format, where, options)
     document = open_document(path, place, None if format == "auto" else FORMATS[format].kinds)
     recognised = _recognised(document, place) if format == "auto" else format
-    return _call(recognised, document, name, place, options), recognised
+    return Contents(_call(recognised, document, name, place, options), recognised)
 
 
-def _read_folder(folder: Document, format: str, where: str, options: Mapping[str, str]) -> Found:
+def _read_folder(folder: Document, format: str, where: str, options: Mapping[str, str]) -> Contents:
     """One camera per file: all files of a folder that are calibrations, of one format."""
     found: dict[str, list[Document]] = {}
     damaged: dict[Path, UserError] = {}
@@ -219,7 +222,7 @@ def _read_folder(folder: Document, format: str, where: str, options: Mapping[str
     for document in sorted(documents, key=lambda document: natural_key(document.path.name)):
         stem = document.path.stem.removesuffix("_params")
         cameras += _call(name, document, stem, _at(where, document.path), options)
-    return cameras, name
+    return Contents(cameras, name)
 
 
 def _recognised(document: Document, where: str) -> str:

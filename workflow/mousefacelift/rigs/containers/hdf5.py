@@ -1,4 +1,4 @@
-"""HDF5 files, and MATLAB's version 7.3 which is HDF5, as plain nested values; read by hdf5_child.py in its own process."""
+"""HDF5 files, and MATLAB's version 7.3 which is HDF5, as plain nested values. hdf5_child.py reads them, in its own process."""
 
 import json
 import os
@@ -40,6 +40,15 @@ def load_matlab73(path: Path, where: str) -> dict[str, Any]:
 
 
 def _load(path: Path, where: str, layout: str) -> dict[str, Any]:
+    answer = _ask_child(path, where, layout)
+    if "problem" in answer:
+        raise UserError(f"{where}: {answer['problem']}")
+    content = _plain(answer["content"])
+    return content if isinstance(content, dict) else {}
+
+
+def _ask_child(path: Path, where: str, layout: str) -> dict[str, Any]:
+    """What hdf5_child prints of a file. Raises UserError if it crashes or does not finish."""
     child = [sys.executable, "-P", str(Path(__file__).with_name("hdf5_child.py"))]
     # One thread: each one's buffers would count against the child's memory.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -52,14 +61,11 @@ def _load(path: Path, where: str, layout: str) -> dict[str, Any]:
             timeout=MAX_SECONDS,
             check=True,
         )
-        answer = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError, ValueError) as error:
         status = f" (status {error.returncode})" if isinstance(error, subprocess.CalledProcessError) else ""
         raise UserError(f"{where}: damaged HDF5 file: the HDF5 library did not finish reading it{status}") from None
-    if "problem" in answer:
-        raise UserError(f"{where}: {answer['problem']}")
-    content = _plain(answer["content"])
-    return content if isinstance(content, dict) else {}
+    return answer
 
 
 def _plain(value: Any) -> Any:

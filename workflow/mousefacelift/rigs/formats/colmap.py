@@ -23,6 +23,7 @@ from mousefacelift.rigs.names import names_from_files
 
 KINDS = ("folder",)
 LOOKS_FOR = "folder with cameras.txt and images.txt, or cameras.bin and images.bin"
+FILES = tuple(f"{what}.{extension}" for what in ("cameras", "images") for extension in ("txt", "bin"))
 # Every image lists its keypoints, which are skipped: a few thousand images fit.
 MAX_BYTES = 64 << 20
 # Number in the binary form, name, parameters (COLMAP, src/colmap/sensor/models.h).
