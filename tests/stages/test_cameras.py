@@ -377,3 +377,14 @@ def test_a_damaged_crop_is_named_with_file_frame_and_camera(demo_run, tmp_path):
     ):
         edited(demo_run, tmp_path, damage)
     assert not (tmp_path / "subject.h5").exists()
+
+
+def test_chunks_of_another_capture_other_cameras_or_in_another_order_are_named(demo_run, tmp_path):
+    first, second = chunks(demo_run)
+    with pytest.raises(UserError, match=r"0001\.h5: is chunk 1 of capture rodent-a, not chunk 0; name all chunks in"):
+        cameras(demo_run.capture, [second, first], tmp_path, Cameras())
+    with pytest.raises(UserError, match=r"0000\.h5: is of capture rodent-a, not of rodent-b"):
+        cameras(replace(demo_run.capture, name="rodent-b"), [first, second], tmp_path, Cameras())
+    turned = replace(demo_run.capture, cameras=demo_run.capture.cameras[::-1])
+    with pytest.raises(UserError, match=r"0000\.h5: has cameras 1, 2, .*, but the captures table has 6, 5, .* again"):
+        cameras(turned, [first, second], tmp_path, Cameras())

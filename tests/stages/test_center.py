@@ -14,7 +14,7 @@ from mousefacelift.config.center import Center
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure, silhouettes
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -337,3 +337,8 @@ def test_the_demos_silhouettes_hold_the_projected_centre_of_the_mouse():
         centre = project_raw(ground_truth()["center"][100:101], v)[0] + 0.5
         assert mask[round(found.center_px[1]), round(found.center_px[0])] == 255
         assert np.linalg.norm(found.center_px - centre) < 20
+
+
+def test_an_unknown_way_to_find_the_mouse_is_named(short):
+    with pytest.raises(UserError, match=r"center\.masks: unknown method 'magic'"):
+        next(iter(silhouettes(short, 0, FRAMES, SETTINGS.model_copy(update={"masks": "magic"}))))

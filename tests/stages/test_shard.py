@@ -10,6 +10,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.config import Config
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.config.shard import Shard
+from mousefacelift.rigs.formats.opencv_json import rig_from_json
+from mousefacelift.rigs.registry import write_rig
 from mousefacelift.shards.images import decode_crop
 from mousefacelift.shards.manifest import write_manifest
 from mousefacelift.stages.shard import shard
@@ -240,3 +242,28 @@ def test_a_damaged_crop_is_named(dotted, tmp_path):
     with pytest.raises(UserError, match=r"0000\.h5, frame 1, camera 3: damaged crop"):
         shard(run.folder / "samples.tsv", chunk, run.folder / "cameras.h5", run.folder / "rig.json", 0, out, Shard())
     assert not list(tmp_path.glob("*.tar"))
+
+
+def test_files_that_do_not_belong_together_are_named_and_nothing_is_written(dotted, demo_run, tmp_path):
+    run, other = dotted[0].folder, demo_run.folder
+    out = {s: (tmp_path / f"{s}.tar", tmp_path / f"{s}.h5") for s in ("train", "val", "test")}
+    table, poses, rig = run / "samples.tsv", run / "cameras.h5", run / "rig.json"
+    chunk, other_chunk = run / "center" / "short" / "0000.h5", other / "center" / "rodent-a" / "0000.h5"
+    write_rig(rig_from_json(rig)[::-1], tmp_path / "rig.json", "opencv-json")
+    for files, number, message in (
+        ((table, chunk, poses, rig), 1, r"0000\.h5: is chunk 0 of capture short, not chunk 1"),
+        ((table, other_chunk, poses, rig), 0, r"0000\.h5: is of capture rodent-a, not of short"),
+        (
+            (other / "samples.tsv", chunk, poses, rig),
+            0,
+            r"samples\.tsv: is of capture rodent-a, but .*cameras\.h5 of sh",
+        ),
+        (
+            (table, chunk, poses, tmp_path / "rig.json"),
+            0,
+            r"cameras\.h5: has cameras 1, 2, .*, but .*rig\.json has 6, 5",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            shard(*files, number, out, Shard())
+    assert [path.name for path in tmp_path.iterdir()] == ["rig.json"]

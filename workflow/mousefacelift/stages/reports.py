@@ -43,8 +43,8 @@ def print_agreement(report: dict[str, Any]) -> None:
     Console(stderr=True, width=140).print(table)
     if unchecked := [row["camera"] for row in report["cameras"] if row["late_frames"] is None]:
         print(
-            f"camera {', '.join(unchecked)}: could not be checked for synchrony, because the mouse moves too much between two "
-            "candidate frames (center.stride), or too little",
+            f"synchrony could not be checked for camera {', '.join(unchecked)}: between two candidate frames (center.stride) the "
+            "mouse moves too much, or too little",
             file=sys.stderr,
         )
 
@@ -106,7 +106,7 @@ def print_sampling(summary: dict[str, Any]) -> None:
     for name, share in summary["cameras_left_out"].items():
         print(
             f"camera {name} is not among those that views are chosen from: it could be one in {100 * share:.0f} % of the frames "
-            "with a mouse, in less than half as many as the best camera",
+            "with a mouse, less than half as often as the best camera",
             file=sys.stderr,
         )
     for warning in summary["warnings"]:
