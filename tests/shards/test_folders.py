@@ -18,7 +18,7 @@ def test_a_folder_with_something_in_it_is_not_written_to(small, facelift, tmp_pa
         lambda folder: import_facelift(facelift, folder, Shard()),
     ):
         for folder in (tmp_path / "mine", tmp_path / "mine" / "thesis.tex", facelift):
-            with pytest.raises(UserError, match=f"{folder}: already there, and not an empty folder"):
+            with pytest.raises(UserError, match=f"{folder}: already exists and is not an empty folder"):
                 write(folder)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     (tmp_path / "empty").mkdir()

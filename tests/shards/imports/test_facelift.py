@@ -114,7 +114,7 @@ MISTAKES = {
     "a wrong similarity": (lambda f: edited(f, lambda c: c.update(world_from_mm=[1, 2])), "'world_from_mm' has shape"),
     "no JSON": (lambda f: truncated(sample_folder(f) / "opencv_cameras.json"), "JSON"),
     "a list with a missing sample": (lambda f: lines_of(f, lambda lines: [*lines, "/gone/x"]), "line 6: /gone/x/opencv_cameras.json: no such file"),
-    "a list with a sample twice": (lambda f: lines_of(f, lambda lines: [*lines, lines[0]]), "line 6: .* stands in line 1 already"),
+    "a list with a sample twice": (lambda f: lines_of(f, lambda lines: [*lines, lines[0]]), "line 6: .* is already in line 1"),
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_lists_may_be_relative_name_the_json_and_be_called_otherwise(facelift, t
     with pytest.raises(UserError, match=r"data_mouse_train\.txt, Validation\.txt say which split"):
         import_facelift(facelift, tmp_path / "again", Shard(), SplitFractions())
     (facelift / "train.txt").write_text("")
-    with pytest.raises(UserError, match=r"train\.txt: data_mouse_train\.txt is a list of train too"):
+    with pytest.raises(UserError, match=r"train\.txt: data_mouse_train\.txt is already the list of train"):
         import_facelift(facelift, tmp_path / "again", Shard())
     (facelift / "train.txt").rename(facelift / "train_val.txt")
     with pytest.raises(UserError, match=r"train_val\.txt: is this the list of train or of val"):

@@ -18,7 +18,4 @@ def test_a_tar_and_an_hdf5_file_that_disagree_in_one_pixel_are_named_with_the_sa
         in_h5(shards.parent / H5, lambda file: file["image"].__setitem__((2, 5, 17, 40), [1, 2, 3, 255]))
     list_shards(shards)
     (problem,) = problems(shards)
-    assert (
-        str(problem)
-        == f"{TAR}, sample {KEYS[2]}: cam5: 1 of 4096 pixels are not those of {H5}, the first at x 40, y 17"
-    )
+    assert str(problem) == f"{TAR}, sample {KEYS[2]}: cam5: 1 of 4096 pixels differ from {H5}, the first at x 40, y 17"

@@ -63,8 +63,8 @@ def test_samples_out_of_order_or_twice_there_are_named(shards, problems):
     write_tar(shards.parent / TAR, files[7:14] + files[:7] + files[14:] + files[14:])
     list_shards(shards)
     found = [(p.sample, p.text) for p in problems(shards)]
-    assert (KEYS[0], f"is there after {KEYS[1]}, out of order") in found
-    assert (KEYS[2], "is there twice") in found
+    assert (KEYS[0], f"comes after {KEYS[1]}, out of order") in found
+    assert (KEYS[2], "appears twice") in found
     assert (KEYS[1], f"is the first sample, the manifest says {KEYS[0]}") in found
     assert (None, "has 4 samples, the manifest says 3") in found
 
@@ -87,5 +87,5 @@ def test_without_the_other_file_a_difference_in_numbers_is_said_to_have_no_place
     flip(shards.parent / H5, offset(shards.parent / H5, "c2w", 1, 4))
     _, problem = problems(shards)
     assert (problem.shard, problem.sample) == (H5, None)
-    assert f"without {TAR} to compare with, what differs cannot be told" in problem.text
+    assert f"without {TAR} there is nothing to compare it with" in problem.text
     assert str(problem) in refused(shards, "h5")

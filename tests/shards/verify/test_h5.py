@@ -25,11 +25,11 @@ def test_a_flipped_bit_in_an_image_of_an_hdf5_file_names_its_sample(shards, prob
 @pytest.mark.parametrize(
     ("name", "byte", "text"),
     [
-        ("c2w", 6, f"c2w is not that of {TAR}"),
-        ("c2w", 128 + 3, f"c2w is not that of {TAR}"),
-        ("fxfycxcy", 5, f"fxfycxcy is not that of {TAR}"),
-        ("world_from_mm", 6, f"world_from_mm is not that of {TAR}"),
-        ("frame", 0, f"frame is not that of {TAR}"),
+        ("c2w", 6, f"c2w differs from {TAR}"),
+        ("c2w", 128 + 3, f"c2w differs from {TAR}"),
+        ("fxfycxcy", 5, f"fxfycxcy differs from {TAR}"),
+        ("world_from_mm", 6, f"world_from_mm differs from {TAR}"),
+        ("frame", 0, f"frame differs from {TAR}"),
     ],
 )
 def test_a_flipped_bit_in_the_numbers_of_an_hdf5_file_names_its_sample(shards, problems, name, byte, text):
@@ -45,7 +45,7 @@ def test_a_flipped_bit_in_a_key_of_an_hdf5_file_names_its_sample(shards, problem
     flip(shards.parent / H5, content.index(KEYS[1].encode()) + len(KEYS[1]) - 1, 3)
     found = problems(shards)
     assert {p.shard for p in found} == {H5}
-    assert (KEYS[1], "is called 'ball-train-000009' there") in [(p.sample, p.text) for p in found]
+    assert (KEYS[1], "is called 'ball-train-000009' here") in [(p.sample, p.text) for p in found]
     assert {str(p) for p in found} <= set(refused(shards, "h5"))
 
 
@@ -73,7 +73,7 @@ def mirrored(file):
         (mirrored, KEYS[1], "the camera of view 0 is not a rigid pose"),
         (lambda f: f["world_from_mm"].__setitem__((1, 0, 0), np.nan), KEYS[1], "world_from_mm is not finite"),
         (lambda f: f.__delitem__("c2w"), None, "c2w cannot be read"),
-        (lambda f: f.__delitem__("world_from_mm"), KEYS[0], f"world_from_mm is in one of this file and {H5} alone"),
+        (lambda f: f.__delitem__("world_from_mm"), KEYS[0], f"world_from_mm is in only one of this file and {H5}"),
         (replaced("fxfycxcy", lambda x: x[:, :3]), None, r"fxfycxcy has shape (3, 3, 4), the manifest says (3, 6, 4)"),
         (replaced("c2w", lambda x: x.astype(np.float32)), None, "c2w is of type float32, expected float64"),
         (replaced("frame", lambda x: x.astype(np.int32)), None, "frame is of type int32, expected int64"),

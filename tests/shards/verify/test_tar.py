@@ -40,7 +40,7 @@ def test_a_flipped_bit_in_a_header_of_a_tar_names_the_sample_and_the_last_whole_
     flip(shards.parent / TAR, info.offset + byte)
     (problem,) = problems(shards)
     assert (problem.shard, problem.sample) == (TAR, KEYS[member // 7])
-    assert re.fullmatch(text + "; what follows there cannot be read", problem.text), problem
+    assert re.fullmatch(text + "; what follows cannot be read", problem.text), problem
     assert str(problem) in refused(shards, "tar")
 
 
@@ -97,7 +97,7 @@ def test_a_sample_missing_from_a_tar_is_named(shards, problems, relisted):
     if relisted:
         list_shards(shards)
     found = [(p.shard, p.sample, p.text) for p in problems(shards)]
-    assert (TAR, KEYS[1], f"is not there, but in {H5}") in found
+    assert (TAR, KEYS[1], f"is missing, but {H5} has it") in found
     assert (TAR, None, "has 2 samples, the manifest says 3") in found
     assert {shard for shard, *_ in found} == {TAR}
 
@@ -124,14 +124,14 @@ def paint(*value):
         (with_meta(KEYS[1], lambda m: m.update(frames=[{"w2c": [1] * 6}] * 6)), "damaged JSON"),
         (with_meta(KEYS[1], lambda m: m.update(id="other")), f"JSON says id 'other', expected '{KEYS[1]}'"),
         (with_meta(KEYS[1], lambda m: m.update(split="val")), "JSON says split 'val', expected 'train'"),
-        (with_meta(KEYS[1], lambda m: m.update(frame=7)), f"frame is not that of {H5}"),
+        (with_meta(KEYS[1], lambda m: m.update(frame=7)), f"frame differs from {H5}"),
         (with_meta(KEYS[1], lambda m: m.update(frame="x")), r"damaged JSON \(frame: Input should be a valid integer \(found 'x'\)\)"),
-        (with_meta(KEYS[1], lambda m: m.pop("world_from_mm")), f"world_from_mm is in one of this file and {H5} alone"),
+        (with_meta(KEYS[1], lambda m: m.pop("world_from_mm")), f"world_from_mm is in only one of this file and {H5}"),
         (with_meta(KEYS[1], lambda m: m.update(world_from_mm=[[float("nan")] * 4] * 4)), "JSON: world_from_mm is not 4 x 4"),
         (with_meta(KEYS[1], lambda m: m["frames"][0].update(fx=-1)), "the camera of view 0 has a focal length that is not positive"),
         (with_meta(KEYS[1], lambda m: m["frames"][0]["w2c"][0].reverse()), "the camera of view 0 is not a rigid pose"),
         (lambda name, content: (name.replace("000001.cam2", "000001.cam9"), content), "cam2 missing and cam9 not expected"),
-        (lambda name, content: (name.replace("cam3.png", "cam2.jpg") if KEYS[1] in name else name, content), "member .* is there twice"),
+        (lambda name, content: (name.replace("cam3.png", "cam2.jpg") if KEYS[1] in name else name, content), "member .* appears twice"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_tar_with_right_checksums_is_named_with_its_sample(shards, problems, change, text):
@@ -159,5 +159,5 @@ def test_data_after_the_end_of_a_tar_are_noticed(shards, problems):
     list_shards(shards)
     (problem,) = problems(shards)
     assert problem.text == (
-        f"damaged tar (something follows its end) (after sample {KEYS[2]}); what follows there cannot be read"
+        f"damaged tar (something follows its end) (after sample {KEYS[2]}); what follows cannot be read"
     )

@@ -22,7 +22,7 @@ def test_a_file_that_the_manifest_does_not_list_is_named(shards, problems, name)
     (shards.parent / name).parent.mkdir(exist_ok=True)
     (shards.parent / name).touch()
     (problem,) = problems(shards)
-    assert str(problem) == f"{name}: the manifest does not list this file, left by another run; delete it"
+    assert str(problem) == f"{name}: the manifest does not list this file, which another run left behind; delete it"
 
 
 def test_a_sample_in_two_splits_is_named(shards, problems):
@@ -30,7 +30,7 @@ def test_a_sample_in_two_splits_is_named(shards, problems):
         shutil.copy(shards.parent / f"train/ball-0001.{kind}", shards.parent / f"val/ball-0001.{kind}")
     list_shards(shards)
     found = [str(p) for p in problems(shards)]
-    assert f"val/ball-0001.h5, sample {OTHER}: is in train/ball-0001.h5 too, of split train" in found
+    assert f"val/ball-0001.h5, sample {OTHER}: is also in train/ball-0001.h5, of split train" in found
     assert f"val/ball-0001.tar, sample {OTHER}: JSON says split 'train', expected 'val'" in found
 
 

@@ -42,7 +42,7 @@ def verify(
     if problems:
         raise UserError(
             f"{manifest}: {len(problems)} problem{'s' * (len(problems) > 1)}; delete the files named above and rerun the "
-            "workflow, which makes those that are wanted again"
+            "workflow, which makes the missing ones again"
         )
     print(f"{manifest}: {write_receipt(manifest, output)}: no problem found in {time.monotonic() - begin:.1f} s")
 

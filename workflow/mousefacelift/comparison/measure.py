@@ -1,7 +1,7 @@
 """Two data sets' cameras side by side: every quantity that pretrained weights depend on, with a verdict.
 
 Angles are in degrees, lengths in world units (mean camera distance 2.7), pixels as everywhere (first centre at 0.5).
-`camerasets` reads the data sets, `compareview` draws what is measured here.
+`sets` reads the data sets, `page` shows what is measured here.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,19 @@ from mousefacelift.geometry.views import azimuth_elevation, common_normal
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured of every view: [N, V], in world units, degrees and px; NaN where it is undefined.
+    """What is measured of the N samples' V views; NaN where it is undefined.
 
-    azimuth in [0, 360) and elevation: of the camera, seen from the origin. roll: the angle by which the image's right
-    side is raised above the horizon. up: [N, V, 3] the image's upward direction. offset: [N, V, 2] of the principal point
-    from the image's centre. flatness: [N] rms distance of the cameras from their best plane, over their mean distance;
-    normal: [N, 3] of that plane, upward. horizon: [3] unit normal of the cameras' common horizon, the direction most nearly
-    perpendicular to all images' horizontals; of level cameras exactly up, however they are pitched and spread, which the
-    mean of their up vectors is not.
+    distance: [N, V] of the camera from the origin, world units.
+    azimuth, elevation: [N, V] of the camera, seen from the origin, degrees; azimuth in [0, 360).
+    roll: [N, V] by which the image's right side is raised above the horizon, degrees.
+    focal: [N, V] mean of fx and fy, px.
+    up: [N, V, 3] the image's upward direction.
+    offset: [N, V, 2] of the principal point from the image's centre, px.
+    flatness: [N] rms distance of the cameras from their best plane, over their mean distance.
+    normal: [N, 3] of that plane, upward.
+    horizon: [3] unit normal of the cameras' common horizon: the direction most nearly perpendicular to all images'
+        horizontals. For level cameras this is exactly up, however they are pitched and spread, which the mean of their up
+        vectors is not.
     """
 
     distance: Array
@@ -42,7 +47,7 @@ class Measures:
 class Row:
     """One quantity of both data sets: the numbers, how they are written, and the verdict on them.
 
-    verdict: match, differ, unknown (a number is not known of one of them), or empty where nothing is judged.
+    verdict: match, differ, unknown (one of the sets lacks a number), or empty where nothing is judged.
     """
 
     quantity: str
@@ -76,7 +81,7 @@ def measure(cameras: CameraSet) -> Measures:
     centred = center - center.mean(axis=1, keepdims=True)
     spread, axes = np.linalg.eigh(np.swapaxes(centred, -1, -2) @ centred / center.shape[1])
     normal = axes[..., 0] * np.where(axes[..., 2:, 0] < 0, -1, 1)
-    planar = spread[:, 1] > 1e-9 * spread[:, 2]  # else they stand in a line, which lies in many planes
+    planar = spread[:, 1] > 1e-9 * spread[:, 2]  # else the cameras stand in a line, which lies in many planes
     flatness = np.sqrt(np.maximum(spread[:, 0], 0)) / distance.mean(axis=1)
     return Measures(
         distance=distance,
@@ -124,7 +129,7 @@ def _direction(vectors: Array) -> Array:
 
 
 def _horizon(right: Array, up: Array) -> Array:
-    """The direction [3] least along all of `right`, on the side of `up`; NaN where these are parallel to one line."""
+    """The direction [3] most nearly perpendicular to all of `right`, on the side of `up`; NaN if all are parallel."""
     normal, strength = common_normal(right.reshape(-1, 3))
     side = -1 if normal @ up.reshape(-1, 3).mean(axis=0) < 0 else 1
     return normal * side if strength[1] > 1e-6 * strength.sum() else np.full(3, np.nan)
@@ -152,7 +157,7 @@ def _sizes(cameras: CameraSet) -> tuple[float, ...]:
 
 
 def number(value: float, decimals: int) -> str:
-    """A number for people: no minus before zero, a dash for NaN."""
+    """A number as text: no minus before zero, a dash for NaN."""
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}" if np.isfinite(value) else "–"
 
 
@@ -173,8 +178,8 @@ def _size_text(values: tuple[float, ...]) -> str:
 class Quantity:
     """One row of the table: the numbers of a data set, how they are written, when they match, what it means if not.
 
-    Each of the numbers must match: within `absolute`, or within `relative` of the larger one; neither: only shown.
-    meaning: {worse} stands for the data set whose numbers are larger.
+    Each of the numbers must match within `absolute`, or within `relative` of the larger one; with neither, they are only
+    shown. meaning: {worse} stands for the data set whose numbers are larger.
     """
 
     name: str
@@ -206,8 +211,8 @@ class Quantity:
         return "match" if np.all(np.abs(np.subtract(a, b)) <= allowed + 1e-9) else "differ"
 
 
-# Tolerances: about what moves an outline by a pixel or two at 512 px, except where FaceLift's own use of its weights shows that
-# they bear more: trained on views at elevation 20, 11 degrees apart, they are used at elevation 0, up to 90 degrees apart.
+# A tolerance is about what moves an outline by a pixel or two at 512 px. It is wider where FaceLift's own use shows that the
+# weights bear more: they are trained on views at elevation 20, 11 degrees apart, and used at elevation 0, up to 90 apart.
 QUANTITIES = (
     Quantity("samples", lambda c, m: (float(len(c.c2w)),), _text("{}", 0)),
     Quantity(

@@ -1,4 +1,4 @@
-"""Showing a comparison of cameras: tables for the terminal, and a page, a Markdown text and JSON for keeping."""
+"""A comparison of cameras as tables for the terminal, and as a page, Markdown and JSON in files."""
 
 import html
 import os
@@ -35,7 +35,7 @@ HISTOGRAMS = (
 )
 SUFFIXES = ("md", "html", "json")
 BINS = 24
-MAX_LABELS = 12  # more names in the 3D scene cover each other
+MAX_LABELS = 12  # more names in the 3D scene would cover each other
 
 
 def sources(comparison: Comparison) -> list[str]:
@@ -68,7 +68,7 @@ def camera_rows(comparison: Comparison) -> list[list[str]]:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """The tables and the summary on the terminal, as wide as the numbers need."""
+    """Print the tables and the summary, as wide as the numbers need."""
     from rich.console import Console
     from rich.text import Text
 
@@ -126,7 +126,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything that the page shows as plain values; null for what is not known or not defined."""
+    """Everything that the page shows, as plain values; null for what is unknown or undefined."""
     sets = {}
     for letter, cameras, measures in zip("ab", comparison.sets, comparison.measures, strict=True):
         mean = per_camera(measures)
@@ -195,7 +195,7 @@ def page(comparison: Comparison) -> str:
 
 
 def mean_rig(cameras: CameraSet) -> Rig:
-    """One camera per view, at the mean of its centres over samples and in the mean of its rotations."""
+    """One camera per view, at the mean of its centres over samples, turned by the mean of its rotations."""
     center = cameras.c2w[..., :3, 3].mean(axis=0)
     # The rotation nearest to the mean matrix (Umeyama 1991).
     U, _, V = np.linalg.svd(cameras.c2w[..., :3, :3].mean(axis=0))
@@ -236,7 +236,7 @@ def rig_figure(comparison: Comparison) -> "Figure":
         names = [camera.name for camera in rig]
         figure.add_scatter3d(
             x=label[:, 0], y=label[:, 1], z=label[:, 2], mode="markers+text" if len(rig) <= MAX_LABELS else "markers",
-            # Plotly reads what it shows under the pointer as HTML, and the labels of 3D scenes as they are.
+            # Plotly takes hover texts for HTML, and labels in 3D scenes for plain text.
             text=names, hovertext=[f"{letter}: {html.escape(name)}" for name in names], hoverinfo="text",
             marker={"color": color, "size": 2},
             textfont={"color": color, "size": 11}, textposition="top center", showlegend=False, legendgroup=letter,

@@ -1,4 +1,4 @@
-"""The cameras of a data set, whatever it is: a calibrated rig, shards, FaceLift's folders, FaceLift's own training views.
+"""The cameras of any data set: a calibrated rig, shards, FaceLift's folders, FaceLift's own training views.
 
 N samples of V views (a rig is one sample) in a Z-up world. Images are never read.
 """
@@ -41,9 +41,9 @@ FACELIFT_VIEWS = 32
 class CameraSet:
     """The cameras of N samples with V views each.
 
-    source: what was asked for. kind: what it turned out to be. frame: which origin, up axis and scale its world has.
-    names: V. c2w: [N, V, 4, 4] in a Z-up world. fxfycxcy: [N, V, 4] px. size: [N, V, 2] width and height in px, 0 where
-    unknown.
+    source: what was asked for. kind: what it turned out to be. frame: origin, up axis and scale of its world, in words.
+    names: of the V views. c2w: [N, V, 4, 4] in a Z-up world. fxfycxcy: [N, V, 4] px. size: [N, V, 2] width and height in
+    px, 0 where unknown.
     """
 
     source: str
@@ -58,8 +58,8 @@ class CameraSet:
 def facelift_reference() -> CameraSet:
     """FaceLift's training cameras: 32 level views at elevation 20.0, 512 px, focal length 256 / tan(25 degrees) px.
 
-    They look at the origin of a Z-up world from a distance of 2.7. Their azimuths are taken as even, beginning at 0: their
-    angles about the Y axis, asin(y / r), then span the -70 to 70 degrees that were measured on FaceLift's data.
+    They look at the origin of a Z-up world from a distance of 2.7. Their azimuths are assumed to be even, from 0 on: then
+    their angles about the Y axis, asin(y / r), span the -70 to 70 degrees that were measured on FaceLift's data.
     (At inference FaceLift draws six views itself, at elevation 0 and azimuths 45 and 90 degrees apart.)
     """
     side, middle = FACELIFT_IMAGE_SIZE, FACELIFT_IMAGE_SIZE / 2
@@ -73,12 +73,13 @@ def facelift_reference() -> CameraSet:
 
 
 def read_cameras(source: str, origin: str = "world", up_axis: str = "+z", unit: str = "mm") -> CameraSet:
-    """The cameras of a data set, whatever it is; images are never read.
+    """The cameras of a data set of any kind.
 
     source: `facelift`, the built-in reference; a manifest.json of shards, one .h5 or .tar, or a folder of them; FaceLift's
-    opencv_cameras.json or a folder of samples with one each; or a calibration that `read_rig` knows. Of a calibration
-    alone: `unit` of its lengths; `up_axis` "+x" ... "-z" of its world is turned to +Z; it is scaled about `origin`, "world"
-    for its own or "target" for the point where the optical axes meet, to a mean camera distance of 2.7.
+    opencv_cameras.json or a folder of samples with one each; or a calibration that `read_rig` knows. The other arguments
+    concern calibrations only. unit: of their lengths. up_axis: "+x" ... "-z", the axis of their world that is turned to
+    +Z. origin: the point about which they are scaled to a mean camera distance of 2.7, "world" for their own or "target"
+    for the point where the optical axes meet.
 
     Raises UserError naming the path for whatever is missing, damaged, empty, a single camera, or a camera at the origin.
     """
@@ -109,13 +110,13 @@ def _calibration(path: Path, unit: str) -> Rig:
         ) from None
 
 
-# The cameras of samples that lie in one file: names [V], c2w [N, V, 4, 4], fxfycxcy [N, V, 4], size [N, V, 2].
+# The cameras of one file's samples: names [V], c2w [N, V, 4, 4], fxfycxcy [N, V, 4], size [N, V, 2].
 Block = tuple[tuple[str, ...], Array, Array, Array]
-Found = tuple[str, Iterator[Block]]
+KindAndBlocks = tuple[str, Iterator[Block]]
 
 
-def _file(path: Path) -> Found | None:
-    """What a file holds, by its content; None for what may be a calibration."""
+def _file(path: Path) -> KindAndBlocks | None:
+    """What a file's content is; None for what may be a calibration."""
     if not path.is_file():  # a pipe would wait for a writer
         return None
     try:
@@ -135,14 +136,14 @@ def _file(path: Path) -> Found | None:
     return ("shards", _tar_blocks(path)) if path.suffix == ".tar" or tarfile.is_tarfile(path) else None
 
 
-def _folder(path: Path) -> Found | None:
+def _folder(path: Path) -> KindAndBlocks | None:
     manifest, samples = path / "manifest.json", [path / FACELIFT_FILE, *path.glob(f"*/{FACELIFT_FILE}")]
     if manifest.is_file():
         return "shards", _manifest_blocks(manifest)
     samples = sorted((file for file in samples if file.is_file()), key=lambda file: natural_key(str(file)))
     if samples:
         return "FaceLift cameras", (_frames_block(open_document(f, str(f), {"JSON"}), str(f)) for f in samples)
-    # A tar and an HDF5 file of one name hold the same samples; the latter is read in no time.
+    # A tar and an HDF5 file of one name hold the same samples; the HDF5 file is read faster.
     tars = {file.with_suffix(""): file for file in path.rglob("*.tar")}
     h5s = {file.with_suffix(""): file for file in path.rglob("*.h5") if _is_shard(file)}
     shards = sorted((tars | h5s).values(), key=lambda file: natural_key(str(file)))
@@ -214,7 +215,7 @@ def _joined(source: str, kind: str, blocks: Iterator[Block]) -> CameraSet:
         raise UserError(
             f"{source}: samples of {' and '.join(map(str, counts))} views cannot be compared as one data set"
         )
-    # Where captures name their cameras differently, a view is known by its place alone.
+    # Captures that name their cameras differently have only the views' places in common.
     names = {block[0] for block in found}
     views = names.pop() if len(names) == 1 else ()
     c2w, fxfycxcy, size = (np.concatenate([block[k] for block in found]) for k in (1, 2, 3))
@@ -262,7 +263,7 @@ def _checked(cameras: CameraSet) -> CameraSet:
             "is not finite": ~(np.isfinite(cameras.c2w).all((-1, -2)) & np.isfinite(cameras.fxfycxcy).all(-1)),
             "is not a rigid pose (rotation without mirroring or scale)": skewed | (np.linalg.det(R) < 0),
             "has a focal length that is not positive": (cameras.fxfycxcy[..., :2] <= 0).any(-1),
-            "stands at the origin, and has no direction there (of a calibration, try --origin target)": (
+            "stands at the origin, where it has no direction (for a calibration, try --origin target)": (
                 distance <= 1e-6 * max(1.0, float(np.nanmax(distance)))
             ),
         }

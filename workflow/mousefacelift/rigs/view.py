@@ -1,4 +1,4 @@
-"""Showing a rig: a table for the terminal, and an interactive 3D page."""
+"""A rig as a table for the terminal, and as an interactive 3D page."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,10 +129,10 @@ def rig_figure(rig: Rig) -> "Figure":
 
 
 def frustum(camera: Camera, length: float) -> Array:
-    """Corners [4, 3] of the image in the world, in mm, at `length` mm before the camera: upper left, upper right, and round.
+    """Corners [4, 3] of the image in the world, in mm, `length` mm in front of the camera, clockwise from the upper left.
 
-    Of the pinhole alone: at the corners of a strongly distorted image the lens has no inverse. An unknown image size is
-    taken as twice the principal point.
+    The lens is ignored: at the corners of a strongly distorted image it has no inverse. An unknown image size is assumed to
+    be twice the principal point.
     """
     width, height = (camera.width, camera.height) if camera.width else 2 * camera.K[:2, 2]
     pixels = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)

@@ -14,8 +14,13 @@ MAX_OFF_AXIS = np.cos(np.deg2rad(5))  # between the optical axis and the directi
 def check_cameras(c2w: NDArray[Any], fxfycxcy: NDArray[Any], names: list[str]) -> None:
     """Raise UserError, naming the first sample and view, unless all cameras are what GS-LRM was trained on.
 
-    c2w [N, V, 4, 4], fxfycxcy [N, V, 4]; finite, rigid, positive focal lengths; the view looks at the world's origin,
-    level, with +Z up in the image. A world with another up axis is refused, not guessed: weights are Z-up.
+    Cameras must be finite and rigid, with positive focal lengths; they must look at the world's origin and be level, with
+    +Z up in the image. A world with another up axis is refused, not turned by a guess: the weights are Z-up.
+
+    Args:
+        c2w: [N, V, 4, 4].
+        fxfycxcy: [N, V, 4], px.
+        names: of the N samples, for the message.
     """
     R, center = c2w[..., :3, :3], c2w[..., :3, 3]
     right, down, axis = R[..., 0], R[..., 1], R[..., 2]

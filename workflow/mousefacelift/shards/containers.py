@@ -1,7 +1,7 @@
 """Shards on disk: a WebDataset tar and an HDF5 file, side by side, with the same samples.
 
 Tar: `{key}.cam0.png` to `{key}.cam5.png` and `{key}.json` per sample, samples one after the other. HDF5: the same as
-arrays, one sample per chunk. Whoever reads the images of an HDF5 file elsewhere imports hdf5plugin before, for its codec.
+arrays, one sample per chunk. Another program must import hdf5plugin before it reads the images, for their codec.
 """
 
 import io
@@ -28,7 +28,7 @@ from mousefacelift.shards.manifest import Manifest, ShardEntry
 from mousefacelift.shards.sample import SampleMeta
 
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
-# Where the settings name none.
+# For codecs whose level the settings do not name.
 LEVELS = {"png": 1, "webp": 4, "qoi": 0, "zstd": 3, "blosc-lz4": 5, "blosc-zstd": 3, "gzip": 1}
 
 
@@ -63,7 +63,7 @@ class ShardWriter:
         self._shape = (samples, len(views), size)
         self._views, self._settings = views, settings
         self._small: dict[str, list[Any]] = {}
-        # Used again for every sample: to be given 6 MB anew by the system takes as long as to compress them.
+        # Reused for every sample: allocating 6 MB anew takes as long as compressing them.
         self._stacked = np.empty((len(views), size, size, 4), np.uint8)
 
     def __enter__(self) -> "ShardWriter":
@@ -71,7 +71,7 @@ class ShardWriter:
         self._tar = self._stack.enter_context(tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT))
         self._h5 = self._stack.enter_context(h5py.File(h5, "w", libver="latest"))
         n, v, size = self._shape
-        # fletcher32: a chunk that was damaged after the training had begun is an error, not a picture.
+        # fletcher32: a chunk that is damaged after fine-tuning has begun is an error, not a picture.
         image = {"chunks": (1, v, size, size, 4), "fletcher32": True} | h5_codec(self._settings) if n else {}
         self._h5.attrs.update(stage="shard", version=STAGE_VERSIONS["shard"], views=self._views)
         self._h5.create_dataset("image", (n, v, size, size, 4), np.uint8, **image)
@@ -102,7 +102,7 @@ class ShardWriter:
         self._count += 1
 
     def _write_small(self) -> None:
-        """Everything but the images, at the end and at once: HDF5 takes its time for each request."""
+        """Write everything but the images at once, when all samples are known: each HDF5 call is slow."""
         n, v, _ = self._shape
         shapes = {name: (n, v, *shape) for name, shape in FIELDS.items()} | {"world_from_mm": (n, 4, 4)}
         for name, shape in shapes.items():
@@ -120,7 +120,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class TarSample:
-    """One sample as it lies in a tar: its key, its JSON and its views' files, cam0 first."""
+    """One sample as it lies in a tar: its key, its JSON and its views' files, from cam0 on."""
 
     key: str
     json: bytes
@@ -147,9 +147,9 @@ class TarSample:
 def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
     """The samples of a tar in their order, read from beginning to end without seeking.
 
-    stream: a file, or whatever can be read from; where: what to call it in messages; views: how many a sample has. Raises
-    UserError naming the last whole sample for a tar that is damaged or truncated, and naming the sample of which a
-    member is missing, foreign or twice there.
+    stream: anything that can be read from; where: its name in messages; views: how many a sample has. Raises UserError
+    naming the last whole sample for a tar that is damaged or truncated, and naming the sample that has a member missing,
+    foreign or twice.
     """
     members: dict[str, bytes] = {}
     key, after = "", "at its beginning"
@@ -164,7 +164,7 @@ def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
                     raise UserError(f"{where}, sample {key}: {_missing(members, views)}")
                 kind = suffix.partition(".")[0]
                 if kind in members:
-                    raise UserError(f"{where}, sample {name}: member {info.name!r} is there twice")
+                    raise UserError(f"{where}, sample {name}: member {info.name!r} appears twice")
                 key, members[kind] = name, file.read()
                 if len(members[kind]) != info.size:
                     raise UserError(f"{where}, sample {name}: member {info.name!r} is truncated")
@@ -173,7 +173,7 @@ def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
                         raise UserError(f"{where}, sample {key}: {missing}")
                     yield TarSample(key, members["json"], [members[f"cam{i}"] for i in range(views)])
                     members, after = {}, f"after sample {key}"
-                tar.members = []  # type: ignore[attr-defined]  # it remembers all of them: here they would pile up
+                tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all members, which would fill the memory
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{where}, {f'sample {key}' if members else after}: damaged tar ({error})") from None
     if members:
@@ -186,7 +186,9 @@ def shard_samples(manifest: Manifest, shard: ShardEntry) -> Iterator[TarSample]:
     with manifest.open(shard, "tar") as stream:
         for sample in tar_samples(stream, where, manifest.views):
             if count == shard.samples:
-                raise UserError(f"{where}, sample {sample.key}: the manifest lists {count} samples, here are more")
+                raise UserError(
+                    f"{where}, sample {sample.key}: the manifest lists {count} samples, but the tar has more"
+                )
             yield sample
             count += 1
     if count != shard.samples:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mousefacelift.base.errors import UserError
 
-# What a tar, a shard's name and a folder can all hold: a dot would end the key of a member of a tar.
+# Keys and shards' names: what is valid in a tar and as a folder. A dot would end the key of a tar's member.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
@@ -17,12 +17,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; rename it to `folder` on success, delete it on failure.
 
-    What a killed writer of the same folder left behind is deleted first. Raises UserError if `folder` is there and is
-    anything but an empty folder: nothing is written over, and nothing mixed.
+    What a killed writer of the same folder left behind is deleted first. Raises UserError if `folder` exists and is
+    anything but an empty folder: nothing is overwritten, and nothing mixed.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: already there, and not an empty folder; name a new one, or delete it")
+        raise UserError(f"{folder}: already exists and is not an empty folder; name a new one, or delete it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.iterdir():
         if re.fullmatch(rf"\.{re.escape(folder.name)}\.[0-9]+\.partial", stale.name):

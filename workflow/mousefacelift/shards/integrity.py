@@ -51,6 +51,6 @@ def _refusal(manifest: Manifest, entry: ShardEntry, kind: Kind) -> str:
             f"{manifest.folder / path}: not what {manifest.folder / 'manifest.json'} says:",
             *lines[:MAX_LINES],
             *more,
-            "delete the file and rerun the workflow, which makes it again; `mousefacelift verify` checks all of them",
+            "delete the file and rerun the workflow, which makes it again; `mousefacelift verify` checks all files",
         ]
     )

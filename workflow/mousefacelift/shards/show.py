@@ -1,4 +1,4 @@
-"""Looking at shards: a table of their samples, and a contact sheet of some of them."""
+"""A table of a shard's samples, and a contact sheet of some of them."""
 
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 TABLE_ROWS = 24
 SHEET_WIDTH, LARGEST_TILE = 1600, 240  # px
-# HDF5's registry of filters; 3 is the checksum.
+# By their numbers in HDF5's registry of filters; 3 is the checksum.
 H5_CODECS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
 COLUMNS = ("frame", "time s", "split", "distance", "elevation", "focal px", "mouse fills", "kB")
 CAPTION = (
     "distance: mean of the views' cameras from the origin, world units; elevation: lowest to highest view, degrees; mouse fills: "
-    "of the image, mean of the views; kB: of the views, encoded"
+    "part of the image, mean of the views; kB: of the views, encoded"
 )
 
 
@@ -49,9 +49,9 @@ class Contents:
 
 @dataclass(frozen=True)
 class Shown:
-    """One sample: time in s and split are None where the shard does not tell them.
+    """One sample; frame, time in s and split are None where the shard does not hold them.
 
-    c2w: [V, 4, 4]; fxfycxcy: [V, 4]; size: of its encoded views in bytes; images: V of [S, S, 4] RGBA.
+    c2w: [V, 4, 4]; fxfycxcy: [V, 4]; size: bytes of its encoded views; images: V of [S, S, 4] RGBA.
     """
 
     key: str
@@ -67,13 +67,13 @@ class Shown:
 def show(shard: Path, sheet: Path, limit: int) -> None:
     """Print what a shard holds, a row per sample, and draw `limit` samples, evenly spread, as a contact sheet (PNG).
 
-    shard: a .tar or .h5, or a manifest.json: then a row per shard, and the sheet is drawn from all of them. Without any
-    sample there is no sheet. Raises UserError, naming the shard and, if possible, the sample, for what is missing,
-    truncated or damaged.
+    shard: a .tar or .h5, or a manifest.json; a manifest gives a row per shard and a sheet of all of them. Without samples
+    there is no sheet. Raises UserError, naming the shard and, if possible, the sample, for what is missing, truncated or
+    damaged.
     """
     from rich.console import Console
 
-    # Wide enough for every number: in a file or a narrow terminal a table must not be cut. Names are no markup.
+    # Wide enough for every number: a table must not be cut in a file or a narrow terminal. Names are not markup.
     console = Console(width=max(Console().width, 110), markup=False, emoji=False, highlight=False)
     views, rows = (
         _show_manifest(shard, limit, console) if shard.suffix == ".json" else _show_shard(shard, limit, console)
@@ -145,17 +145,17 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Drawn:
             )
         names.add(contents.views)
         rows += [_row(sample) for sample in read_shown(contents, {place for _, place in chosen})]
-    # Where captures name their cameras differently, a view is known by its place alone.
+    # Captures that name their cameras differently have only the views' places in common.
     return names.pop() if len(names) == 1 else _numbered(views), rows
 
 
 def read_contents(path: Path) -> Contents:
-    """What a .tar or .h5 shard holds, by its headers. Raises UserError naming it if it is missing, foreign or damaged."""
+    """What the headers of a .tar or .h5 shard tell of it. Raises UserError naming it if it is missing, foreign or damaged."""
     if path.suffix == ".h5":
         return _h5_contents(path)
     if path.suffix == ".tar":
         return _tar_contents(path)
-    raise UserError(f"{path}: not the name of a shard: give a .tar, a .h5 or a manifest.json")
+    raise UserError(f"{path}: not the name of a shard: name a .tar, a .h5 or a manifest.json")
 
 
 def read_shown(contents: Contents, places: set[int]) -> Iterator[Shown]:
@@ -202,7 +202,7 @@ def _stored_bytes(image: Any, place: int) -> int:
 
 
 def _tar_contents(path: Path) -> Contents:
-    members: list[tuple[str, str, str]] = []  # name, key, and what it is of the sample
+    members: list[tuple[str, str, str]] = []  # name, key of the sample, and kind
     try:
         with tarfile.open(path, "r:") as tar:
             for info in tar:
@@ -213,7 +213,7 @@ def _tar_contents(path: Path) -> Contents:
     except (tarfile.TarError, OSError, EOFError) as error:
         after = f" after {members[-1][0]}" if members else ""
         raise UserError(
-            f"{path}: damaged or no tar{after} ({error}); delete it and run `mousefacelift shard` again"
+            f"{path}: not a readable tar{after} ({error}); delete it and run `mousefacelift shard` again"
         ) from None
     if not members:
         return Contents(path, 0, (), 0, "tar")
@@ -286,7 +286,7 @@ def _cells(sample: Shown) -> list[str]:
 
 
 def _row(sample: Shown) -> Row:
-    """A row of the contact sheet: what it is, and its views over white, each as large as the sheet has room for."""
+    """A row of the contact sheet: key, frame and time, and the views over white, as large as the sheet has room for."""
     label = [sample.key]
     label += [f"frame {sample.frame}"] if sample.frame is not None else []
     label += [f"{sample.time_s:.2f} s"] if sample.time_s is not None else []

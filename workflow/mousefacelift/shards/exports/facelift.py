@@ -19,9 +19,9 @@ from mousefacelift.shards.sample import SampleMeta
 def export_facelift(manifest: Path | str, folder: Path, splits: Sequence[str] = SPLITS, threads: int = 1) -> None:
     """Write shards as FaceLift reads them: `{folder}/{split}/{key}/opencv_cameras.json`, images beside it, and lists.
 
-    `{folder}/data_{split}.txt` names a sample's folder in each line, as an absolute path: FaceLift's loader appends
-    /opencv_cameras.json to the line and takes a relative path from wherever it was started. A split without samples has
-    no list. Raises UserError if the folder is not new or empty, if there is no sample, or for damaged shards.
+    Each line of `{folder}/data_{split}.txt` is the absolute path of a sample's folder: FaceLift's loader appends
+    /opencv_cameras.json to the line, and would look for a relative path where it was started. A split without samples has
+    no list. Raises UserError if the folder is neither new nor empty, if there is no sample, or for damaged shards.
     """
     final = folder.resolve()
     with new_folder(folder) as temporary:

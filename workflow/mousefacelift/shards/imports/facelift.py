@@ -1,7 +1,4 @@
-"""FaceLift's folders as shards.
-
-An import appears under its name when it is complete, and never in a folder that holds something already.
-"""
+"""Shards from FaceLift's folders: all samples are checked, then written, and the import appears when it is complete."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -43,18 +40,19 @@ def import_facelift(
 ) -> None:  # fmt: skip
     """Write FaceLift's folders as shards: `{output}/{split}/{name}-{chunk}.tar` and .h5, and manifest.json.
 
-    Splits are those of the lists in `folder`: data_train.txt, data_val.txt, data_test.txt, or other names with one of
-    these words (`data_gslrm_val.txt`); a line names a sample's folder or its opencv_cameras.json, relative to the list or
-    absolute. Of a data set that was moved, no line of a list is true any more: then a line means the longest end of its
-    path that is there beside the list. Without lists, all opencv_cameras.json below the folder, in natural order of
-    their paths, are divided into contiguous blocks by `fractions` (default: 0.8, 0.1, 0.1), with nothing left out between.
+    The lists in `folder` say which split a sample is for: data_train.txt, data_val.txt, data_test.txt, or other names with
+    one of these words (`data_gslrm_val.txt`). A line names a sample's folder or its opencv_cameras.json, relative to the
+    list or absolute. If no line of a list names a file, the data set was moved: then each line stands for the longest end
+    of its path that exists beside the list. Without lists, `fractions` (default: 0.8, 0.1, 0.1) divides all
+    opencv_cameras.json below the folder, in natural order of their paths, into contiguous blocks without gaps.
 
-    A sample's key is its `id`, or else its folder's name and number. Views stay in their order. Pixels of alpha 0 become
-    white; all else is kept, whatever other keys the JSON has included. `name`: of the shards, by default the folder's.
+    A sample's key is its `id`, or else its folder's name and a number. Views keep their order. Pixels of alpha 0 become
+    white; all else is kept, unknown keys of the JSON included. `name`: of the shards, by default the folder's.
 
-    Raises UserError, naming the file, for samples that are missing or twice there, images that are missing, damaged,
-    without alpha, not square, not of one size and a multiple of 8 px, other numbers of views, and cameras that are not
-    rigid, not level with +Z up, or do not look at the world's origin; before anything is written, but for the images.
+    Raises UserError, naming the file, for samples that are missing or listed twice; images that are missing, damaged,
+    without alpha, not square, or not all of one size that is a multiple of 8 px; samples with different numbers of views;
+    cameras that are not rigid, not level with +Z up, or do not look at the world's origin. Only what concerns pixels is
+    found after writing has begun.
     """
     name = folder.resolve().name if name is None else name
     if not NAME.fullmatch(name):
@@ -119,9 +117,7 @@ def read_facelift(path: Path) -> FaceLiftSample:
     width, height = min(sizes)
     if len(sizes) > 1 or width != height or width % PATCH:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes))
-        raise UserError(
-            f"{where}: images of {listed} px; they must be square, of one size, and that a multiple of {PATCH}"
-        )
+        raise UserError(f"{where}: images of {listed} px; they must be square and of one size, a multiple of {PATCH}")
     fxfycxcy = np.array(intrinsics)
     check_cameras(inverse_rigid(w2c)[None], fxfycxcy[None], [where])
     if "world_from_mm" in content:
@@ -133,49 +129,62 @@ def read_facelift(path: Path) -> FaceLiftSample:
 
 
 def _checked(samples: dict[str, list[Path]], folder: Path) -> dict[str, list[SampleToImport]]:
-    """Every sample's JSON read and checked, before hours of images: keys, numbers of views, sizes, files that are there."""
+    """Read and check every sample's JSON before hours of images: keys, numbers of views, sizes, missing files."""
+    _check_splits(samples)
     done = track(sum(map(len, samples.values())), f"checking {folder}")
     found: dict[str, list[SampleToImport]] = {split: [] for split in samples}
     keys: dict[str, Path] = {}
-    places: dict[Path, str] = {}
-    first: tuple[Path, int, int] | None = None
+    first: tuple[Path, FaceLiftSample] | None = None
     for split, paths in samples.items():
         for path in paths:
-            before = places.setdefault(path.resolve(), split)
-            if before != split:
-                raise UserError(f"{path}: listed for {before} and for {split}: a sample is of one split")
             sample = read_facelift(path)
-            shape = (len(sample.files), sample.size)
-            first = first or (path, *shape)
-            if shape != first[1:]:
-                raise UserError(
-                    f"{path}: {shape[0]} views of {shape[1]} px, but {first[0]} has {first[1]} of {first[2]} px: all samples "
-                    "need the same"
-                )
+            first = first or (path, sample)
+            _check_alike(path, sample, *first)
             for file in sample.files:
                 if not is_file(file):
                     raise UserError(f"{file}: no such image, but {path} lists it")
-            stored, place = sample.content.get("id"), len(keys)
-            key = stored if isinstance(stored, str) and NAME.fullmatch(stored) else _key(path, place)
+            number = len(keys)
+            key = _key(path, sample, number)
             if key in keys:
                 raise UserError(
                     f"{path}: its id {key!r} is also that of {keys[key]}: is one a copy of the other? Leave one out, or delete "
                     "the field 'id' from both"
                 )
             keys[key] = path
-            found[split].append(SampleToImport(path, key, place, sample.views, "world_from_mm" in sample.content))
+            found[split].append(SampleToImport(path, key, number, sample.views, "world_from_mm" in sample.content))
             done()
     return found
 
 
-def _key(path: Path, place: int) -> str:
-    """A key for a sample without a usable id, by its folder."""
+def _check_splits(samples: dict[str, list[Path]]) -> None:
+    places: dict[Path, str] = {}
+    for split, paths in samples.items():
+        for path in paths:
+            before = places.setdefault(path.resolve(), split)
+            if before != split:
+                raise UserError(f"{path}: listed for {before} and for {split}, but a sample belongs to one split")
+
+
+def _check_alike(path: Path, sample: FaceLiftSample, first_path: Path, first: FaceLiftSample) -> None:
+    views, first_views = len(sample.files), len(first.files)
+    if (views, sample.size) != (first_views, first.size):
+        raise UserError(
+            f"{path}: {views} views of {sample.size} px, but {first_path} has {first_views} of {first.size} px: all samples "
+            "must have the same"
+        )
+
+
+def _key(path: Path, sample: FaceLiftSample, number: int) -> str:
+    """A sample's id if that can be its key, else its folder's name and its number."""
+    stored = sample.content.get("id")
+    if isinstance(stored, str) and NAME.fullmatch(stored):
+        return stored
     words = re.sub(r"[^A-Za-z0-9_-]+", "_", path.resolve().parent.name)[:72].lstrip("_-")
-    return f"{words or 'sample'}-{place:06d}"
+    return f"{words or 'sample'}-{number:06d}"
 
 
 def _runs(samples: list[SampleToImport]) -> Iterator[list[SampleToImport]]:
-    """The samples of each shard: a few hundred in a row with one naming of the views."""
+    """The samples of each shard: at most SAMPLES_PER_SHARD in a row whose views have the same names."""
     for _, group in groupby(samples, key=lambda sample: (sample.views, sample.placed)):
         alike = list(group)
         for begin in range(0, len(alike), SAMPLES_PER_SHARD):
@@ -188,19 +197,7 @@ def _write_shard(
     def one(found: SampleToImport) -> tuple[SampleMeta, list[Image], list[bytes]]:
         sample = read_facelift(found.path)
         images = [_read_view(file, sample.size, found.path) for file in sample.files]
-        names = [f"{found.key}.cam{i}.{settings.tar_codec}" for i in range(len(images))]
-        cameras = opencv_cameras(sample.w2c, sample.fxfycxcy, sample.size, names)
-        frames = [{**frame, **camera.model_dump()} for frame, camera in zip(sample.frames, cameras, strict=True)]
-        stored = {"id": found.key, "capture": capture, "frame": found.number} | dict(sample.content)
-        whole = type(stored["frame"]) is int and abs(stored["frame"]) < 2**63
-        known = {
-            "id": found.key, "capture": str(stored["capture"]), "frame": stored["frame"] if whole else found.number,
-            "split": split, "views": list(found.views), "frames": frames,
-        }  # fmt: skip
-        try:
-            meta = SampleMeta.model_validate(stored | known)
-        except ValidationError as error:
-            raise UserError(f"{found.path}: {first_problem(error)}") from None
+        meta = _meta(found, sample, split, capture, settings.tar_codec)
         return meta, images, [encode_view(image, settings) for image in images]
 
     size = read_facelift(samples[0].path).size
@@ -208,6 +205,23 @@ def _write_shard(
         for meta, images, files in in_order(one, samples, threads):
             writer.add(meta, images, files)
             done()
+
+
+def _meta(found: SampleToImport, sample: FaceLiftSample, split: str, capture: str, codec: str) -> SampleMeta:
+    """The JSON for the tar: all that FaceLift's holds, with this package's own keys set."""
+    names = [f"{found.key}.cam{i}.{codec}" for i in range(len(sample.files))]
+    cameras = opencv_cameras(sample.w2c, sample.fxfycxcy, sample.size, names)
+    frames = [{**frame, **camera.model_dump()} for frame, camera in zip(sample.frames, cameras, strict=True)]
+    stored = {"id": found.key, "capture": capture, "frame": found.number} | dict(sample.content)
+    whole = type(stored["frame"]) is int and abs(stored["frame"]) < 2**63
+    known = {
+        "id": found.key, "capture": str(stored["capture"]), "frame": stored["frame"] if whole else found.number,
+        "split": split, "views": list(found.views), "frames": frames,
+    }  # fmt: skip
+    try:
+        return SampleMeta.model_validate(stored | known)
+    except ValidationError as error:
+        raise UserError(f"{found.path}: {first_problem(error)}") from None
 
 
 def _read_view(file: Path, size: int, listed_in: Path) -> Image:
@@ -224,7 +238,9 @@ def _read_view(file: Path, size: int, listed_in: Path) -> Image:
         ) from None
     height, width = image.shape[:2]
     if (width, height) != (size, size):
-        raise UserError(f"{file}: {width}x{height} px, but {listed_in} says {size}x{size}: whose cameras are these?")
+        raise UserError(
+            f"{file}: {width}x{height} px, but {listed_in} says {size}x{size}: image and cameras do not belong together"
+        )
     if image[..., 3].min() == 255:
-        raise UserError(f"{file}: alpha is 255 everywhere: there is no silhouette in it, nor is one guessed")
+        raise UserError(f"{file}: alpha is 255 everywhere: the image holds no silhouette, and none is guessed")
     return np.where(image[..., 3:] > 0, image, WHITE)

@@ -1,4 +1,4 @@
-"""Which of FaceLift's samples are for which split: by its list files, or without them in blocks."""
+"""Which split each of FaceLift's samples is for: as its list files say, or without them in blocks."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def samples_by_split(folder: Path, fractions: SplitFractions | None) -> dict[str
         samples = {split: _listed(path) for split, path in lists.items()}
     else:
         below = (path.relative_to(folder) for path in folder.rglob(FACELIFT_FILE))
-        # A hidden folder may be another program's, half-written.
+        # A hidden folder may be one that another program is still writing.
         visible = (path for path in below if not any(part.startswith(".") for part in path.parts))
         paths = [folder / path for path in sorted(visible, key=lambda path: (natural_key(str(path)), path))]
         counts = allocate(len(paths), fractions or SplitFractions()) if paths else {}
@@ -49,13 +49,13 @@ def _lists(folder: Path) -> dict[str, Path]:
         if len(named) > 1:
             raise UserError(f"{path}: is this the list of {' or of '.join(named)}? Rename it")
         if named and named[0] in lists:
-            raise UserError(f"{path}: {lists[named[0]].name} is a list of {named[0]} too: move one of them away")
+            raise UserError(f"{path}: {lists[named[0]].name} is already the list of {named[0]}: move one of them away")
         lists |= dict.fromkeys(named, path)
     return {split: lists[split] for split in SPLITS if split in lists}
 
 
 def _listed(path: Path) -> list[Path]:
-    """The opencv_cameras.json that a list names. Raises UserError, naming list and line, for what is missing or twice there."""
+    """The opencv_cameras.json that a list names. Raises UserError, naming list and line, for what is missing or listed twice."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -70,20 +70,20 @@ def _listed(path: Path) -> list[Path]:
         if not is_file(place):
             raise UserError(f"{path}, line {n}: {place}: no such file")
         if place in seen:
-            raise UserError(f"{path}, line {n}: {place} stands in line {seen[place]} already")
+            raise UserError(f"{path}, line {n}: {place} is already in line {seen[place]}")
         seen[place] = n
     return list(seen)
 
 
 def _moved(folder: Path, place: Path) -> Path:
-    """The longest end of a path that is there in the folder; else the path as it is."""
+    """The longest end of a path that exists in the folder; else the path as it is."""
     parts = [part for part in place.parts if part not in (place.anchor, "..")]
     ends = (folder.joinpath(*parts[k:]) for k in range(len(parts) - 1))
     return next((end for end in ends if is_file(end)), folder / place)
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path, which a file may name wrongly, is a file."""
+    """Whether a path is a file; False also for a path that no file system accepts."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, or with a null character

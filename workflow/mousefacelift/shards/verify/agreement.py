@@ -24,7 +24,7 @@ def compare(
     if meta is not None:
         differences += _numbers(meta, row, SAME if all(shard.whole.values()) else EXACT)
         if meta.has("world_from_mm") != placed:
-            differences.append("world_from_mm is in one of this file and {other} alone")
+            differences.append("world_from_mm is in only one of this file and {other}")
     # The file whose checksum is right is right.
     for kind in [kind for kind in KINDS if not shard.whole[kind]] or [KINDS[0]]:
         other = shard.entry.path("h5" if kind == "tar" else "tar")
@@ -38,7 +38,7 @@ def _pixels(images: Sequence[Image | None], row: dict[str, Any]) -> Iterator[str
             differs = (image != row["image"][i]).any(-1)
             y, x = np.argwhere(differs)[0]
             where = f"the first at x {x}, y {y}"
-            yield f"cam{i}: {differs.sum()} of {differs.size} pixels are not those of {{other}}, {where}"
+            yield f"cam{i}: {differs.sum()} of {differs.size} pixels differ from {{other}}, {where}"
 
 
 def _numbers(meta: SampleMeta, row: dict[str, Any], tolerance: float) -> Iterator[str]:
@@ -50,4 +50,4 @@ def _numbers(meta: SampleMeta, row: dict[str, Any], tolerance: float) -> Iterato
     for name, value in known.items():
         with np.errstate(all="ignore"):
             if name in row and not np.abs(row[name] - value).max() <= tolerance:
-                yield f"{name} is not that of {{other}}"
+                yield f"{name} differs from {{other}}"

@@ -45,7 +45,7 @@ def check_keys(shard: Examination, kind: Kind, keys: Sequence[str | None], to_th
     """Says which keys are not in order, and which ends are not the manifest's. None: could not be read."""
     for before, key in pairwise(key for key in keys if key is not None):
         if natural_key(before) >= natural_key(key):
-            shard.say(kind, key, f"is there {'twice' if key == before else f'after {before}, out of order'}")
+            shard.say(kind, key, f"{'appears twice' if key == before else f'comes after {before}, out of order'}")
     ends = {"first": (0, shard.entry.first)} | ({"last": (-1, shard.entry.last)} if to_the_end else {})
     for name, (place, expected) in ends.items():
         end = keys[place] if keys else None
@@ -62,9 +62,9 @@ def explain_checksums(shard: Examination, own: Sequence[Kind], read: dict[Kind, 
         path = shard.entry.path(kind)
         if kind in own and not shard.whole[kind] and all(problem.shard != path for problem in shard.problems):
             meaning = (
-                "but no sample shows it: the difference lies outside of images and cameras (padding, index, a number "
-                f"of a JSON that is nowhere else) or is below {EXACT}"
+                "but no sample shows it: the difference lies outside images and cameras (padding, index, a JSON "
+                f"number that is stored nowhere else) or is below {EXACT}"
                 if read[other]
-                else f"and without {shard.entry.path(other)} to compare with, what differs cannot be told"
+                else f"and without {shard.entry.path(other)} there is nothing to compare it with"
             )
             shard.say(kind, None, f"the checksum is not the manifest's, {meaning}; the file must be replaced")

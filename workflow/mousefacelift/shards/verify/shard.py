@@ -69,12 +69,12 @@ def _examine_tar(shard: Examination, rows: Rows | None) -> tuple[list[str], bool
     if tar.lost:
         expected = rows.name(len(keys)) if rows and len(keys) < len(rows.keys) else None
         after = f"after sample {keys[-1]}" if keys else "at its beginning"
-        shard.say("tar", tar.lost_in or expected, f"{tar.lost} ({after}); what follows there cannot be read")
+        shard.say("tar", tar.lost_in or expected, f"{tar.lost} ({after}); what follows cannot be read")
         return keys, False
     if len(keys) != shard.entry.samples:
         shard.say("tar", None, f"has {len(keys)} samples, the manifest says {shard.entry.samples}")
     for name in map(rows.name, rows.unread) if rows else ():
-        shard.say("tar", name, f"is not there, but in {shard.entry.h5}")
+        shard.say("tar", name, f"is missing, but {shard.entry.h5} has it")
     return keys, True
 
 
@@ -82,7 +82,7 @@ def _name_differs(shard: Examination, rows: Rows, place: int, key: str) -> None:
     """Says of a sample of the tar, whose key the HDF5 file lacks, that it has another one there, or is missing."""
     if place in rows.unread:
         del rows.unread[place]
-        shard.say("h5", key, f"is called {rows.keys[place]!r} there")
+        shard.say("h5", key, f"is called {rows.keys[place]!r} here")
         examine_row(shard, rows, place, key)
     else:
-        shard.say("h5", key, f"is not there, but in {shard.entry.tar}")
+        shard.say("h5", key, f"is missing, but {shard.entry.tar} has it")

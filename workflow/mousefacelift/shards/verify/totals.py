@@ -32,7 +32,7 @@ def check_repeated(shards: Sequence[ShardEntry], keys: Sequence[Sequence[str]]) 
             other = first.setdefault(key, entry)
             if other is not entry:
                 split = "" if other.split == entry.split else f", of split {other.split}"
-                problems.append(Problem(entry.h5, key, f"is in {other.h5} too{split}"))
+                problems.append(Problem(entry.h5, key, f"is also in {other.h5}{split}"))
     return problems
 
 
@@ -73,7 +73,7 @@ def check_leftovers(data: Manifest) -> list[Problem]:
     folders = {str(Path(path).parent) for path in listed}
     found = sorted(path.relative_to(data.folder) for path in data.folder.rglob("*") if path.is_file())
     return [
-        Problem(path.as_posix(), None, "the manifest does not list this file, left by another run; delete it")
+        Problem(path.as_posix(), None, "the manifest does not list this file, which another run left behind; delete it")
         for path in found
         if path.as_posix() not in listed
         and (path.suffix in (".tar", ".h5") or (str(path.parent) in folders and not path.name.startswith(".")))
