@@ -35,19 +35,19 @@ class Clock:
         return event
 
     def seconds(self, begin: Any, end: Any) -> float:
-        """Between two instants; the device must have reached the second (`wait`)."""
+        """Seconds between two instants; the device must have reached the second (`wait`)."""
         return begin.elapsed_time(end) / 1000 if self.cuda else end - begin
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Wait until the device has done all it was given."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def times(self, function: Callable[[], Any], repeat: int, warm_up: int, alone: bool = False) -> list[float]:
-        """Seconds of each of `repeat` calls, after `warm_up` calls in which kernels are compiled and memory is found.
+        """Seconds of each of `repeat` calls, after `warm_up` calls that compile kernels and allocate memory.
 
-        The calls are given to a GPU one after the other, as in a training, so that it never waits for Python where it
-        has enough to do; with `alone` each begins when the one before has ended, and the time is the caller's.
+        A GPU is given the calls one after the other, as in a training run, so that it does not wait for Python while it
+        has work. With `alone`, each call begins when the one before has ended, and the time is the caller's.
         """
         for _ in range(warm_up):
             function()
@@ -69,7 +69,7 @@ class Clock:
 
 
 def chosen_device(accelerator: str) -> torch.device:
-    """The device that the trainer would use. Raises UserError if it is missing, or on a GPU gsplat is."""
+    """The device that the trainer would use. Raises UserError if it is missing, or a GPU without gsplat."""
     found = choose_accelerator(Train(accelerator=accelerator))
     return torch.device(found, torch.cuda.current_device()) if found == "cuda" else torch.device(found)
 
@@ -81,7 +81,7 @@ def summary(seconds: list[float]) -> tuple[float, float]:
 
 
 def machine(device: torch.device) -> Row:
-    """What the numbers are of."""
+    """The machine that was measured."""
     found: Row = {"device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     if device.type != "cuda":
         return found | {"name": platform.processor() or platform.machine()}
@@ -105,14 +105,15 @@ class Report:
         self.console.width = max(self.console.width, 200)
 
     def say(self, name: str, value: Any, text: str) -> None:
-        """A line that is no table."""
+        """Print a line of text."""
         self.tables[name] = value
         self.console.print(escape(text))
 
     def show(self, name: str, title: str, columns: dict[str, tuple[str, str]], rows: list[Row]) -> None:
-        """A table: of each column its key in the rows, its heading with the unit, and its format.
+        """Print a table.
 
-        A row that failed has `failed`, which stands in the place of the first of its missing numbers.
+        columns: key in the rows -> (heading with the unit, format). rows: one that failed holds the reason under
+        `failed`, which is printed in place of its first missing number.
         """
         self.tables[name] = rows
         table = Table(title=title, title_justify="left")
@@ -131,7 +132,7 @@ class Report:
         self.console.print(table)
 
     def verdict(self, target: str, met: bool | None, found: str) -> None:
-        """Whether one of the project's targets is met; None: not measured here, `found` says why."""
+        """Print whether one of the project's targets is met; None: not measured here, for the reason in `found`."""
         word = {True: "met", False: "not met", None: "not measured here"}[met]
         style = {True: "green", False: "bold red", None: "yellow"}[met]
         self.tables.setdefault("verdicts", []).append({"target": target, "verdict": word, "found": found})

@@ -1,10 +1,10 @@
-"""How fast the rasterisers draw, and whether they draw the same: the CPU's, and gsplat on a CUDA GPU.
+"""How fast the CPU rasteriser and gsplat on a CUDA GPU draw, and whether they draw the same.
 
     python benchmarks/raster.py --json raster.json
     python benchmarks/raster.py --device cpu --counts 10000 --sizes 128
 
-Gaussians are those of a trained model on a mouse: N of six pixel-aligned images, a fair part opaque. Without a GPU it
-is the dense float64 reference, at a small N, that the CPU's rasteriser is compared with.
+The Gaussians are like a trained model's of a mouse: N of six pixel-aligned images, a fair part of them opaque. Without
+a GPU the CPU rasteriser is compared with the dense float64 reference, at a small N.
 """
 
 import argparse
@@ -185,8 +185,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--sizes", type=int, nargs="+", default=[128, 512], metavar="PX")
     add("--views", type=int, nargs="+", default=[1, 6], metavar="V")
     add("--repeat", type=int, default=5, help="measured calls, after two that warm up")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU's rasteriser")
-    add("--json", type=Path, help="write the numbers here, too")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of the CPU rasteriser")
+    add("--json", type=Path, help="write the numbers to this file, too")
     return parser.parse_args(words)
 
 

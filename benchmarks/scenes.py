@@ -31,10 +31,10 @@ def ring(views: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def pixel_aligned_scene(kind: str, side: int, inputs: int, views: int) -> list[torch.Tensor]:
-    """One Gaussian per pixel of `inputs` images, and the first `views` of six cameras: arguments of `rasterize`.
+    """Arguments of `rasterize`: one Gaussian per pixel of `inputs` images, and the first `views` of six cameras.
 
-    "initial" is GS-LRM before training: every opacity 0.12, standard deviations of 1 to 4 px. "trained" has its Gaussians
-    on a mouse-sized body, a fair part of them opaque, and those of background pixels nearly transparent.
+    "initial" is GS-LRM before training: every opacity is 0.12, standard deviations are 1 to 4 px. "trained" has its
+    Gaussians on a mouse-sized body, a fair part of them opaque, and those of background pixels nearly transparent.
     """
     generator = torch.Generator().manual_seed(0)
     w2c, fxfycxcy = ring(6, side)

@@ -1,6 +1,6 @@
 """Networks and their presets: every preset is a network of the registry, and names that are none are errors."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
@@ -24,6 +24,13 @@ def test_a_preset_is_a_network_of_as_many_layers_as_it_says(name):
     assert len(model.transformer_layers) == PRESETS[name].layers
     prefixes = [prefix for part in model.parts.values() for prefix in part]
     assert {key.split(".")[0] for key in model.state_dict()} == set(prefixes), "every tensor belongs to a part"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_size_of_a_network_has_a_limit(name):
+    sizes = {key for key, value in asdict(NETWORKS[name].Config()).items() if type(value) is int}
+    assert sizes == set(NETWORKS[name].largest)
+    assert NETWORKS[name].name == name
 
 
 def test_the_base_preset_is_facelifts_model():

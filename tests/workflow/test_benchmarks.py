@@ -10,11 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 import measuring
 import raster
 import train_gpu
+from gpu.bench import Bench, attempt
+from gpu.flop import model_flop, step_flop
+from gpu.training import PHASES
+from gpu.verdicts import show_verdicts
 from mousefacelift.base.errors import UserError
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt
-from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
+from mousefacelift.models.registry import preset_config
 from scenes import ring
+from support.presets import preset_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=3)
 
@@ -26,7 +33,7 @@ def numbers(tables, columns):
 
 @pytest.fixture
 def micro(monkeypatch):
-    monkeypatch.setitem(PRESETS, "tiny", GSLRMConfig(width=32, head_width=16, layers=1))
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(GSLRMConfig(width=32, head_width=16, layers=1)))
 
 
 def train_gpu_words(*words):
@@ -50,8 +57,8 @@ def train_gpu_words(*words):
 def test_base_at_6_views_of_512_px_takes_74_tflop_forward_and_222_a_step():
     tokens = 2 + 6 * 64 * 64
     assert tokens == 24578
-    assert sum(train_gpu.model_flop(PRESETS["base"], tokens).values()) == pytest.approx(74e12, rel=0.01)
-    assert train_gpu.step_flop(PRESETS["base"], tokens, Train()) == pytest.approx(222e12, rel=0.01)
+    assert sum(model_flop(preset_config("base"), tokens).values()) == pytest.approx(74e12, rel=0.01)
+    assert step_flop(preset_config("base"), tokens, Train()) == pytest.approx(222e12, rel=0.01)
 
 
 @pytest.mark.parametrize("kind", ["full", "last_n", "heads"])
@@ -70,8 +77,8 @@ def test_counted_operations_are_those_that_torch_counts(kind):
         sum(getattr(gaussians, name).sum() for name in ("features", "rotation", "opacity")).backward()
     tokens = MICRO.free_gaussians + views * (size // MICRO.patch) ** 2
     rays = 2 * 9 * views * size**2  # rotated into the world, of which the formula says that it does not count them
-    assert forward.get_total_flops() - rays == sum(train_gpu.model_flop(MICRO, tokens).values())
-    assert step.get_total_flops() - rays == train_gpu.step_flop(MICRO, tokens, settings)
+    assert forward.get_total_flops() - rays == sum(model_flop(MICRO, tokens).values())
+    assert step.get_total_flops() - rays == step_flop(MICRO, tokens, settings)
 
 
 def test_training_is_measured_and_written_as_printed(micro, tmp_path, capsys):
@@ -90,7 +97,7 @@ def test_training_is_measured_and_written_as_printed(micro, tmp_path, capsys):
     assert [row["tokens"] for row in found["training"]] == [2 + 96, 2 + 96, 2 + 80, 2 + 80]
     for row in found["training"]:
         assert row["rerender"] is True
-        phases = sum(row[f"{phase}_ms"] for phase in train_gpu.PHASES)
+        phases = sum(row[f"{phase}_ms"] for phase in PHASES)
         assert phases == pytest.approx(row["ms"], rel=0.5), "the parts are the step's"
     assert [row["verdict"] for row in found["verdicts"]] == ["not measured here"] * 3
     assert out.count("not measured here") == 3
@@ -119,7 +126,7 @@ def test_what_does_not_fit_or_is_missing_is_a_row_that_says_so(error, failed, ca
     def measure():
         raise error
 
-    row = {"size": 512} | train_gpu.attempt(measure)
+    row = {"size": 512} | attempt(measure)
     assert row == {"size": 512, "failed": failed}
     measuring.Report().show("training", "", {"size": ("px", "d"), "ms": ("ms", ".1f"), "mfu": ("", ".1%")}, [row])
     assert failed in capsys.readouterr().out
@@ -130,7 +137,7 @@ def test_another_error_is_none_of_memory():
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        train_gpu.attempt(measure)
+        attempt(measure)
 
 
 @pytest.mark.parametrize("script", [raster, train_gpu])
@@ -146,11 +153,11 @@ def h100(monkeypatch):
     """A bench as it would be after its measurements on an H100; they are put into its tables."""
 
     def bench(training, latency, *words):
-        found = train_gpu.Bench(train_gpu.parse(["--device", "cpu", "--threads", "1", *words]))
+        found = Bench(train_gpu.parse(["--device", "cpu", "--threads", "1", *words]))
         monkeypatch.setattr(found, "cuda", True)
         tables = {"machine": {"name": "NVIDIA H100 80GB HBM3"}, "training": training, "latency": latency}
         found.report.tables.update(tables)
-        found.show_verdicts()
+        show_verdicts(found)
         return [verdict["verdict"] for verdict in found.report.tables["verdicts"]]
 
     return bench

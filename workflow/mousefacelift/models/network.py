@@ -14,9 +14,9 @@ class Network(nn.Module):
 
     Attributes:
         name: the network's name in presets and weight files.
-        Config: the frozen dataclass of all that fixes the tensors and what the raw outputs mean, with defaults; its
-            str() names the model in messages.
-        largest: the largest value of each integer setting that a weight file may ask for.
+        Config: a frozen dataclass of all that fixes the tensors and what the raw outputs mean: bools, ints and floats
+            with defaults. Its str() names the model in messages.
+        largest: the largest value of each int in `Config` that a weight file may ask for.
         parts: the prefixes of the tensors' names by part; "heads" turn tokens into Gaussians.
         config: this model's `Config`.
         transformer_layers: the layers in the order in which they run.

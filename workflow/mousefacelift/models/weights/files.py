@@ -10,7 +10,7 @@ import torch
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
 from mousefacelift.models.network import Network
-from mousefacelift.models.weights.fitting import checked
+from mousefacelift.models.weights.fitting import open_checked
 from mousefacelift.models.weights.text import counted, listed
 
 
@@ -50,7 +50,7 @@ def load_weights(path: Path, preset: str | None = None) -> Network:
     Raises:
         UserError: as `check_weights`, and for values that are not finite.
     """
-    contents = checked(path, preset)
+    contents = open_checked(path, preset)
     with torch.device("meta"):
         model = contents.network(contents.config)
     state, broken = {}, []

@@ -28,10 +28,10 @@ def check_weights(path: Path, preset: str) -> None:
         UserError: the file cannot be read, is not exactly a model (with the list of wrong tensors), or is another model
             than the preset's (with the differing settings).
     """
-    checked(path, preset)
+    open_checked(path, preset)
 
 
-def checked(path: Path, preset: str | None) -> Contents:
+def open_checked(path: Path, preset: str | None) -> Contents:
     """Open a file whose names and shapes are those of its config and, if one is named, of a preset.
 
     Raises:

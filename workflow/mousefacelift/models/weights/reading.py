@@ -146,20 +146,7 @@ def _read_torch(path: Path, mmap: bool) -> Contents:
         raise UserError(f"{path}: written by torch.save, despite its suffix; rename it to .pt")
     if mmap:
         _check_zip(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that it then refuses
-            loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise UserError(
-            f"{path}: refused: its pickle holds more than tensors and plain values"
-            f"{f' ({short(named[1])})' if named else ''}, and reading that could run code (or it is damaged). If you "
-            "trust its source, load it in your own program and torch.save its state dict alone"
-        ) from None
-    except Exception as error:  # torch.load has no error of its own for a damaged file
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path}: not readable as weights, damaged or cut off ({short(reason)}); {AGAIN}") from None
+    loaded = _unpickled(path, mmap)
     if isinstance(loaded, dict) and {"watch", "averages", "rows"} <= loaded.keys():
         raise UserError(
             f"{path}: a checkpoint from which a training run continues, not a model; use the run's model.safetensors, or "
@@ -173,6 +160,7 @@ def _read_torch(path: Path, mmap: bool) -> Contents:
             f"{path}: holds no model: expected a state dict as 'model', or tensors by name; it has "
             f"{listed(map(str, loaded)) or 'nothing'}"
         )
+    # FaceLift's config is not in the file: it is read off the shapes of what is not frozen.
     state = {str(name): value for name, value in state.items()}
     frozen = {name: value for name, value in state.items() if name.startswith(FROZEN)}
     model = {name: value for name, value in state.items() if name not in frozen}
@@ -189,6 +177,24 @@ def _read_torch(path: Path, mmap: bool) -> Contents:
         counters={str(name): value for name, value in beside.items() if type(value) is int},
         optimizer=isinstance(optimizer, dict) and bool(optimizer.get("state")),
     )
+
+
+def _unpickled(path: Path, mmap: bool) -> Any:
+    """What torch's restricted unpickler makes of a file. Raises UserError if it is damaged or could run code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that it then refuses
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"{path}: refused: its pickle holds more than tensors and plain values"
+            f"{f' ({short(named[1])})' if named else ''}, and reading that could run code (or it is damaged). If you "
+            "trust its source, load it in your own program and torch.save its state dict alone"
+        ) from None
+    except Exception as error:  # torch.load has no error of its own for a damaged file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: not readable as weights, damaged or cut off ({short(reason)}); {AGAIN}") from None
 
 
 def _check_zip(path: Path) -> None:
