@@ -1,0 +1,114 @@
+"""The documents agree with the code: their links, commands, rules, files and tests exist, and their lists are complete."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+import mousefacelift
+from mousefacelift.cli import app
+from mousefacelift.rigs.registry import FORMATS
+from mousefacelift.stages.ablation import VARIANTS
+from support.paths import ROOT
+
+PACKAGE = ROOT / "workflow" / "mousefacelift"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(rf"{FENCE.pattern}|^(?:    .*\n)+|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+
+# What is named below other folders the workflow writes, or is an example's.
+FOLDERS = {base: {path.name for path in base.glob("[!.]*/")} - {"results"} for base in (ROOT, PACKAGE)}
+
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def code(path: Path) -> str:
+    """A page's blocks and spans of code, one after the other, a command that goes on in the next line as one line."""
+    return "\n".join(CODE.findall(path.read_text(encoding="utf-8"))).replace("\\\n", "")
+
+
+def anchors(path: Path) -> set[str]:
+    """A page's headings as GitHub makes them addresses."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table(name: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of a page, without its head."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert f"\n{heading}\n" in text, f"docs/{name} has no heading '{heading}'"
+    rows = re.search(r"^\|.*\n\|[-|]+\n((?:\|.*\n)+)", text.partition(f"\n{heading}\n")[2], re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1].splitlines()]
+
+
+def names(name: str, heading: str) -> list[str]:
+    """The first column of that table."""
+    return [row[0].strip("`") for row in table(name, heading)]
+
+
+def rules() -> set[str]:
+    files = [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]
+    return {
+        rule for file in files for rule in re.findall(r"^rule (\w+):", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+
+
+def test_the_readme_fits_a_screen_or_two():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 800
+
+
+@page
+def test_every_link_leads_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text(encoding="utf-8"))):
+        if not target.startswith("https://"):
+            file, _, anchor = target.partition("#")
+            found = (path.parent / file).resolve() if file else path
+            assert found.exists(), f"{target}: no such file"
+            assert not anchor or anchor in anchors(found), f"{target}: no such heading"
+
+
+@page
+def test_every_command_exists(path):
+    commands = typer.main.get_command(app).commands
+    for command, word in re.findall(r"\bmousefacelift ([a-z][a-z-]*)(?: ([a-z]+)\b)?", code(path)):
+        assert command in commands, f"mousefacelift {command}"
+        groups = getattr(commands[command], "commands", None)
+        assert groups is None or word in groups, f"mousefacelift {command} {word}"
+
+
+@page
+def test_every_target_of_snakemake_is_a_rule(path):
+    for targets in re.findall(r"\bsnakemake --cores \w+((?: [a-z_]+\b)*)", code(path)):
+        assert set(targets.split()) <= rules()
+
+
+@page
+def test_every_file_and_test_that_a_page_names_exists(path):
+    for file, test in re.findall(r"\b((?:[a-z_]+/)+[a-z_]+\.(?:py|smk|yaml|json|tsv|txt))(?:::(\w+))?", code(path)):
+        bases = [base for base in (ROOT, PACKAGE) if file.partition("/")[0] in FOLDERS[base]]
+        found = next((base / file for base in bases if (base / file).exists()), None)
+        assert found or not bases, f"{file}: no such file"
+        assert not test or f"def {test}(" in found.read_text(encoding="utf-8"), f"{file}: no test {test}"
+
+
+def test_every_page_can_be_found_from_the_readme():
+    linked = re.findall(r"\]\((docs/\w+\.md)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert set(linked) == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_list_of_calibration_formats_is_the_registry():
+    listed = {row[0].strip("`"): row[2] == "yes" for row in table("calibration.md", "## Formats")}
+    assert listed == {name: each.write is not None for name, each in FORMATS.items()}
+
+
+def test_the_list_of_ablations_is_theirs():
+    assert names("results.md", "## `ablation`: what matters in training") == list(VARIANTS)
+
+
+def test_what_the_package_calls_stable_is_there():
+    stable = re.findall(r"^    mousefacelift\.([\w.]+)\.(\w+) ", mousefacelift.__doc__, re.MULTILINE)
+    assert stable
+    for module, name in stable:
+        assert hasattr(importlib.import_module(f"mousefacelift.{module}"), name), f"{module}.{name}"
