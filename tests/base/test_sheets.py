@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from mousefacelift.base.sheets import GAP, GREY, LINE, Row, write_sheet
+from mousefacelift.base.sheets import GAP, GREY, LINE, SheetRow, write_sheet
 
 
 def tiles(*sizes):
@@ -18,7 +18,7 @@ def read(path):
 
 def test_tiles_of_several_sizes_and_missing_ones_keep_their_places(tmp_path):
     wide, high, small = tiles((40, 100), (80, 50), (30, 30))
-    rows = [Row("first", [wide, None, small]), Row("second", [high, wide])]
+    rows = [SheetRow("first", [wide, None, small]), SheetRow("second", [high, wide])]
     write_sheet(tmp_path / "sheet", rows, ["a", "b", "c"])
     sheet = read(tmp_path / "sheet")  # a PNG, whatever it is called
     tops = [2 * LINE + GAP, 3 * LINE + 2 * GAP + 40 + GAP]
@@ -35,7 +35,7 @@ def test_tiles_of_several_sizes_and_missing_ones_keep_their_places(tmp_path):
 @pytest.mark.parametrize("columns", [[], ["view 1"]])
 def test_labels_are_written_and_too_long_ones_cut(tmp_path, columns):
     (tile,) = tiles((20, 60))
-    write_sheet(tmp_path / "sheet.png", [Row("a label $that^ is far too long for its place", [tile])], columns)
+    write_sheet(tmp_path / "sheet.png", [SheetRow("a label $that^ is far too long for its place", [tile])], columns)
     sheet = read(tmp_path / "sheet.png")
     assert len(sheet) == LINE * bool(columns) + LINE + 2 * GAP + 20
     for line in np.split(sheet[: LINE * (1 + bool(columns))], 1 + bool(columns)):

@@ -16,14 +16,14 @@ DPI, FONT_SIZE, LETTER = 100, 9, 8  # points, and px of a letter of that size
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A row of a sheet. tiles: [h, w, 3] RGB each, or None for a place that stays empty."""
 
     label: str
     tiles: Sequence[Picture | None]
 
 
-def write_sheet(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
+def write_sheet(path: Path, rows: Sequence[SheetRow], columns: Sequence[str] = ()) -> None:
     """Draw a line with the columns' names, then for each row a line with its label and its tiles over grey.
 
     Columns are as wide as the widest tile, and rows as high as their highest; a text too long for its place is cut.

@@ -156,7 +156,7 @@ def _sizes(cameras: CameraSet) -> tuple[float, ...]:
     return tuple(np.where(sizes > 0, sizes, np.nan).ravel().tolist())
 
 
-def number(value: float, decimals: int) -> str:
+def number_text(value: float, decimals: int) -> str:
     """A number as text: no minus before zero, a dash for NaN."""
     return f"{round(float(value), decimals) + 0.0:.{decimals}f}" if np.isfinite(value) else "–"
 
@@ -164,7 +164,7 @@ def number(value: float, decimals: int) -> str:
 def _text(pattern: str, decimals: int) -> Callable[[tuple[float, ...]], str]:
     def text(values: tuple[float, ...]) -> str:
         known = np.isfinite(values).any()
-        return pattern.format(*(number(value, decimals) for value in values)) if known else "–"
+        return pattern.format(*(number_text(value, decimals) for value in values)) if known else "–"
 
     return text
 

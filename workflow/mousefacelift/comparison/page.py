@@ -12,7 +12,7 @@ import numpy as np
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, write_json
 from mousefacelift.base.pages import figure_html, render
-from mousefacelift.comparison.measure import Comparison, number, per_camera
+from mousefacelift.comparison.measure import Comparison, number_text, per_camera
 from mousefacelift.comparison.sets import CameraSet
 from mousefacelift.geometry.camera import Array, Camera, Rig
 from mousefacelift.rigs.view import frustum
@@ -54,9 +54,9 @@ def camera_rows(comparison: Comparison) -> list[list[str]]:
         sides.append(
             [
                 [
-                    name, number(mean["distance"][v], 3), *(number(mean[key][v], 1) for key in ("azimuth", "elevation")),
-                    number(mean["roll"][v], 2), number(mean["focal"][v], 1),
-                    ", ".join(number(value, 3) for value in mean["up"][v]),
+                    name, number_text(mean["distance"][v], 3), *(number_text(mean[key][v], 1) for key in ("azimuth", "elevation")),
+                    number_text(mean["roll"][v], 2), number_text(mean["focal"][v], 1),
+                    ", ".join(number_text(value, 3) for value in mean["up"][v]),
                 ]
                 for v, name in enumerate(cameras.names)
             ]

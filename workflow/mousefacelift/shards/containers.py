@@ -22,10 +22,10 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
 from mousefacelift.config.shard import Shard
-from mousefacelift.shards.fields import first_problem
 from mousefacelift.shards.images import Image, decode_image, encode_image
 from mousefacelift.shards.manifest import Manifest, ShardEntry
 from mousefacelift.shards.sample import SampleMeta
+from mousefacelift.shards.strict import first_problem
 
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
 # For codecs whose level the settings do not name.

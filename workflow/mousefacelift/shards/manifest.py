@@ -21,7 +21,7 @@ from mousefacelift.base.files import atomic, natural_key, open_h5, read_json, wr
 from mousefacelift.base.remote import is_url, open_binary
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.shards.checksums import checksums
-from mousefacelift.shards.fields import Count, Strict, first_problem
+from mousefacelift.shards.strict import Count, Strict, first_problem
 
 Kind = Literal["tar", "h5"]
 KINDS: tuple[Kind, ...] = ("tar", "h5")
@@ -232,7 +232,7 @@ def settings_sha256(settings: dict[str, Any] | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class _StoredShard:
     """A shard as its HDF5 file tells it. shape: number of views, and the size of their images in px."""
 
     tar: Path
@@ -256,7 +256,7 @@ class _Shard:
         )  # fmt: skip
 
 
-def _read_shard(h5: Path, folder: Path) -> _Shard:
+def _read_shard(h5: Path, folder: Path) -> _StoredShard:
     tar, split = h5.with_suffix(".tar"), h5.parent.name
     capture, _, chunk = h5.stem.rpartition("-")
     if h5.parent.parent.resolve() != folder.resolve() or split not in SPLITS or not capture or not chunk.isdecimal():
@@ -267,10 +267,10 @@ def _read_shard(h5: Path, folder: Path) -> _Shard:
         count, views, size = (int(n) for n in file["image"].shape[:3])
         keys = [key.decode() for key in file["key"][()]]
         names = [str(name) for name in file.attrs.get("views", ())]
-    return _Shard(tar, h5, split, capture, int(chunk), keys, count, (views, size), names)
+    return _StoredShard(tar, h5, split, capture, int(chunk), keys, count, (views, size), names)
 
 
-def _common_shape(found: list[_Shard], folder: Path) -> tuple[int, int]:
+def _common_shape(found: list[_StoredShard], folder: Path) -> tuple[int, int]:
     """The shape of all shards with samples; zeros if there are none. Raises UserError if they differ."""
     shapes = {each.shape for each in found if each.samples}
     if len(shapes) > 1:
@@ -279,7 +279,7 @@ def _common_shape(found: list[_Shard], folder: Path) -> tuple[int, int]:
     return shapes.pop() if shapes else (0, 0)
 
 
-def _captures(found: list[_Shard]) -> list[dict[str, Any]]:
+def _captures(found: list[_StoredShard]) -> list[dict[str, Any]]:
     """Each capture's samples, and its view names: None without samples, or if they are not the same in all shards."""
     captures = []
     for name in sorted({each.capture for each in found}, key=natural_key):

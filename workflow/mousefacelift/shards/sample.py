@@ -18,7 +18,7 @@ from pydantic import (
 
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.views import inverse_rigid
-from mousefacelift.shards.fields import Count, Strict
+from mousefacelift.shards.strict import Count, Strict
 
 Number = int | float
 

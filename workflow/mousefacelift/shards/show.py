@@ -3,7 +3,6 @@
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,14 @@ import numpy as np
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import open_h5
-from mousefacelift.base.sheets import GAP, Row, write_sheet
+from mousefacelift.base.sheets import GAP, SheetRow, write_sheet
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import azimuth_elevation
 from mousefacelift.shards.containers import TarSample, tar_samples
 from mousefacelift.shards.images import Image
-from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.shards.manifest import KINDS, Manifest, ShardEntry, read_manifest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +85,7 @@ def show(shard: Path, sheet: Path, limit: int) -> None:
 
 
 # What is drawn: names of the views, and a row per sample.
-Drawn = tuple[tuple[str, ...], list[Row]]
+Drawn = tuple[tuple[str, ...], list[SheetRow]]
 
 
 def _show_shard(path: Path, limit: int, console: "Console") -> Drawn:
@@ -118,35 +117,48 @@ def _show_shard(path: Path, limit: int, console: "Console") -> Drawn:
 
 def _show_manifest(path: Path, limit: int, console: "Console") -> Drawn:
     data = read_manifest(path)
-    shards = [(entry.split, Path(entry.h5), entry.samples) for entry in data.shards]
-    views, size = data.views, data.image_size
-    console.print(f"{path}: {_count(views, 'view')}, {size}x{size} px", soft_wrap=True)
+    console.print(f"{path}: {_count(data.views, 'view')}, {data.image_size}x{data.image_size} px", soft_wrap=True)
     table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
-    listed = evenly_spaced(len(shards), TABLE_ROWS).tolist()
-    for split, h5, count in (shards[k] for k in listed):
-        sizes = (_megabytes([path.parent / h5.with_suffix(suffix)]) for suffix in (".tar", ".h5"))
-        table.add_row(split, str(h5.with_suffix("")), str(count), *sizes)
+    listed = [data.shards[k] for k in evenly_spaced(len(data.shards), TABLE_ROWS)]
+    for entry in listed:
+        name = str(Path(entry.h5).with_suffix(""))
+        table.add_row(entry.split, name, str(entry.samples), *_sizes(data, [entry]))
     table.add_section()
     for split in SPLITS:
-        mine = [(h5, count) for name, h5, count in shards if name == split]
-        sizes = (_megabytes([path.parent / h5.with_suffix(suffix) for h5, _ in mine]) for suffix in (".tar", ".h5"))
-        table.add_row(split, _count(len(mine), "shard"), str(sum(count for _, count in mine)), *sizes)
+        mine = [entry for entry in data.shards if entry.split == split]
+        samples = sum(entry.samples for entry in mine)
+        table.add_row(split, _count(len(mine), "shard"), str(samples), *_sizes(data, mine))
     console.print(table)
-    _say_left_out(len(shards) - len(listed), "shards", console)
+    _say_left_out(len(data.shards) - len(listed), "shards", console)
+    return _drawn_from_all(data, path, limit)
 
-    every = np.array([(k, place) for k, (_, _, count) in enumerate(shards) for place in range(count)]).reshape(-1, 2)
+
+def _sizes(data: Manifest, entries: Sequence[ShardEntry]) -> list[str]:
+    """The megabytes of the entries' tars, and of their HDF5 files."""
+    return [_megabytes([data.folder / entry.path(kind) for entry in entries]) for kind in KINDS]
+
+
+def _drawn_from_all(data: Manifest, path: Path, limit: int) -> Drawn:
+    """`limit` samples, evenly spread over all shards."""
+    every = [(entry, place) for entry in data.shards for place in range(entry.samples)]
+    drawn = [every[k] for k in evenly_spaced(len(every), limit)]
+    places: dict[str, set[int]] = {}
+    for entry, place in drawn:
+        places.setdefault(entry.h5, set()).add(place)
     names, rows = set(), []
-    for k, chosen in groupby(every[evenly_spaced(len(every), limit)].tolist(), key=lambda pair: pair[0]):
-        contents = read_contents(path.parent / shards[k][1])
-        if (contents.samples, len(contents.views)) != (shards[k][2], views):
+    for entry in data.shards:
+        if entry.h5 not in places:
+            continue
+        contents = read_contents(data.folder / entry.h5)
+        if (contents.samples, len(contents.views)) != (entry.samples, data.views):
             raise UserError(
                 f"{contents.path}: {contents.samples} samples of {_count(len(contents.views), 'view')}, but {path} says "
-                f"{shards[k][2]} of {views}; run the workflow again"
+                f"{entry.samples} of {data.views}; run the workflow again"
             )
         names.add(contents.views)
-        rows += [_row(sample) for sample in read_shown(contents, {place for _, place in chosen})]
+        rows += [_row(sample) for sample in read_shown(contents, places[entry.h5])]
     # Captures that name their cameras differently have only the views' places in common.
-    return names.pop() if len(names) == 1 else _numbered(views), rows
+    return names.pop() if len(names) == 1 else _numbered(data.views), rows
 
 
 def read_contents(path: Path) -> Contents:
@@ -285,12 +297,12 @@ def _cells(sample: Shown) -> list[str]:
     ]  # fmt: skip
 
 
-def _row(sample: Shown) -> Row:
+def _row(sample: Shown) -> SheetRow:
     """A row of the contact sheet: key, frame and time, and the views over white, as large as the sheet has room for."""
     label = [sample.key]
     label += [f"frame {sample.frame}"] if sample.frame is not None else []
     label += [f"{sample.time_s:.2f} s"] if sample.time_s is not None else []
-    return Row("   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images])
+    return SheetRow("   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images])
 
 
 def tile_side(views: int) -> int:

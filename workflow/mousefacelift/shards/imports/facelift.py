@@ -23,12 +23,12 @@ from mousefacelift.rigs.formats.facelift import check_last_row, frames_of
 from mousefacelift.rigs.names import names_from_files
 from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.containers import ShardWriter, encode_view
-from mousefacelift.shards.fields import first_problem
 from mousefacelift.shards.folders import NAME, new_folder
 from mousefacelift.shards.images import Image, decode_image
 from mousefacelift.shards.imports.lists import is_file, samples_by_split
 from mousefacelift.shards.manifest import write_manifest
 from mousefacelift.shards.sample import SampleMeta, opencv_cameras
+from mousefacelift.shards.strict import first_problem
 
 SAMPLES_PER_SHARD = 256
 PATCH = 8  # px: what the transformer cuts images into

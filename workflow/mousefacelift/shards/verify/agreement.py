@@ -12,7 +12,7 @@ from mousefacelift.shards.verify.problems import EXACT, SAME, Examination
 from mousefacelift.shards.verify.samples import is_count, is_matrix
 
 
-def compare(
+def check_agreement(
     shard: Examination, key: str, meta: SampleMeta | None, images: Sequence[Image | None], row: dict[str, Any], placed: bool
 ) -> None:  # fmt: skip
     """Says in what a sample of the tar and its row of the HDF5 file differ.

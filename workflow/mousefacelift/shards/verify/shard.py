@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mousefacelift.shards.manifest import KINDS, Kind, ShardEntry
-from mousefacelift.shards.verify.agreement import compare
+from mousefacelift.shards.verify.agreement import check_agreement
 from mousefacelift.shards.verify.files import check_file, check_keys, explain_checksums, is_foreign
 from mousefacelift.shards.verify.h5 import Rows, examine_row, open_rows
 from mousefacelift.shards.verify.problems import Examination, Problem
@@ -61,7 +61,7 @@ def _examine_tar(shard: Examination, rows: Rows | None) -> tuple[list[str], bool
             unmatched.append(len(keys) - 1)
         elif rows and row is not None:
             values = examine_row(shard, rows, row, sample.key)
-            compare(shard, sample.key, meta, images, values, "world_from_mm" in rows.file)
+            check_agreement(shard, sample.key, meta, images, values, "world_from_mm" in rows.file)
     check_keys(shard, "tar", keys, to_the_end=not tar.lost)
     if rows:
         for place in unmatched:
