@@ -1,7 +1,12 @@
-"""Calibrated cameras: lens distortion, projection, rays, triangulation. No files, no images, float64 throughout.
+"""Calibrated cameras: lens distortion, projection, rays, triangulation. No files, no images.
 
-Conventions: camera frame OpenCV (+x right, +y down, +z forward), x_cam = R @ x_world + t. Pixel coordinates span
-[0, W] x [0, H] with the first pixel's centre at (0.5, 0.5). Vectors are rows: arrays of points are [..., 3] or [..., 2].
+Conventions, here and in all of `geometry`:
+    camera frame: OpenCV's, +x right, +y down, +z forward; x_cam = R @ x_world + t.
+    pixels: [0, W] x [0, H], with the first pixel's centre at (0.5, 0.5).
+    normalised coordinates: x/z, y/z of a point in the camera frame.
+    vectors: rows; arrays of points are [..., 3] or [..., 2].
+    units: millimetres in the calibration's world (`_mm`), radians unless a name ends in `_deg`.
+    numbers: float64; NaN is unknown. N frames, V views.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +22,16 @@ Array = NDArray[np.float64]
 class Camera:
     """A calibrated raw camera.
 
-    K: [3, 3] intrinsics in pixels, skew kept. dist: [14] OpenCV's coefficients k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4 tauX
-    tauY, unused ones 0; of a fisheye lens, cv2.fisheye's k1 k2 k3 k4 and zeros.
-    R [3, 3], t [3]: world to camera, t in millimetres.
+    Attributes:
+        name: of the camera.
+        width: of its frames, px; 0 if unknown.
+        height: of its frames, px; 0 if unknown.
+        K: [3, 3] intrinsics in pixels, with skew.
+        dist: [14] OpenCV's coefficients k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4 tauX tauY, unused ones 0; of a fisheye lens
+            cv2.fisheye's k1 k2 k3 k4, then zeros.
+        R: [3, 3] rotation, world to camera.
+        t: [3] translation, world to camera, mm.
+        fisheye: whether dist is that of cv2.fisheye.
     """
 
     name: str
@@ -33,7 +45,7 @@ class Camera:
 
     @property
     def center(self) -> Array:
-        """Optical centre in the world, [3]."""
+        """Optical centre in the world, [3] mm."""
         return -self.R.T @ self.t
 
     @cached_property
@@ -50,10 +62,17 @@ Rig = tuple[Camera, ...]
 
 
 def pad_distortion(coefficients: ArrayLike, fisheye: bool = False) -> Array:
-    """A lens's coefficients in OpenCV's order as [14], the missing ones 0.
+    """Pad a lens's coefficients with zeros to the length of `Camera.dist`.
 
-    Accepts k1 [k2 [p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tauX tauY]]]]]], or k1 k2 k3 k4 of a fisheye lens. Raises
-    ValueError for other counts.
+    Args:
+        coefficients: k1 [k2 [p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tauX tauY]]]]]], or k1 k2 k3 k4 of a fisheye lens.
+        fisheye: which of the two.
+
+    Returns:
+        [14] coefficients in OpenCV's order.
+
+    Raises:
+        ValueError: there are as many coefficients as no model has.
     """
     values = np.asarray(coefficients, np.float64).ravel()
     allowed = (0, 4) if fisheye else (0, 1, 2, 4, 5, 8, 12, 14)
@@ -66,10 +85,18 @@ def pad_distortion(coefficients: ArrayLike, fisheye: bool = False) -> Array:
 
 
 def distort(xy: ArrayLike, dist: Array, fisheye: bool = False) -> Array:
-    """Lens distortion of normalised image coordinates (x/z, y/z).
+    """Apply a lens's distortion to normalised coordinates.
 
-    xy: [..., 2]; dist: [14]. OpenCV's calib3d models: Brown-Conrady with rational radial term, thin prism and tilted
-    sensor; or, for fisheye, Kannala-Brandt.
+    OpenCV's calib3d models: Brown-Conrady with rational radial term, thin prism and tilted sensor; for fisheye,
+    Kannala and Brandt, PAMI 2006.
+
+    Args:
+        xy: [..., 2] normalised coordinates.
+        dist: [14] coefficients, see `Camera`.
+        fisheye: whether dist is that of a fisheye lens.
+
+    Returns:
+        [..., 2] distorted normalised coordinates.
     """
     xy = np.asarray(xy, np.float64)
     x, y = xy[..., 0], xy[..., 1]
@@ -112,11 +139,18 @@ def _tilt(tau_x: float, tau_y: float) -> Array:
 
 
 def field_radius(dist: Array, fisheye: bool = False) -> float:
-    """Largest normalised radius sqrt(x^2 + y^2) up to which the radial distortion still grows; inf if it always does.
+    """Find the largest normalised radius sqrt(x^2 + y^2) up to which the radial distortion still grows.
 
-    Beyond it the polynomial folds back, and one raw pixel would be seen twice. dist: [14].
-    The radius is the first positive root of d/dr of r N(r^2) / D(r^2); of a fisheye lens, the tangent of the first
-    positive root of d/dtheta of its polynomial.
+    Beyond it the polynomial folds back, and one raw pixel would be seen twice. The radius is the first positive root of
+    d/dr of r N(r^2) / D(r^2), with the polynomials N and D of OpenCV's rational model; of a fisheye lens, the tangent of
+    the first positive root of d/dtheta of its polynomial.
+
+    Args:
+        dist: [14] coefficients, see `Camera`.
+        fisheye: whether dist is that of a fisheye lens.
+
+    Returns:
+        The radius; inf if the distortion always grows.
     """
     polynomial = np.polynomial.Polynomial
     if fisheye:
@@ -133,7 +167,7 @@ def field_radius(dist: Array, fisheye: bool = False) -> float:
 def _largest_inverse(*polynomials: "np.polynomial.Polynomial") -> float:
     """The smallest positive root of any of several polynomials with constant term 1; inf without one.
 
-    Solved for 1 / s: there the constant terms lead; a negligible highest coefficient would make the roots noise.
+    Solved for 1 / s, where the constant terms lead: a negligible highest coefficient would make the roots noise.
     """
     roots = np.concatenate([np.polynomial.Polynomial(p.coef[::-1]).roots() for p in polynomials])
     real = [r.real for r in map(complex, roots) if abs(r.imag) < 1e-9 and r.real > 1e-12]
@@ -141,10 +175,17 @@ def _largest_inverse(*polynomials: "np.polynomial.Polynomial") -> float:
 
 
 def undistort(xy_distorted: ArrayLike, dist: Array, fisheye: bool = False) -> Array:
-    """Inverse of `distort` by Newton's method; NaN where no point of the calibrated field maps there.
+    """Invert `distort` by Newton's method.
 
-    xy_distorted: [..., 2]; dist: [14]. OpenCV's fixed-point iteration diverges for strong distortion; Newton's does not
-    within the field.
+    OpenCV's fixed-point iteration diverges for strong distortion; Newton's method does not within the calibrated field.
+
+    Args:
+        xy_distorted: [..., 2] distorted normalised coordinates.
+        dist: [14] coefficients, see `Camera`.
+        fisheye: whether dist is that of a fisheye lens.
+
+    Returns:
+        [..., 2] normalised coordinates; NaN where no point of the calibrated field maps there.
     """
     target = np.asarray(xy_distorted, np.float64)
     limit = field_radius(dist, fisheye)
@@ -154,7 +195,7 @@ def undistort(xy_distorted: ArrayLike, dist: Array, fisheye: bool = False) -> Ar
     if np.isfinite(limit):  # start inside the field, where the radial function is monotonic
         radius = np.linalg.norm(xy, axis=-1, keepdims=True)
         xy *= np.minimum(1, 0.9 * limit / np.maximum(radius, 1e-12))
-    step = 1e-6
+    step = 1e-6  # of the central differences: small against the field, large against rounding
     for _ in range(30):
         value = distort(xy, dist)
         jx = (distort(xy + [step, 0], dist) - distort(xy - [step, 0], dist)) / (2 * step)
@@ -164,6 +205,7 @@ def undistort(xy_distorted: ArrayLike, dist: Array, fisheye: bool = False) -> Ar
         with np.errstate(divide="ignore", invalid="ignore"):
             dx = (error[..., 0] * jy[..., 1] - error[..., 1] * jy[..., 0]) / determinant
             dy = (error[..., 1] * jx[..., 0] - error[..., 0] * jx[..., 1]) / determinant
+        # Short steps, because a long one may leave the field, beyond which Newton's method finds the wrong branch.
         update = np.stack([dx, dy], axis=-1)
         length = np.linalg.norm(update, axis=-1, keepdims=True)
         xy = xy + update * np.minimum(1, 0.1 / np.maximum(length, 1e-12))
@@ -188,7 +230,16 @@ def _undistort_fisheye(target: Array, dist: Array, widest: float) -> Array:
 
 
 def project(points: ArrayLike, camera: Camera) -> tuple[Array, Array]:
-    """World points [..., 3] to raw pixels [..., 2] and depths [...]; NaN behind the camera or beyond its field."""
+    """Project world points into a raw frame.
+
+    Args:
+        points: [..., 3] in the world, mm.
+        camera: a calibrated camera.
+
+    Returns:
+        [..., 2] raw pixels; NaN behind the camera or beyond its calibrated field.
+        [...] depths along the optical axis, mm.
+    """
     x_cam = np.asarray(points, np.float64) @ camera.R.T + camera.t
     depth = x_cam[..., 2]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -199,12 +250,28 @@ def project(points: ArrayLike, camera: Camera) -> tuple[Array, Array]:
 
 
 def normalized_to_pixels(xy: Array, K: Array) -> Array:
-    """Distorted normalised coordinates [..., 2] to pixels [..., 2], skew included."""
+    """Apply intrinsics, with skew.
+
+    Args:
+        xy: [..., 2] distorted normalised coordinates.
+        K: [3, 3] intrinsics, px.
+
+    Returns:
+        [..., 2] pixels.
+    """
     return np.stack([K[0, 0] * xy[..., 0] + K[0, 1] * xy[..., 1] + K[0, 2], K[1, 1] * xy[..., 1] + K[1, 2]], axis=-1)
 
 
 def pixel_rays(pixels: ArrayLike, camera: Camera) -> Array:
-    """Unit rays [..., 3] in the camera frame through raw pixels [..., 2]; NaN outside the calibrated field."""
+    """Find the rays through raw pixels.
+
+    Args:
+        pixels: [..., 2] in the raw frame.
+        camera: a calibrated camera.
+
+    Returns:
+        [..., 3] unit vectors in the camera frame; NaN outside the calibrated field.
+    """
     pixels = np.asarray(pixels, np.float64)
     K = camera.K
     y = (pixels[..., 1] - K[1, 2]) / K[1, 1]
@@ -215,11 +282,20 @@ def pixel_rays(pixels: ArrayLike, camera: Camera) -> Array:
 
 
 def triangulate(origins: Array, directions: Array, use: NDArray[np.bool_]) -> Array:
-    """The point nearest to several rays, per frame; NaN where fewer than two rays are usable.
+    """Find the point nearest to the views' rays, in each frame.
 
-    origins: [V, 3]; directions: [N, V, 3] unit vectors; use: [N, V]. Returns [N, 3]. Minimises the rays' squared
-    angles: each ray's squared distance is divided by the squared range to the point, found by re-weighting.
+    Minimises the rays' squared angles: each ray's squared distance is divided by the squared range to the point, which
+    iterative re-weighting finds. Hartley and Sturm, Triangulation, 1997, re-weight the linear method likewise.
+
+    Args:
+        origins: [V, 3] optical centres in the world, mm.
+        directions: [N, V, 3] unit vectors in the world.
+        use: [N, V] which rays to use.
+
+    Returns:
+        [N, 3] points in the world, mm; NaN where fewer than two rays are usable.
     """
+    # A ray's distance from x is |(I - d d') (x - origin)|: a linear problem for given weights.
     d = np.where(use[..., None], directions, 0.0)
     projector = np.where(use[..., None, None], np.eye(3) - d[..., :, None] * d[..., None, :], 0.0)
     enough = use.sum(axis=1) >= 2

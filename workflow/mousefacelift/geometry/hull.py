@@ -1,5 +1,7 @@
 """The visual hull of one frame: where the mouse can be, given its silhouettes. Arrays in, arrays out, no files.
 
+Conventions are those of `camera`; voxels are float32, exact to less than a micrometre.
+
 The hull is where one function of space is positive: the smallest, over the views, of the signed distance between a
 point's projection and the silhouette's edge, positive inside, in millimetres at the point's depth. It is evaluated from
 coarse to fine: a voxel is divided while a ball around it may touch the hull. On the finest level the distance also says
@@ -33,20 +35,22 @@ CORNERS: Floats = np.array(list(product((-1, 1), repeat=3)), np.float32)
 class Hull:
     """What one frame's silhouettes say about the mouse's place and size; NaN, and volume 0, where they share nothing.
 
-    centroid_mm: [3], of the voxels weighted by their depth inside the hull. volume_mm3: of the hull, which is never
-    smaller than the mouse. axes: [3, 3], rows are the unit principal directions, longest first, signs arbitrary;
-    lengths_mm: [3], the full axes of the ellipsoid with the hull's second moments, which a tail hardly changes.
-    iou: [V] intersection over union of the hull's projection and the silhouette; NaN for a view without one. Perfect
-    agreement reads as some 1 - 1.5 voxels / the mouse's width, because the hull's projection is made of voxels.
-    cut: [V] share of the hull's volume that lies beyond the view's frame; NaN for a view without a silhouette.
-    surface_mm: [at most SURFACE_POINTS, 3] voxels that the hull's surface runs through and all views have in their frames,
-    as far apart from each other as can be: the animal's extremes first, then all parts alike.
-    thin_mm: [at most THIN_POINTS, 4] such voxels of thin parts, tail and paws, evenly chosen: x, y, z, and their depth
-    inside the hull, so that the hull reaches this much farther in every direction.
-
-    Asked for with leave_one_out, from the hull of the other views alone, else None: iou_others: [V], the view's own IoU
-    with it; iou_without: [V], the other views' mean IoU with it. The camera that contradicts the rest has the lowest
-    iou_others and the highest iou_without: left out, the rest agree.
+    Attributes:
+        centroid_mm: [3] mean of the voxels, weighted by their depth inside the hull.
+        volume_mm3: of the hull, which is never smaller than the mouse.
+        axes: [3, 3] rows are the unit principal directions, longest first, signs arbitrary.
+        lengths_mm: [3] full axes of the ellipsoid with the hull's second moments, which a tail hardly changes.
+        iou: [V] intersection over union of the hull's projection and the silhouette; NaN for a view without one. Perfect
+            agreement reads as some 1 - 1.5 voxels / the mouse's width, because the hull's projection is made of voxels.
+        cut: [V] share of the hull's volume that lies beyond the view's frame; NaN for a view without a silhouette.
+        surface_mm: [at most SURFACE_POINTS, 3] voxels that the hull's surface runs through and all views have in their
+            frames, as far apart as can be: the animal's extremes first, then all parts alike.
+        thin_mm: [at most THIN_POINTS, 4] such voxels of thin parts, tail and paws, evenly chosen: x, y, z, and the depth
+            inside the hull, by which the hull reaches farther in every direction.
+        voxel_mm: edge of a voxel.
+        iou_others: [V] the view's IoU with the hull of the other views; None unless asked for with leave_one_out.
+        iou_without: [V] the other views' mean IoU with that hull; None unless asked for. The camera that contradicts the
+            rest has the lowest iou_others and the highest iou_without: without it the rest agree.
     """
 
     centroid_mm: Array
@@ -63,11 +67,19 @@ class Hull:
 
 
 def outline_radius(rig: Rig, center_mm: Array, outline_rays: Array) -> Array:
-    """Radius [N], in mm, of balls around center_mm [N, 3] that hold the mouse; NaN without a centre or an outline.
+    """Find balls that hold the mouse.
 
-    outline_rays: [N, V, S, 3] unit vectors in each camera's frame through the silhouette's outermost points, NaN
-    without one. The distance of the centre from the farthest ray, but at most twice the median view's: a camera which
+    The radius is the distance of the centre from the farthest ray, but at most twice the median view's: a camera that
     contradicts the rest must not make the ball huge.
+
+    Args:
+        rig: V cameras.
+        center_mm: [N, 3] the mouse's centres in the world; NaN if unknown.
+        outline_rays: [N, V, S, 3] unit vectors in each camera's frame through the silhouette's outermost points; NaN
+            without a silhouette.
+
+    Returns:
+        [N] radii in mm; NaN without a centre or an outline.
     """
     offset = np.stack([center_mm @ camera.R.T + camera.t for camera in rig], axis=1)
     distance = np.linalg.norm(np.cross(outline_rays, offset[:, :, None]), axis=-1)
@@ -86,12 +98,24 @@ def visual_hull(
     voxel_mm: float = 2.0,
     leave_one_out: bool = False,
 ) -> Hull:
-    """The visual hull (Laurentini, PAMI 1994) of one frame's silhouettes [V], None for a view without one.
+    """Carve the visual hull (Laurentini, PAMI 1994) of one frame's silhouettes.
 
-    Looked for in the cube around a ball, center_mm [3] and radius_mm, see `outline_radius`. A voxel belongs to the hull
-    if no view sees it outside of its silhouette, and at least half of all views (two or more) see it inside. Beyond an edge
-    of its frame that the silhouette touches a view sees nothing, and nothing is carved; a silhouette that touches none is
-    the whole mouse, and carves everywhere in the calibrated field. A part thinner than a voxel may be lost. Deterministic.
+    A voxel belongs to the hull if no view sees it outside of its silhouette, and at least half of all views (two or more)
+    see it inside. Beyond an edge of its frame that the silhouette touches, a view sees nothing and carves nothing; a
+    silhouette that touches no edge is the whole mouse, and carves everywhere in the calibrated field. A part thinner than
+    a voxel may be lost. The same silhouettes give the same bits.
+
+    Args:
+        silhouettes: of the V views: alpha [h, w] uint8, above 127 is mouse, and its window x, y, width, height in the raw
+            frame, px; None for a view without one.
+        rig: V cameras.
+        center_mm: [3] centre of a ball in the world that holds the mouse.
+        radius_mm: of the ball, see `outline_radius`; the cube around it is looked through.
+        voxel_mm: edge of a voxel.
+        leave_one_out: also compare each view with the hull of the others.
+
+    Returns:
+        The hull; NaN and volume 0 if fewer than two views have a silhouette, or they share nothing.
     """
     cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
     present = list(cutouts)
@@ -105,6 +129,7 @@ def visual_hull(
     )
     if len(present) < 2 or not np.isfinite([*center, radius_mm]).all():
         return nothing
+    # With leave_one_out a voxel that a single view carves away is kept for now: it may be in the hull of the others.
     cameras = [rig[v] for v in present]
     views = [_View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()]
     points, pixels, inside = _carve(views, cameras, center, radius_mm, voxel_mm, int(leave_one_out))
@@ -123,6 +148,7 @@ def visual_hull(
     weight = np.maximum(depth, 0.0).astype(np.float64)
     if not weight.any():
         return nothing
+    # The surface runs through a voxel whose depth is less than half its edge: it counts in part.
     full = np.clip(0.5 + depth.astype(np.float64) / voxel_mm, 0, 1)
     volume = full.sum()
     in_frame = np.stack([view.in_frame(pixel) for view, pixel in zip(views, pixels, strict=True)])
@@ -261,7 +287,8 @@ def _far_apart(points: Floats) -> Array:
 def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
     """Voxels [n, 4] of the `surface` on thin parts, with their depth; see Hull.thin_mm.
 
-    Thin is what lies farther from the thick part, a third as deep as the deepest voxel and deeper, than this is deep.
+    The thick part is all that is at least a third as deep as the deepest voxel. Thin is what lies farther from it than the
+    deepest voxel is deep.
     """
     deepest = float(depth.max())
     # Voxels stand in the order of space, coarsest cell by cell: every n-th of them are spread over all.
@@ -289,29 +316,34 @@ def _carve(
     Cameras project the coarsest lattice alone. Within its cells pixels are interpolated, trilinearly on the next level
     and linearly below: some hundredths of a millimetre off where a mouse fills a part of the frame.
     """
+    # The coarsest lattice, with its corners: the only points that the cameras' lenses are evaluated at.
     size = voxel_mm * 2**LEVELS
     cells = int(np.ceil(2 * radius / size))
     ticks = (np.arange(cells + 1) - cells / 2) * size
     lattice = np.stack(np.meshgrid(*(ticks + c for c in center), indexing="ij"), axis=-1)
     points = _corners(lattice).mean(axis=-1).T
     projected = np.stack([_corners(project(lattice, camera)[0].astype(np.float32)) for camera in rig])
+    # A cell with a corner that the camera does not see is unseen as a whole: nothing can be interpolated in it.
     visible = ~np.isnan(projected).any(axis=(1, 3), keepdims=True)
     corners = np.where(visible, projected, np.float32(UNSEEN))
     pixels, slope = _trilinear(corners, np.zeros((1, 3), np.float32), size)
     px_per_mm = _scale(slope)
     needed = max(2, (len(views) + 1) // 2)
     for level in range(LEVELS + 1):
-        # The finest voxels in question have their centres at most half a voxel outside the hull; how far from this
-        # voxel's centre those can be, bounds how far outside it may lie itself.
+        # Wanted are the finest voxels with their centres at most half a voxel outside the hull. One of them may lie in a
+        # corner of this voxel, whose own centre may then be farther outside by the distance to that corner's voxel.
         reach = np.float32(voxel_mm / 2 + np.sqrt(3) / 2 * (size - voxel_mm))
         looks = [view.look(pixel) for view, pixel in zip(views, pixels, strict=True)]
         inside = np.stack([signed for signed, _ in looks]) / px_per_mm
         seen = np.stack([edge for _, edge in looks]) > (0 if level == LEVELS else -reach * px_per_mm)
+        # Kept is what no view carves away (max_misses of them may), and what enough views see inside. A coarse voxel
+        # counts as seen if any part of it may be.
         depth = _smallest(inside, max_misses + 1)[max_misses]
         keep = (depth >= -reach) & ((seen & (inside >= -reach)).sum(axis=0, dtype=np.uint8) >= needed)
         points, pixels, inside = points[keep], pixels.compress(keep, axis=2), inside.compress(keep, axis=1)
         if level == LEVELS:
             break
+        # Divide each kept voxel into eight, and move its pixel along its slope instead of projecting anew.
         size /= 2
         children = CORNERS * np.float32(size / 2)
         points = (points[:, None] + children).reshape(-1, 3)

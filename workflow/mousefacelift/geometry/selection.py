@@ -1,12 +1,18 @@
-"""The choices of stage 4: which frames, which views, which split. Arrays in, indices and names out, no files."""
+"""Choices among frames, views and splits. Arrays in, indices and names out, no files.
+
+Conventions are those of `camera`. Times are in seconds; w2c are [..., 4, 4] world-to-camera matrices, OpenCV's axes, with
+the subject at the world's origin and +Z up.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from math import comb
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import natural_key
@@ -17,24 +23,39 @@ from mousefacelift.geometry.views import azimuth_elevation, inverse_rigid
 Indices = NDArray[np.int64]
 
 SHAPE = ("length_mm", "width_mm", "depth_mm", "volume_mm3", "pitch_deg", "height_mm")
-MAX_DEVIATIONS = 5.0  # what lies beyond is no stranger than this: one wild hull must not outdo every pose
+MAX_DEVIATIONS = 5.0  # what lies beyond counts as this: one wrong hull must not outdo every pose
 POSES = 5
-MAX_SUBSETS = 20_000  # so many subsets of the views are tried one by one: a fraction of a second
+MAX_SUBSETS = 20_000  # of the views; as many are tried one by one in a fraction of a second
 
 
 def thinned(items: NDArray[Any], count: int) -> NDArray[Any]:
-    """At most `count` of the items [N, ...], evenly spread, first and last included.
+    """Choose at most `count` items, evenly spread, first and last included.
 
-    For points of a hull, of which every stored number depends on this rounding; for all else see `evenly_spaced`.
+    For the points of a hull alone: every number stored of it depends on this rounding. Elsewhere use `evenly_spaced`.
+
+    Args:
+        items: [N, ...] in order.
+        count: at most so many.
+
+    Returns:
+        [min(N, count), ...] of the items, in order.
     """
     return items if len(items) <= count else items[np.linspace(0, len(items) - 1, count).astype(int)]
 
 
 def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDArray[np.intp]:
-    """Indices of at most `count` of points [N, D]: `first`, then always the one farthest from those before it.
+    """Choose points one by one, each the farthest from those before it.
 
-    Ties go to the earlier point; the first k of k + 1 picks are the k picks. Gonzalez (1985), Clustering to minimize the
-    maximum intercluster distance.
+    Gonzalez, Clustering to minimize the maximum intercluster distance, 1985. Ties go to the earlier point, and the first k
+    of k + 1 picks are the k picks.
+
+    Args:
+        points: [N, D] in any unit.
+        first: index of the first pick.
+        count: at most so many.
+
+    Returns:
+        [min(N, count)] indices in the order of picking.
     """
     columns = np.ascontiguousarray(points.T)  # several times as fast as rows, for every voxel of every hull
     chosen = np.full(min(count, len(points)), first, np.intp)
@@ -52,19 +73,34 @@ def far_apart(points: NDArray[np.floating[Any]], first: int, count: int) -> NDAr
 
 
 def evenly_spaced(count: int, wanted: int | None) -> Indices:
-    """Indices of at most `wanted` of `count` items, evenly spread, first and last included."""
+    """Choose at most `wanted` of `count` items, evenly spread, first and last included.
+
+    Args:
+        count: of the items.
+        wanted: at most so many; None: all.
+
+    Returns:
+        Ascending indices.
+    """
     if wanted is None or wanted >= count:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(int))
 
 
 def shape_descriptors(lengths_mm: Array, volume_mm3: Array, axis: Array, world_from_mm: Array) -> Array:
-    """The mouse's pose in each frame as [N, 6] numbers, named by SHAPE; NaN where its visual hull was not measured.
+    """Describe the mouse's pose in each frame by a few numbers.
 
-    lengths_mm [N, 3] of the hull's ellipsoid, volume_mm3 [N], axis [N, 3] its longest direction, of either sign;
-    world_from_mm [N, 4, 4] similarities to Z-up worlds with the mouse at the origin. The pitch of the longest axis tells
-    rearing, and so does the height of the mouse's centre. Where the mouse stands and which way it looks is no pose: turning
-    the world about Z, or moving the mouse along the floor, changes nothing.
+    The pitch of the longest axis tells rearing, and so does the height of the mouse's centre. Where the mouse stands and
+    which way it faces is no pose: turning the world about Z, or moving the mouse along the floor, changes nothing.
+
+    Args:
+        lengths_mm: [N, 3] axes of the visual hull's ellipsoid, see `hull.Hull`.
+        volume_mm3: [N] of the hull.
+        axis: [N, 3] unit direction of the longest axis in the calibration's world, of either sign.
+        world_from_mm: [N, 4, 4] similarities from the calibration's world to Z-up worlds with the mouse at the origin.
+
+    Returns:
+        [N, 6] numbers named by SHAPE; a row is NaN where the hull was not measured.
     """
     up = world_from_mm[:, 2, :3]
     scale = np.linalg.norm(up, axis=1)
@@ -75,9 +111,13 @@ def shape_descriptors(lengths_mm: Array, volume_mm3: Array, axis: Array, world_f
 
 
 def standardised(values: Array) -> Array:
-    """Columns of [N, D] in robust standard deviations (1.4826 median absolute deviations) from their medians.
+    """Express each column in robust standard deviations (1.4826 median absolute deviations) from its median.
 
-    At most MAX_DEVIATIONS; rows with NaN are left out of the medians, and stay.
+    Args:
+        values: [N, D]; rows with NaN are left out of the medians.
+
+    Returns:
+        [N, D] within +-MAX_DEVIATIONS; NaN stays NaN.
     """
     known = values[np.isfinite(values).all(axis=1)]
     if not len(known):
@@ -90,9 +130,14 @@ def standardised(values: Array) -> Array:
 
 
 def farthest_points(points: Array, count: int) -> Indices:
-    """Indices of `count` of N points [N, D], each the farthest from those before it, see `geometry.far_apart`.
+    """Choose points one by one, each the farthest from those before it, see `far_apart`.
 
-    The first is the one nearest to the origin, which `standardised` puts at the median. Points with NaN come last.
+    Args:
+        points: [N, D], `standardised`: the first pick is the one nearest to the origin, which is the median.
+        count: at most so many.
+
+    Returns:
+        Indices in the order of picking; points with NaN come last.
     """
     finite = np.isfinite(points).all(axis=1)
     known = points[finite]
@@ -101,35 +146,47 @@ def farthest_points(points: Array, count: int) -> Indices:
 
 
 def pose_strata(points: Array) -> Indices:
-    """Number [N] of each frame's stratum, of at most POSES: frames of like pose, by their `standardised` shapes [N, D].
+    """Group frames of like pose, by k-means that starts from the farthest points.
 
-    K-means that starts from the farthest points: no chance is involved, and a rare pose has a centre of its own. Frames
-    that were not measured count as typical.
+    No chance is involved, and a rare pose has a centre of its own. Frames that were not measured count as typical.
+
+    Args:
+        points: [N, D] shapes as `standardised` gives them; NaN where not measured.
+
+    Returns:
+        [N] number of each frame's stratum, below POSES.
     """
     points = np.nan_to_num(points)
-    centres = points[farthest_points(points, POSES)]
-    for _ in range(20):
-        stratum = np.argmin(((points[:, None] - centres) ** 2).sum(axis=2), axis=1)
-        centres = np.array(
-            [points[stratum == k].mean(axis=0) if (stratum == k).any() else c for k, c in enumerate(centres)]
-        )
-    return stratum
+    with catch_warnings():
+        simplefilter("ignore", UserWarning)  # fewer poses than strata leave some empty, which is no problem
+        _, stratum = kmeans2(points, points[farthest_points(points, POSES)], iter=20, minit="matrix")
+    return stratum.astype(np.int64)
 
 
 def view_order(w2c: Array) -> list[int]:
-    """Views by azimuth about the subject, counter-clockwise from the first camera: the same for every sample.
+    """Order views by azimuth about the subject, counter-clockwise from the first camera.
 
-    w2c: [N, V, 4, 4] of all frames of a capture; the cameras' mean directions over the frames decide.
+    Args:
+        w2c: [N, V, 4, 4] of all frames of a capture; mean directions over the frames decide, so that all samples agree.
+
+    Returns:
+        The V views, the first camera's first.
     """
     azimuth, _ = azimuth_elevation(inverse_rigid(w2c)[..., :3, 3].mean(axis=0))
     return [int(v) for v in np.argsort((azimuth - azimuth[0] + 1e-6) % 360, kind="stable")]
 
 
 def choose_views(names: Sequence[str], w2c: Array, count: int) -> tuple[list[int], float]:
-    """The `count` cameras that spread best around the subject, by azimuth from the first in the natural order of names.
+    """Choose the cameras that spread best around the subject, whatever the order in which they are listed.
 
-    names: V cameras; w2c: [N, V, 4, 4]. The choice does not depend on the order in which cameras are listed. Also returns
-    the smallest angle, in degrees, between two of them as seen from the subject.
+    Args:
+        names: of the V cameras.
+        w2c: [N, V, 4, 4] of all frames of a capture.
+        count: how many cameras to choose.
+
+    Returns:
+        The chosen cameras' indices by azimuth, from the first in the natural order of names.
+        The smallest angle between two of them as seen from the subject, in degrees.
     """
     by_name = sorted(range(len(names)), key=lambda v: (natural_key(names[v]), names[v]))
     towards = inverse_rigid(w2c)[..., :3, 3]
@@ -141,10 +198,17 @@ def choose_views(names: Sequence[str], w2c: Array, count: int) -> tuple[list[int
 
 
 def usable_views(names: Sequence[str], usable: NDArray[np.bool_], count: int) -> list[int]:
-    """Ascending indices of the cameras from which `count` views may be chosen: those that are of use often enough.
+    """Choose the cameras whose views are usable at least half as often as the best camera's.
 
-    usable: [N, V], whether a frame could be a sample if the camera's view were the only one. Often enough is half as often
-    as the best camera's; if fewer than `count` are, those that come next, in the natural order of names among equals.
+    If these are fewer than `count`, the next best are added, in the natural order of names among equals.
+
+    Args:
+        names: of the V cameras.
+        usable: [N, V] whether a frame could be a sample if the camera's view were its only one.
+        count: how many views a sample needs.
+
+    Returns:
+        Ascending indices of `count` cameras or more.
     """
     counts = usable.sum(axis=0)
     best_first = sorted(range(len(names)), key=lambda v: (-counts[v], natural_key(names[v]), names[v]))
@@ -153,11 +217,18 @@ def usable_views(names: Sequence[str], usable: NDArray[np.bool_], count: int) ->
 
 
 def spread_views(directions: Array, count: int) -> list[int]:
-    """Ascending indices of the `count` of V directions [V, 3], of any length, that spread best on the sphere.
+    """Choose the directions that spread best on the sphere.
 
     The best have the largest smallest angle between two; among equals, the largest sum of log distances between their
-    points on the unit sphere. Up to MAX_SUBSETS subsets are all tried. Of more, one is grown from each direction by the
-    farthest next, improved by exchanging one member at a time, and the best is taken.
+    points on the unit sphere. Up to MAX_SUBSETS subsets are all tried. If there are more, one is grown from each direction
+    by the farthest next and improved by exchanging one member at a time, and the best of these is taken.
+
+    Args:
+        directions: [V, 3] of any length.
+        count: how many to choose.
+
+    Returns:
+        Ascending indices.
     """
     chords = _chords(directions)
     if comb(len(directions), count) <= MAX_SUBSETS:
@@ -205,9 +276,15 @@ def _exchanged(chords: Array, chosen: list[int]) -> list[int]:
 
 
 def allocate(count: int, fractions: SplitFractions) -> dict[str, int]:
-    """How many of `count` things each split gets, by largest remainders; at least one where the fraction is not 0.
+    """Divide a number of things among the splits, by largest remainders.
 
-    Where there are fewer things than such splits, the larger fractions come first.
+    Args:
+        count: of the things.
+        fractions: of each split.
+
+    Returns:
+        The number for each split: at least one where the fraction is not 0, the larger fractions first if there are fewer
+        things than such splits.
     """
     shares = {name: getattr(fractions, name) * count for name in SPLITS}
     # A share of 0.29999999999999993 * 10 is 3.
@@ -223,11 +300,20 @@ def allocate(count: int, fractions: SplitFractions) -> dict[str, int]:
 
 
 def capture_splits(animal_of: Mapping[str, str], settings: Sample) -> dict[str, str]:
-    """The split of each capture, where whole captures or animals go to one split; empty where blocks in time do.
+    """Give whole captures, or all captures of an animal, to one split.
 
-    animal_of: capture -> its animal. `fractions` are of the number of captures, or of animals. In the natural order of
-    their names those of each split are evenly spread. Raises UserError if there are fewer than splits with a fraction
-    above 0.
+    `sample.fractions` are of the number of captures, or of animals. In the natural order of names, those of each split are
+    evenly spread.
+
+    Args:
+        animal_of: the animal of each capture.
+        settings: the section `sample`.
+
+    Returns:
+        The split of each capture; empty where blocks in time are given to splits instead.
+
+    Raises:
+        UserError: there are fewer captures, or animals, than splits with a fraction above 0.
     """
     if settings.split == "block":
         return {}
@@ -246,7 +332,7 @@ def capture_splits(animal_of: Mapping[str, str], settings: Sample) -> dict[str, 
 
 
 def _interleaved(given: Mapping[str, int]) -> list[str]:
-    """So many of each split in a row, those of each split evenly spread."""
+    """A sequence with the given number of each split, those of each split evenly spread."""
     places = sorted(
         ((k + 0.5) / given[name], number, name) for number, name in enumerate(SPLITS) for k in range(given[name])
     )
@@ -254,10 +340,16 @@ def _interleaved(given: Mapping[str, int]) -> list[str]:
 
 
 def split_blocks(time_s: Array, fractions: SplitFractions, gap_s: float, rounds: int = 1) -> list[str | None]:
-    """SplitFractions of each frame: blocks of the capture's time in the order train, val, test, so often; None within a gap.
+    """Give blocks of a capture's time to the splits, in the order train, val, test.
 
-    time_s: [N] increasing. Every one of `rounds` equal stretches of time is divided by `fractions`. A gap of gap_s
-    seconds is centred on each boundary between two blocks of different splits. A single instant is of one split.
+    Args:
+        time_s: [N] increasing.
+        fractions: of each split, in each of the rounds.
+        gap_s: seconds, centred on each boundary between two splits, whose frames go to none.
+        rounds: equal stretches of time, each of which is divided by `fractions`.
+
+    Returns:
+        The split of each frame, [N]; None within a gap. A single instant goes to one split.
     """
     if time_s[0] == time_s[-1]:
         one = allocate(1, fractions)
@@ -278,13 +370,23 @@ def split_blocks(time_s: Array, fractions: SplitFractions, gap_s: float, rounds:
 def split_stratified(
     time_s: Array, strata: Indices, fractions: SplitFractions, gap_s: float, rounds: int = 1
 ) -> list[str | None]:
-    """SplitFractions of each frame: blocks of time, given to the splits so that each sees every stratum; None within a gap.
+    """Give blocks of a capture's time to the splits so that each split sees every stratum.
 
-    time_s: [N] increasing; strata: [N]. Blocks have equal numbers of frames, as many as the smallest fraction's share of
-    one of `rounds` equal parts; `fractions` of their number go to each split, evenly spread at first. Pairs of blocks are
-    then exchanged for as long as that brings the splits' shares of the strata nearer to their fractions. Where there is
-    not enough of a stratum for all, val and test come before train.
+    Blocks have equal numbers of frames, as many as the smallest fraction's share of one of `rounds` equal parts. They go
+    to the splits evenly spread at first. Pairs of blocks are then exchanged for as long as that brings the splits' shares
+    of the strata nearer to their fractions. Where a stratum has too few frames for all, val and test come before train.
+
+    Args:
+        time_s: [N] increasing.
+        strata: [N] the stratum of each frame, see `pose_strata`.
+        fractions: of each split.
+        gap_s: seconds, centred on each boundary between two splits, whose frames go to none.
+        rounds: how often each split comes, about.
+
+    Returns:
+        The split of each frame, [N]; None within a gap.
     """
+    # As few blocks as the fractions allow: every boundary costs a gap.
     smallest = min(fraction for fraction in fractions.model_dump().values() if fraction > 0)
     count = round(min(rounds / smallest, len(time_s)))
     block = np.arange(len(time_s)) * count // len(time_s)
@@ -302,12 +404,13 @@ def split_stratified(
     held = {name: contents[names == name].sum(axis=0) for name in SPLITS}
 
     def cost(frames: NDArray[np.int64], name: str) -> Array:
-        """Of a split that holds [..., S] frames of the strata. To hold too few is worse than too many."""
+        """Cost of a split that holds [..., S] frames of the strata. Too few are worse than too many."""
         fraction = getattr(fractions, name)
         share = frames / total
         missing = np.maximum(1 - share / fraction, 0) ** 2 if fraction else np.zeros_like(share)
         return (weight * ((1 if name == "train" else 10) * missing + (share - fraction) ** 2)).sum(axis=-1)
 
+    # Greedy: each block of val and test takes its best exchange until none helps. The cost falls at every step, so it ends.
     improved = True
     while improved:
         improved = False
@@ -329,7 +432,7 @@ def split_stratified(
 
 
 def _without_gaps(time_s: Array, borders: Array, names: Sequence[str], gap_s: float) -> list[str | None]:
-    """SplitFractions of each frame, of the blocks between ascending borders; None within gap_s / 2 of a border of two splits."""
+    """The split of each frame, from those of the blocks between ascending borders; None within gap_s / 2 of another split."""
     block = np.searchsorted(borders, time_s, side="right")
     between_splits = np.array([before != after for before, after in pairwise(names)], bool)
     in_gap = _from_borders(time_s, borders[between_splits]) < gap_s / 2

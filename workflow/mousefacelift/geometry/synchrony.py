@@ -3,6 +3,8 @@
 A camera whose video is late sees the mouse where it was: its track, read a little later, agrees with the point that the
 other cameras place. Shifts are in frames and positive for a late camera: its frame k + shift shows the instant that
 the others show in their frame k. A camera that lost a frame is early from there on, by -1.
+
+Conventions are those of `camera`: silhouettes' centres are in pixels of the raw frames.
 """
 
 from dataclasses import dataclass
@@ -16,23 +18,27 @@ Mask = NDArray[np.bool_]
 
 MIN_SAMPLES = 20
 BLOCKS = 12  # stretches of time that are left out in turn to measure a shift's uncertainty
-MIN_CORRELATION = 0.3  # of a camera's own and its predicted velocity: below it the mouse does not move enough
-MIN_SHIFT = 0.5  # frames; less is beneath what silhouettes of a walking body can tell, and harmless
-MIN_DRIFT = 0.6  # frames: the difference of two shifts, each less certain, and yet less than one lost frame
-SIGMAS = 5.0  # of a jackknife with few blocks, whose tails are longer than a normal distribution's
+MIN_CORRELATION = 0.3  # of a camera's own velocity and the predicted one: below it the mouse moves too little
+MIN_SHIFT = 0.5  # frames; less than what silhouettes of a walking body can tell, and harmless
+MIN_DRIFT = 0.6  # frames; more than MIN_SHIFT, for the difference of two shifts, and less than one lost frame
+SIGMAS = 5.0  # many, because a jackknife with few blocks has longer tails than a normal distribution
 EXPLAINED = 0.9  # a real shift, undone, leaves at most this fraction of the residuals' spread
-CONTRADICTS = 3.0  # times the median camera's spread, whatever its shift: a wrong calibration, not a wrong time
-NEGLIGIBLE_PX = 2.0  # and more than this
+CONTRADICTS = 3.0  # times the median camera's spread at any shift: a wrong calibration, not a wrong time
+NEGLIGIBLE_PX = 2.0  # a smaller spread contradicts nothing
 
 
 @dataclass(frozen=True)
 class Shift:
     """One camera's time against the others.
 
-    shift_frames: positive if the video is late; NaN, unknown, if the mouse moves too little to tell, if no shift within
-    the range makes the camera agree, or if fewer than two others see the mouse. uncertainty_frames: standard deviation,
-    inf if unknown. residual_px, residual_px_shifted: median distance between its silhouettes' centres and the
-    point that the others place, as they are and with the shift undone. significant: the camera is not synchronous.
+    Attributes:
+        camera: its name.
+        shift_frames: positive if the video is late; NaN, unknown, if the mouse moves too little to tell, if no shift
+            within the range makes the camera agree, or if fewer than two others see the mouse.
+        uncertainty_frames: standard deviation of the shift; inf if unknown.
+        residual_px: median distance between its silhouettes' centres and the point that the others place.
+        residual_px_shifted: the same with the shift undone.
+        significant: whether the camera is not synchronous.
     """
 
     camera: str
@@ -47,9 +53,12 @@ class Shift:
 class OverTime:
     """Agreement with the other cameras in the course of a capture.
 
-    edge: [B + 1] frames that bound the bins. residual_px: [B, V] median residual in each bin, NaN without data.
-    drift_frames: [V] shift in the last third less that in the first, NaN if unknown; uncertainty_frames [V];
-    drifts: [V] whether it is beyond chance: a video that lost frames or a clock that runs differently.
+    Attributes:
+        edge: [B + 1] frames that bound the bins.
+        residual_px: [B, V] median residual in each bin; NaN without data.
+        drift_frames: [V] shift in the last third less that in the first; NaN if unknown.
+        uncertainty_frames: [V] standard deviation of the drift.
+        drifts: [V] whether the drift is more than chance: the video lost frames, or the clock runs differently.
     """
 
     edge: Array
@@ -62,11 +71,20 @@ class OverTime:
 def estimate_shifts(
     center_px: Array, frame: NDArray[np.int64], rig: Rig, use: Mask, max_shift_frames: float = 15.0
 ) -> tuple[Shift, ...]:
-    """Each camera's constant time shift against the others, [V] of them.
+    """Estimate each camera's constant time shift against the others.
 
-    center_px: [N, V, 2] silhouettes' centres in raw px; frame: [N] increasing video frames; use: [N, V] which centres
-    to trust. Several cameras may be late, but most must be synchronous. A late camera drags the point that the others
-    are compared with: the one that stands out most is corrected first, then all are measured anew.
+    Several cameras may be late, but most must be synchronous. A late camera drags the point that the others are compared
+    with: the one that stands out most is corrected first, then all are measured anew.
+
+    Args:
+        center_px: [N, V, 2] silhouettes' centres, raw px; NaN without one.
+        frame: [N] increasing video frames.
+        rig: V calibrated cameras.
+        use: [N, V] which centres to trust.
+        max_shift_frames: the largest shift looked for.
+
+    Returns:
+        The V cameras' shifts.
     """
     tracks = _Tracks(center_px, frame, rig, use)
     applied, trusted = np.zeros(len(rig)), np.ones(len(rig), bool)
@@ -77,6 +95,7 @@ def estimate_shifts(
         if trusted.sum() > 3 and np.nanmax(spread, initial=0) > max(CONTRADICTS * _median(spread), NEGLIGIBLE_PX):
             trusted[np.nanargmax(spread)] = False
             continue
+        # What each camera is late by beyond what was corrected already; then the latest of the significant ones is corrected.
         remainder = _remainders(np.array([m.shift for m in measured]) - applied, trusted)
         late = [
             abs(r) if t and m.significant(a + r, r) else 0.0
@@ -106,9 +125,18 @@ def estimate_shifts(
 def residual_over_time(
     center_px: Array, frame: NDArray[np.int64], rig: Rig, use: Mask, bins: int = 10, max_shift_frames: float = 15.0
 ) -> OverTime:
-    """How each camera agrees with the others in each of `bins` equal stretches of time, and whether its time drifts.
+    """Measure how each camera agrees with the others over time, and whether its time drifts.
 
-    Arguments as for `estimate_shifts`. The first third's shifts are compared with the last third's.
+    Args:
+        center_px: [N, V, 2] silhouettes' centres, raw px; NaN without one.
+        frame: [N] increasing video frames.
+        rig: V calibrated cameras.
+        use: [N, V] which centres to trust.
+        bins: equal stretches of time.
+        max_shift_frames: the largest shift looked for.
+
+    Returns:
+        Residuals by bin, and each camera's shift in the last third of the capture against that in the first.
     """
     tracks = _Tracks(center_px, frame, rig, use)
     edge = np.linspace(frame[0], frame[-1] + 1, bins + 1)
@@ -129,7 +157,11 @@ def residual_over_time(
 
 @dataclass(frozen=True)
 class _Measured:
-    """A camera against the others: shift NaN if unknown; spread and residual, px, at that shift and as it is."""
+    """A camera against the others.
+
+    shift, uncertainty: in frames; NaN and inf if unknown. spread_px, residual_px: of its errors at that shift, see
+    `_agreement`. spread_now_px, residual_now_px: of its errors as they are.
+    """
 
     shift: float
     uncertainty: float
@@ -139,7 +171,7 @@ class _Measured:
     residual_now_px: float
 
     def significant(self, total: float, remainder: float) -> bool:
-        """Whether a shift `remainder` beyond what was corrected already, `total` in all, is more than chance."""
+        """Whether a shift of `total` frames, of which `remainder` is not corrected yet, is more than chance."""
         beyond_chance = abs(remainder) >= max(MIN_SHIFT, SIGMAS * self.uncertainty)
         return bool(beyond_chance and abs(total) >= MIN_SHIFT and self.spread_px <= EXPLAINED * self.spread_now_px)
 
@@ -193,12 +225,13 @@ class _Tracks:
         placed = self.placed(view, applied, trusted)
         known = np.isfinite(placed).all(axis=-1)
         now = _agreement(self.at(self.tracks[view], self.frame) - placed)
-        # The nearest sample first: at shifts by whole samples nothing is interpolated, which would smooth noise away
-        # and make the shifts between look better than they are.
+        # Whole samples first: there nothing is interpolated, which would smooth noise away and make the shifts between
+        # samples look better than they are.
         samples = np.arange(-int(limit / self.stride), int(limit / self.stride) + 1) * self.stride
         spreads = [_agreement(self.at(self.tracks[view], self.frame + d) - placed)[0] for d in samples]
         if not np.isfinite(spreads).any():
             return _Measured(np.nan, np.inf, *now, *now)
+        # Then between samples, by Newton-like steps of at most one sample.
         shift, uncertainty = float(samples[np.nanargmin(spreads)]), np.inf
         for _ in range(5):
             step, uncertainty = self.refine(view, (self.frame[known], placed[known]), shift)
@@ -211,9 +244,10 @@ class _Tracks:
     def refine(self, view: int, placed: tuple[Array, Array], shift: float) -> tuple[float, float]:
         """How much later than `shift` a camera agrees best with the track `placed`, and the standard deviation of that.
 
-        Linear in time: track(t + d) = placed(t) + constant - velocity(t + d) * step. Both velocities are noisy, hence
-        the instrumental-variable estimate with the one that the other cameras see, -cov(v', error) / cov(v', v), which
-        noise does not bias; a still mouse makes it undetermined, and its jackknife over stretches of time says so.
+        Linear in time: track(t + d) = placed(t) + constant - velocity(t + d) * step. Both velocities are noisy, which
+        would bias a least-squares step towards 0. The instrumental-variable estimate -cov(v', error) / cov(v', v), with
+        the velocity v' that the other cameras see, is not biased. A still mouse leaves it undetermined, and its jackknife
+        over stretches of time says so.
         """
         time, h = placed[0], self.stride
         error = self.at(self.tracks[view], time + shift) - placed[1]
@@ -223,6 +257,7 @@ class _Tracks:
         if good.sum() < MIN_SAMPLES:
             return 0.0, np.inf
         error, own, others, time = error[good], own[good] / (2 * h), others[good] / (2 * h), time[good]
+        # A constant bias, as of a camera that sees the mouse from behind, is no shift.
         error = error - np.median(error, axis=0)
         distance = np.linalg.norm(error, axis=-1)
         # Cauchy's weights: a silhouette that misses half of the mouse counts little.
@@ -235,6 +270,7 @@ class _Tracks:
         correlation = products(own, others).sum() / np.sqrt(products(own, own).sum() * products(others, others).sum())
         if not correlation > MIN_CORRELATION:
             return 0.0, np.inf
+        # Sums by block give the estimate without each of them: the jackknife.
         block = np.minimum((np.arange(len(time)) * BLOCKS) // len(time), BLOCKS - 1)
         up = np.bincount(block, products(others, error), BLOCKS)
         down = np.bincount(block, products(others, own), BLOCKS)

@@ -1,4 +1,7 @@
-"""World up, from what the cameras, the floor under the animal and the calibration say. Arrays in, arrays out, no files."""
+"""World up, from what the cameras, the floor under the animal and the calibration say. Arrays in, arrays out, no files.
+
+Conventions are those of `camera`; directions are unit vectors [3] in the calibration's world.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,20 +22,24 @@ WARN_DEG = 3.0  # a candidate farther than this from the chosen direction is war
 # it takes: points, spread of the animal's places, certainty, cameras (cones of fewer leave phantoms beside a tail).
 FLOOR_FRAMES, CELL_MM, BELOW, PARTS = 500, 4.0, 0.05, 10
 FLOOR_POINTS, FLOOR_SPAN_MM, FLOOR_MAX_DEG, FLOOR_CAMERAS = 100, 15.0, 5.0, 4
-# What repeated measuring does not show: the lowest points' heights differ with the posture and so with the place, and a
-# rig may lean as a whole.
+# Errors that repeated measuring does not show: the lowest points' heights differ with the posture, and so with the place;
+# and a rig may lean as a whole.
 BIAS_MM, LEAN_DEG = 0.3, 2.0
-# An axis of the calibration within three uncertainties of what was measured, but at least and at most so many degrees, is
-# meant to be up, and is exact where the measurement is not. Of worlds turned at random one in 22 has an axis within 10.
+# An axis of the calibration within three uncertainties of the measured direction, or within SNAP_DEG, but never beyond
+# SNAP_MAX_DEG, is meant to be up, and is exact where the measurement is not. Of worlds turned at random, one in 22 has an
+# axis within 10 degrees.
 SNAP_DEG, SNAP_MAX_DEG = 1.0, 10.0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One opinion about world up. up: [3] unit vector in the calibration's world.
+    """One opinion about world up.
 
-    uncertainty_deg: standard deviation of its direction, as measured; None of the calibration, which is not measured.
-    method `axis`: the axis of the calibration nearest to the chosen direction, where the calibration was not asked.
+    Attributes:
+        method: where it comes from; `axis` is the calibration's axis nearest to the chosen direction, listed where the
+            calibration itself was not asked.
+        up: [3] unit vector.
+        uncertainty_deg: standard deviation of the direction, degrees; None for the calibration, which is not measured.
     """
 
     method: Literal["calibration", "axis", "floor", "cameras"]
@@ -42,7 +49,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen up [3], the method it comes from, all candidates, and why one of them is missing."""
+    """What was chosen, and from what.
+
+    Attributes:
+        up: [3] unit vector.
+        method: the candidate's that was chosen.
+        candidates: all opinions.
+        missing: why a method has none, by method.
+    """
 
     up: Array
     method: str
@@ -50,10 +64,15 @@ class Choice:
     missing: dict[str, str]
 
     def confidence(self, candidate: Candidate) -> float:
-        """How much a candidate can be trusted, 0 to 1.
+        """How much a candidate can be trusted.
 
-        Of a measured one, the probability that it lies within WARN_DEG of the truth, were its errors normally distributed
-        with its uncertainty. Of the calibration, how well it agrees with the measured ones together; 0 without any.
+        Args:
+            candidate: one of `candidates`.
+
+        Returns:
+            0 to 1. For a measured one, the probability that it lies within WARN_DEG of the truth, if its errors are
+            normally distributed with its uncertainty. For the calibration, how well it agrees with the measured ones
+            together; 0 without any.
         """
         if candidate.uncertainty_deg is not None:
             return float(1 - np.exp(-0.5 * (WARN_DEG / max(candidate.uncertainty_deg, 0.01)) ** 2))
@@ -65,10 +84,10 @@ class Choice:
         return float(np.exp(-0.5 * off**2 / (1 / sum(weights.values()) + SNAP_DEG**2)))
 
     def warnings(self) -> list[str]:
-        """A sentence for every opinion that lies more than WARN_DEG from the chosen direction, or where nothing is measured."""
+        """Sentences for a person: one for each opinion farther than WARN_DEG from the chosen, or that nothing is measured."""
         if all(c.uncertainty_deg is None for c in self.candidates):
             reasons = "; ".join(f"{method}: {reason}" for method, reason in self.missing.items())
-            return [f"nothing measured tells which way is up ({reasons}): the calibration is taken at its word"]
+            return [f"nothing measured tells which way is up ({reasons}): the calibration is trusted"]
         return [
             f"up by {c.method} is {angle_deg(c.up, self.up):.1f} degrees from the chosen up (by {self.method}); confidence "
             f"{self.confidence(c):.2f}"
@@ -78,7 +97,14 @@ class Choice:
 
 
 def axis_vector(name: str | Sequence[float]) -> Array:
-    """Unit vector [3] of "+x" ... "-z", or of three numbers."""
+    """Make a direction of a setting.
+
+    Args:
+        name: "+x", "-x", "+y", "-y", "+z", "-z", or three numbers, not all 0.
+
+    Returns:
+        [3] unit vector.
+    """
     if not isinstance(name, str):
         direction = np.asarray(name, np.float64) / np.abs(name).max()  # first, so that no square overflows
         return direction / np.linalg.norm(direction)
@@ -86,16 +112,34 @@ def axis_vector(name: str | Sequence[float]) -> Array:
 
 
 def angle_deg(a: Array, b: Array) -> float:
-    """Angle between two unit vectors [3], in degrees."""
+    """Measure the angle between two directions, exactly also where it is small.
+
+    Args:
+        a: [3] unit vector.
+        b: [3] unit vector.
+
+    Returns:
+        Degrees, 0 to 180.
+    """
     return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
 
 
 def choose_up(method: str, up_axis: str | Sequence[float] | None, rig: Rig, thin_mm: Array) -> Choice:
-    """World up by `method`: calibration (the direction `up_axis`; None is "+z"), floor, cameras, or auto.
+    """Choose world up.
 
-    thin_mm: [N, K, 4] points of tail and paws with their depth, as hull.Hull.thin_mm; NaN behind the last. auto takes the
-    floor where it is known, else the cameras; and instead of either the axis of the calibration that agrees with it.
-    Raises UserError if the asked-for method cannot tell.
+    Args:
+        method: calibration, floor, cameras, or auto: the floor if it is known, else the cameras; instead of either the
+            calibration's axis that agrees with it, if one does.
+        up_axis: the calibration's up, see `axis_vector`; None: "+z".
+        rig: the calibrated cameras.
+        thin_mm: [N, K, 4] points of tail and paws in the world with their depth, mm, as hull.Hull.thin_mm; NaN behind
+            the last.
+
+    Returns:
+        The choice, with all opinions.
+
+    Raises:
+        UserError: the method asked for cannot tell.
     """
     axis = axis_vector(up_axis or "+z")
     candidates: list[Candidate] = []
@@ -139,12 +183,19 @@ def _agreed(measured: dict[str, Candidate], otherwise: Array) -> Candidate:
 
 
 def up_from_cameras(rig: Rig) -> Candidate:
-    """The direction that is most nearly at right angles to all cameras' horizontals, which are level in a level camera.
+    """Find the direction most nearly at right angles to all cameras' horizontal axes: in a level camera that axis is level.
 
     A camera's pitch does not matter, as it would to the mean of the image-up vectors; its roll does. The uncertainty is
     that of a least-squares normal to directions whose rolls are independent, and LEAN_DEG for a rig that leans as a whole.
-    Raises ValueError for fewer than three
-    cameras, or cameras that all look along one vertical plane.
+
+    Args:
+        rig: the calibrated cameras.
+
+    Returns:
+        The cameras' opinion.
+
+    Raises:
+        ValueError: there are fewer than three cameras, or all look along one vertical plane.
     """
     if len(rig) < 3:
         raise ValueError("two cameras do not tell how far they are from level")
@@ -164,13 +215,23 @@ def _mean_image_up(rig: Rig, otherwise: Array) -> Array:
 
 
 def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
-    """Normal of the floor: the plane that tail and paws of all frames stand on, found from a `start` [3] some 20 degrees off.
+    """Find the normal of the floor: the plane that tail and paws of all frames stand on.
 
-    thin_mm: [N, K, 4] points and their depth. The back of an animal rises and falls with its posture, on the demo by 1.6
-    degrees in the fitted plane; what lies on the floor does not. The lowest points of each frame, one for each cell of
-    the plane, are fitted by quantile regression (Koenker and Bassett 1978): a share BELOW of them may lie under the floor.
-    The uncertainty is the jackknife's over parts of the capture, and BIAS_MM over the spread of the animal's places. Raises
-    ValueError if these span no plane (an animal that stays where it is shows the plane of its posture), or parts disagree.
+    The back of an animal rises and falls with its posture, on the demo by 1.6 degrees in the fitted plane; what lies on
+    the floor does not. The lowest points of each frame, one for each cell of the plane, are fitted by quantile regression
+    (Koenker and Bassett, Econometrica 1978): a share BELOW of them may lie under the floor. The uncertainty is the
+    jackknife's over parts of the capture, together with BIAS_MM over the spread of the animal's places.
+
+    Args:
+        thin_mm: [N, K, 4] points of tail and paws in the world with their depth, mm; NaN behind the last.
+        start: [3] a direction within some 20 degrees of up.
+
+    Returns:
+        The floor's opinion.
+
+    Raises:
+        ValueError: there are too few points; the animal's places span no plane (an animal that stays where it is shows
+            the plane of its posture); or parts of the capture disagree.
     """
     frames = thinned(np.flatnonzero(np.isfinite(thin_mm[:, :, 0]).any(axis=1)), FLOOR_FRAMES)
     chosen = thin_mm[frames].astype(np.float64)
@@ -183,10 +244,11 @@ def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
     spread = float(np.linalg.svd(places - places.mean(axis=0), compute_uv=False)[1] / np.sqrt(len(places)))
     if spread < FLOOR_SPAN_MM:
         raise ValueError(f"the animal's places do not span a plane (they spread by {spread:.0f} mm across)")
+    # Parts of the capture, not single frames: neighbouring frames have the same errors.
     part = frame * PARTS // (frame.max() + 1)
     others = np.stack([_floor_normal(points[k], depth[k], frame[k], up) for k in (part != p for p in range(PARTS))])
     variance = (PARTS - 1) * ((others - others.mean(axis=0)) ** 2).sum(axis=1).mean()
-    # Of a direction: both components together; its standard deviation along one is this by the square root of 2.
+    # `variance` is of both components of the direction together, hence half of it for the deviation along one.
     uncertainty = float(np.degrees(np.hypot(np.sqrt(variance / 2), BIAS_MM / spread)))
     if uncertainty > FLOOR_MAX_DEG:
         raise ValueError(f"the animal does not show one floor (parts of the capture differ: {uncertainty:.0f} degrees)")
@@ -196,10 +258,13 @@ def up_from_floor(thin_mm: Array, start: Array) -> Candidate:
 def _floor_normal(points: Array, depth: Array, frame: NDArray[np.intp], start: Array) -> Array:
     """Normal [3] of the plane under points [n, 3] with their depth [n], of frames [n]."""
     up = start / np.linalg.norm(start)
+    # What is lowest depends on up, so both are found in turn.
     for _ in range(8):
         first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
         first /= np.linalg.norm(first)
         plane = np.stack([first, np.cross(up, first)])
+        # A point stands for a ball of its depth, whose lower side may touch the floor. One point for each cell and frame:
+        # a tail above the floor must not outvote the paw under it.
         height = points @ up - depth
         cell = np.column_stack([frame, np.floor(points @ plane.T / CELL_MM)])
         order = np.lexsort((height, *cell.T))
@@ -217,7 +282,7 @@ def _floor_normal(points: Array, depth: Array, frame: NDArray[np.intp], start: A
 def _quantile_plane(xy: Array, height: Array, quantile: float) -> Array:
     """Slope [2] of the plane over xy [n, 2] that a share `quantile` of the heights [n] lies below.
 
-    Iteratively re-weighted least squares: 20 micrometres keep the weights finite.
+    By iteratively re-weighted least squares; residuals below 20 micrometres count as such, which keeps weights finite.
     """
     A = np.column_stack([xy - xy.mean(axis=0), np.ones(len(xy))])
     fit = np.array([0, 0, np.quantile(height, quantile)])

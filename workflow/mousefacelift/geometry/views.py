@@ -1,6 +1,7 @@
 """Rigid transforms and virtual views: cameras that look at the mouse, and where their pixels lie in a raw frame.
 
-Conventions are those of `camera`: OpenCV camera frame, first pixel centre at (0.5, 0.5), float64.
+Conventions are those of `camera`. Virtual views live in normalised worlds: subject at the origin, +Z up, the mean camera
+at distance 2.7. fxfycxcy are pinhole intrinsics fx, fy, cx, cy in pixels of the view.
 """
 
 import numpy as np
@@ -16,20 +17,43 @@ FACELIFT_ELEVATION = 20.0  # degrees, of all of its training views
 
 
 def rigid(R: Array, t: Array) -> Array:
-    """[..., 4, 4] matrices from rotations [..., 3, 3] and translations [..., 3]."""
+    """Join rotations and translations.
+
+    Args:
+        R: [..., 3, 3] rotations.
+        t: [..., 3] translations.
+
+    Returns:
+        [..., 4, 4] matrices.
+    """
     matrix = np.zeros((*np.broadcast_shapes(R.shape[:-2], t.shape[:-1]), 4, 4))
     matrix[..., :3, :3], matrix[..., :3, 3], matrix[..., 3, 3] = R, t, 1
     return matrix
 
 
 def inverse_rigid(matrix: Array) -> Array:
-    """Inverse of [..., 4, 4] rotation-and-translation matrices."""
+    """Invert matrices of rotation and translation.
+
+    Args:
+        matrix: [..., 4, 4] without scale.
+
+    Returns:
+        [..., 4, 4] inverses.
+    """
     R = np.swapaxes(matrix[..., :3, :3], -1, -2)
     return rigid(R, -(R @ matrix[..., :3, 3:])[..., 0])
 
 
 def rotation_between(a: ArrayLike, b: ArrayLike) -> Array:
-    """The smallest rotation matrix that turns direction a [3] into direction b [3] (Rodrigues' formula)."""
+    """Find the smallest rotation that turns one direction into another, by Rodrigues' formula.
+
+    Args:
+        a: [3] of any length.
+        b: [3] of any length.
+
+    Returns:
+        [3, 3] rotation with R @ a parallel to b.
+    """
     a = np.asarray(a, np.float64) / np.linalg.norm(a)
     b = np.asarray(b, np.float64) / np.linalg.norm(b)
     axis, cosine = np.cross(a, b), float(a @ b)
@@ -43,10 +67,17 @@ def rotation_between(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def look_at(center: ArrayLike, target: ArrayLike) -> Array:
-    """World-to-camera rotations [..., 3, 3] of level cameras at `center` [..., 3] looking at `target` [..., 3].
+    """Turn level cameras towards a target. World up, +Z, is upright in the image: roll is exactly zero.
 
-    World up is +Z and appears upright in the image: roll is exactly zero. Undefined for a camera straight above or
-    below its target; raises ValueError there.
+    Args:
+        center: [..., 3] optical centres.
+        target: [..., 3] points to look at.
+
+    Returns:
+        [..., 3, 3] world-to-camera rotations.
+
+    Raises:
+        ValueError: a camera is straight above or below its target, where roll is undefined.
     """
     forward = np.asarray(target, np.float64) - np.asarray(center, np.float64)
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
@@ -59,9 +90,14 @@ def look_at(center: ArrayLike, target: ArrayLike) -> Array:
 
 
 def orbit(azimuth_deg: ArrayLike, elevation_deg: float) -> Array:
-    """Camera-to-world matrices [V, 4, 4] of level cameras that look at the origin from MEAN_CAMERA_DISTANCE.
+    """Place level cameras that look at the origin from MEAN_CAMERA_DISTANCE.
 
-    azimuth_deg: [V] about +Z from +X; elevation_deg: above the XY plane, short of the poles.
+    Args:
+        azimuth_deg: [V] about +Z from +X.
+        elevation_deg: above the XY plane, short of the poles.
+
+    Returns:
+        [V, 4, 4] camera-to-world matrices.
     """
     azimuth, elevation = np.deg2rad(np.asarray(azimuth_deg, np.float64)), np.deg2rad(elevation_deg)
     ring = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
@@ -70,12 +106,19 @@ def orbit(azimuth_deg: ArrayLike, elevation_deg: float) -> Array:
 
 
 def moved_to_mean_distance(c2w: Array, fxfycxcy: Array) -> tuple[Array, Array]:
-    """Cameras moved along their optical axes to MEAN_CAMERA_DISTANCE from the origin, whatever their images show.
+    """Move cameras along their optical axes to MEAN_CAMERA_DISTANCE from the origin, whatever their images show.
 
-    c2w [..., 4, 4], fxfycxcy [..., 4] in px, of cameras that look at the origin; distances D are measured along the axis.
-    Focal lengths are multiplied by 2.7 / D, so that what lies at the origin's depth keeps its pixels. A point X beside the
-    axis and z behind the origin had its pixel at f X / (D + z), and is now projected to (f 2.7 / D) X / (2.7 + z), which
-    differs by f X z (2.7 - D) / (D (2.7 + z) (D + z)).
+    Focal lengths are multiplied by 2.7 / D, D being the distance along the axis, so that what lies at the origin's depth
+    keeps its pixels. A point X beside the axis and z behind the origin had its pixel at f X / (D + z), and is now
+    projected to (f 2.7 / D) X / (2.7 + z), which differs by f X z (2.7 - D) / (D (2.7 + z) (D + z)).
+
+    Args:
+        c2w: [..., 4, 4] camera to world, of cameras that look at the origin.
+        fxfycxcy: [..., 4] intrinsics, px.
+
+    Returns:
+        [..., 4, 4] moved camera-to-world matrices.
+        [..., 4] their intrinsics, px.
     """
     axis, center = c2w[..., :3, 2], c2w[..., :3, 3]
     distance = -(axis * center).sum(-1, keepdims=True)
@@ -86,29 +129,51 @@ def moved_to_mean_distance(c2w: Array, fxfycxcy: Array) -> tuple[Array, Array]:
 
 
 def common_normal(directions: Array) -> tuple[Array, Array]:
-    """The unit vector [3], of either sign, most nearly at right angles to unit directions [N, 3].
+    """Find the vector most nearly at right angles to directions, in least squares of the cosines.
 
-    In least squares of the cosines; also the eigenvalues [3] of the directions' summed outer products, ascending.
+    Args:
+        directions: [N, 3] unit vectors.
+
+    Returns:
+        [3] unit vector of either sign.
+        [3] eigenvalues of the directions' summed outer products, ascending: the first is the sum of squared cosines.
     """
     strength, axes = np.linalg.eigh(directions.T @ directions)
     return axes[:, 0], strength
 
 
 def azimuth_elevation(directions: ArrayLike) -> tuple[Array, Array]:
-    """Azimuth in [0, 360) about +Z from +X, and elevation above the XY plane, in degrees, of vectors [..., 3]."""
+    """Express vectors as angles.
+
+    Args:
+        directions: [..., 3] of any length.
+
+    Returns:
+        [...] azimuth about +Z from +X, degrees in [0, 360).
+        [...] elevation above the XY plane, degrees.
+    """
     d = np.asarray(directions, np.float64)
     azimuth = np.degrees(np.arctan2(d[..., 1], d[..., 0])) % 360
     return azimuth, np.degrees(np.arctan2(d[..., 2], np.hypot(d[..., 0], d[..., 1])))
 
 
 def view_map(camera: Camera, R_view: Array, fxfycxcy: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Where points of a virtual view lie in the raw frame: undistortion, rotation, zoom and resize in one map.
+    """Find where points of a virtual view lie in the raw frame: undistortion, rotation, zoom and resize in one map.
 
-    The virtual camera shares the raw camera's optical centre, has rotation R_view [3, 3] (world to view) and pinhole
-    intrinsics fxfycxcy [4] in pixels. x [W], y [H]: columns and rows of the wanted grid, in pixels of the view. Returns
-    raw pixels [H, W, 2], and [H, W] the ray's normalised radius in the raw camera, which is only meaningful up to
-    `field_radius`; inf behind the camera. A rotation about the optical centre is a homography, whatever the depth
+    The virtual camera shares the raw camera's optical centre. A rotation about that is a homography, whatever the depth
     (Hartley and Zisserman, Multiple View Geometry, 8.4).
+
+    Args:
+        camera: the raw camera.
+        R_view: [3, 3] rotation, world to view.
+        fxfycxcy: [4] the view's intrinsics, px.
+        x: [W] columns of the wanted grid, px of the view.
+        y: [H] rows of the wanted grid, px of the view.
+
+    Returns:
+        [H, W, 2] raw pixels.
+        [H, W] the ray's normalised radius in the raw camera; beyond `field_radius` the pixel is meaningless. inf behind
+        the camera.
     """
     fx, fy, cx, cy = fxfycxcy
     M = camera.R @ R_view.T

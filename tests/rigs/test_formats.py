@@ -1,3 +1,5 @@
+"""Every calibration format: its transposes, its pixel origin, and what is particular to it."""
+
 import json
 import pickle
 import re
@@ -9,46 +11,18 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy.spatial.transform import Rotation
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
-from mousefacelift.geometry.camera import Camera, pad_distortion, project
-from mousefacelift.rigs.checks import check_lengths, check_rig, checked_camera, optical_axes_meet
+from mousefacelift.geometry.camera import pad_distortion, project
 from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
-from mousefacelift.rigs.names import match_cameras
-from mousefacelift.rigs.registry import FORMATS, read_rig, write_rig
+from mousefacelift.rigs.registry import FORMATS, read_rig
 from support import rigfiles
-from support.paths import SHARED
-from support.rigfiles import FIXTURES, expected, rig
+from support.paths import ROOT
+from support.rigfiles import FIXTURES
+from support.rigs import CORNER, assert_same_rig, expected, rig
 
 pytestmark = pytest.mark.usefixtures("hdf5_in_this_process")
-
-EXAMPLES = SHARED / "calibrations"
-CORNER = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
-
-
-def example(name):
-    if not (EXAMPLES / name).exists():
-        pytest.skip(f"the example calibrations beside the repository (../shared/calibrations/{name}) are missing")
-    return EXAMPLES / name
-
-
-def assert_same_rig(found, wanted, atol=1e-9):
-    assert [c.name for c in found] == [c.name for c in wanted]
-    for a, b in zip(found, wanted, strict=True):
-        assert (a.width, a.height, a.fisheye) == (b.width, b.height, b.fisheye)
-        for name in ("K", "dist", "R", "t"):
-            np.testing.assert_allclose(
-                getattr(a, name), getattr(b, name), rtol=0, atol=atol, err_msg=f"{a.name}: {name}"
-            )
-
-
-def by_name(cameras):
-    return {camera.name: camera for camera in cameras}
 
 
 # --- Every format, its transposes and its pixel origin ---------------------------------------------------------------
@@ -573,281 +547,9 @@ def test_a_file_that_is_no_rig_is_named(tmp_path, content):
         rig_from_json(path)
 
 
-# --- Writers ---------------------------------------------------------------------------------------------------------
-
-lengths = st.floats(-2000, 2000, allow_subnormal=False)
-coefficients = st.floats(-3, 3, allow_subnormal=False)
-names = st.text(st.characters(codec="utf-8", categories=["L", "N"], include_characters="-_."), min_size=1, max_size=12)
-
-
-@st.composite
-def cameras(draw, skew, count, fisheye, unknown_size=False):
-    """Rigs of 2 to 4 cameras that a format with these abilities can hold."""
-    rig_names = draw(st.lists(names.filter(lambda n: set(n) != {"."}), min_size=2, max_size=4, unique=True))
-    made = []
-    for i, name in enumerate(rig_names):
-        is_fisheye = fisheye and draw(st.booleans()) if fisheye != "all or none" else False
-        fx, cx, cy = draw(st.floats(200, 4000)), draw(st.floats(300, 900)), draw(st.floats(300, 700))
-        K = np.array([[fx, draw(coefficients) if skew else 0, cx], [0, fx * draw(st.floats(0.8, 1.2)), cy], [0, 0, 1]])
-        dist = pad_distortion(draw(arrays(float, 4, elements=coefficients)), True) if is_fisheye else np.zeros(14)
-        if not is_fisheye and count:
-            dist[:count] = draw(arrays(float, count, elements=coefficients))
-        R = Rotation.from_rotvec(draw(arrays(float, 3, elements=st.floats(-3, 3, allow_subnormal=False)))).as_matrix()
-        center = draw(arrays(float, 3, elements=lengths)) + [5000 * i, 0, 0]
-        size = (0, 0) if unknown_size and draw(st.booleans()) else (1152 + i, 1024)
-        made.append(Camera(name, *size, K, dist, R, -R @ center, is_fisheye))
-    return tuple(made)
-
-
-ABILITIES = {
-    "opencv-json": {"skew": True, "count": 14, "fisheye": True, "unknown_size": True},
-    "anipose": {"skew": False, "count": 5, "fisheye": True},
-    "colmap": {"skew": False, "count": 8, "fisheye": True},
-    "transforms": {"skew": False, "count": 5, "fisheye": False},
-    "facelift": {"skew": False, "count": 0, "fisheye": False},
-}
-
-
-@pytest.mark.parametrize("format", ABILITIES)
-@given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_is_read_back(tmp_path, format, data):
-    written = data.draw(cameras(**ABILITIES[format]))
-    path = tmp_path / "rig"
-    write_rig(written, path, format)
-    for how in (format, "auto"):
-        assert_same_rig(read_rig(path, how), written)
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_every_writer_is_tried():
-    assert set(ABILITIES) == {name for name, each in FORMATS.items() if each.write}
-
-
-PLAIN = tuple(expected(truth) for truth in rig(skew=False, dist=False))
-
-
-def changed(**changes):
-    return (replace(PLAIN[0], **changes), *PLAIN[1:])
-
-
-SKEWED = changed(K=PLAIN[0].K + [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
-FISHEYE = changed(fisheye=True, dist=pad_distortion([0.1, 0, 0, 0], True))
-UNKNOWN_SIZE = changed(width=0, height=0)
-
-
-@pytest.mark.parametrize(
-    ("format", "cameras", "message"),
-    [
-        *((format, SKEWED, "has skew") for format in ("anipose", "colmap", "transforms", "facelift")),
-        *(
-            (format, UNKNOWN_SIZE, "image size is unknown")
-            for format in ("anipose", "colmap", "transforms", "facelift")
-        ),
-        ("anipose", changed(dist=np.eye(14)[5]), "more than Anipose's 5"),
-        ("colmap", changed(dist=np.eye(14)[8]), "thin-prism or tilt"),
-        ("transforms", changed(dist=np.eye(14)[7]), "coefficients after k3"),
-        ("facelift", changed(dist=np.eye(14)[0]), "has lens distortion"),
-        ("facelift", FISHEYE, "has lens distortion"),
-        ("transforms", FISHEYE, "mixes fisheye and others"),
-        ("colmap", changed(name="a/b"), "cannot be the name of an image file"),
-        ("dannce", PLAIN, "format 'dannce' cannot be written; these can: opencv-json"),
-        ("vicon", PLAIN, "format 'vicon' cannot be written"),
-        ("opencv-json", PLAIN[:1] * 2, "several cameras are named cam_1"),
-        ("opencv-json", (), "no cameras in it"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_refused_not_dropped(tmp_path, format, cameras, message):
-    with pytest.raises(UserError, match=f"{tmp_path / 'out'}: .*{message}"):
-        write_rig(cameras, tmp_path / "out", format)
-    assert not list(tmp_path.iterdir())
-
-
-# --- Matching cameras to videos --------------------------------------------------------------------------------------
-
-
-def called(*names):
-    return tuple(
-        replace(PLAIN[0], name=name, width=0, height=0, t=PLAIN[0].t + 100 * i) for i, name in enumerate(names)
-    )
-
-
-SIZE = (1152, 1024)
-
-
-@pytest.mark.parametrize(
-    ("capture", "calibration", "found"),
-    [
-        (["b", "a"], ["a", "b", "c"], ["b", "a"]),
-        (["left"], ["Left", "right"], ["Left"]),
-        (["1", "2"], ["Camera2", "Camera1"], ["Camera1", "Camera2"]),
-        (["1"], ["cam_1", "cam_11"], ["cam_1"]),
-        (["1", "11"], ["hires_cam11", "hires_cam1"], ["hires_cam1", "hires_cam11"]),
-        (["Camera1"], ["1", "2"], ["1"]),
-        (["E"], ["CameraE", "CameraS"], ["CameraE"]),
-        (["1"], ["1", "cam1"], ["1"]),
-        (["cam1"], ["Cam1", "front_cam1"], ["Cam1"]),
-    ],
-)
-def test_cameras_are_matched_by_name(capture, calibration, found):
-    rig_ = called(*calibration)
-    matched = match_cameras(rig_, capture, [SIZE] * len(capture), "capture x")
-    assert [c.name for c in matched] == capture
-    assert [(c.width, c.height) for c in matched] == [SIZE] * len(capture)
-    for camera, name in zip(matched, found, strict=True):
-        np.testing.assert_array_equal(camera.t, by_name(rig_)[name].t)
-
-
-@pytest.mark.parametrize(
-    ("capture", "calibration", "problem"),
-    [
-        (["1"], ["cam11", "cam21"], "camera '1' is not in the calibration"),
-        (["am"], ["cam"], "camera 'am' is not in the calibration"),
-        (["1"], ["left1", "right1"], "camera '1' could be any of left1, right1"),
-        (["a"], ["A", "a "], None),
-        (["1", "cam1"], ["Cam1"], "cameras '1' and 'cam1' are both the calibration's 'Cam1'"),
-    ],
-)
-def test_missing_and_ambiguous_cameras_list_both_sides(capture, calibration, problem):
-    if problem is None:
-        assert match_cameras(called(*calibration), capture, [SIZE], "capture x")[0].name == "a"
-        return
-    listing = f"the capture has {', '.join(capture)}; the calibration has {', '.join(calibration)}"
-    with pytest.raises(UserError, match=f"^capture x: {problem}: {listing}$"):
-        match_cameras(called(*calibration), capture, [SIZE] * len(capture), "capture x")
-
-
-def test_aliases_name_what_no_rule_finds():
-    matched = match_cameras(called("cam1", "cam2"), ["E", "2"], [SIZE] * 2, "x", {"E": "cam1"})
-    assert [c.t[0] for c in matched] == [c.t[0] for c in called("cam1", "cam2")]
-    with pytest.raises(UserError, match="camera 'E' is not in the calibration"):
-        match_cameras(called("cam1"), ["E"], [SIZE], "x", {"E": "cam9"})
-
-
-def test_another_resolution_is_noticed(capsys):
-    with pytest.raises(
-        UserError, match=r"calibrated at 1152x1024 px, but the video has 576x512 px.*another resolution"
-    ):
-        match_cameras(PLAIN[:1], ["cam_1"], [(576, 512)], "capture x")
-    with pytest.raises(UserError, match=r"principal point \(.*\) lies outside the 320x240 px video"):
-        match_cameras(called("cam_1"), ["cam_1"], [(320, 240)], "capture x")
-    corner = (replace(called("cam_1")[0], K=np.array([[1500.0, 0, 11], [0, 1500, 1020], [0, 0, 1]])),)
-    assert match_cameras(corner, ["cam_1"], [SIZE], "a principal point far off centre is rare, not wrong")
-    assert "warning" not in capsys.readouterr().err
-    beside = (replace(called("cam_1")[0], K=np.array([[5500.0, 0, 600], [0, 5500, 1560], [0, 0, 1]])),)
-    assert match_cameras(beside, ["cam_1"], [SIZE], "capture x")
-    assert "capture x: camera 'cam_1'" in (said := capsys.readouterr().err) and "(600.0, 1560.0) lies outside" in said
-
-
-# --- Checks ----------------------------------------------------------------------------------------------------------
-
-GOOD = {"K": PLAIN[0].K, "R": PLAIN[0].R, "t": PLAIN[0].t, "first_pixel": 0.5, "size": SIZE}
-MIRROR = np.diag([1.0, 1, -1])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"K": GOOD["K"].T}, r"K is not an intrinsic matrix .*other way round \(transposed\)"),
-        ({"K": GOOD["R"]}, "K is not an intrinsic matrix"),
-        ({"K": 2 * GOOD["K"]}, "K is not an intrinsic matrix"),
-        ({"K": GOOD["K"] * [[-1], [1], [1]]}, "focal lengths -.* must be positive"),
-        ({"K": GOOD["K"] * [[1], [0.3], [1]]}, "no camera's pixels are so oblong"),
-        ({"K": GOOD["K"] + 4000 * CORNER}, r"principal point at \(.*far outside the 1152x1024 px image"),
-        ({"R": GOOD["R"] * 1.01}, r"R is not a rotation matrix \(\|R R' - 1\| = 0\.02"),
-        ({"R": np.zeros((3, 3))}, "R is not a rotation matrix"),
-        ({"R": GOOD["R"] @ MIRROR}, r"R is mirrored \(det -1\)"),
-        ({"R": GOOD["R"] * np.nan}, "NaN or infinity"),
-        ({"t": np.zeros(2)}, "wrong shape"),
-        ({"dist": [1, 2, 3]}, "distortion: expected .* found 3"),
-        ({"dist": [np.inf]}, "distortion holds NaN or infinity"),
-        ({"dist": [1, 2, 3, 4, 5], "fisheye": True}, "distortion: expected 0 or 4 fisheye"),
-    ],
-)
-def test_each_implausible_camera_has_its_own_message(changes, message):
-    checked_camera("x", "a", **GOOD)
-    with pytest.raises(UserError, match=f"(?s)^file, camera 'a': .*{message}"):
-        checked_camera("file, camera 'a'", "a", **{**GOOD, **changes})
-
-
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", None, 3])
-def test_cameras_have_readable_names(name):
-    with pytest.raises(UserError, match="name must be readable text"):
-        checked_camera("x", name, **GOOD)
-
-
-def test_a_rig_must_fit_into_a_room():
-    check_lengths(PLAIN, "x")
-    for factor, hint in ((1e-3, r"larger \(m, not mm\) fits"), (1e3, r"smaller \(mm, not m\) fits")):
-        with pytest.raises(UserError, match=f"^x: translation: .*unit off by 1000.*{hint}"):
-            check_lengths(tuple(replace(c, t=c.t * factor) for c in PLAIN), "x")
-
-
-def test_the_frames_of_a_moving_camera_are_no_rig():
-    with pytest.raises(UserError, match="501 cameras, at most 500: are these the frames of a moving camera"):
-        check_rig(tuple(replace(PLAIN[0], name=str(i), t=PLAIN[0].t + i) for i in range(501)), "x")
-
-
-def test_cameras_at_one_pose_are_named_and_the_silhouettes_will_tell_which_is_wrong(capsys):
-    check_rig((*PLAIN, replace(PLAIN[0], name="copy")), "x")
-    assert "warning: x: cameras 'cam_1' and 'copy' have the same pose" in capsys.readouterr().err
-
-
-def test_optical_axes_of_a_ring_meet_in_front_of_all_and_parallel_ones_nowhere():
-    depths = optical_axes_meet(PLAIN)
-    np.testing.assert_allclose(depths, [np.linalg.norm(c.center) for c in PLAIN], rtol=0.1)
-    half_turn = replace(PLAIN[0], R=np.diag([-1, 1, -1]) @ PLAIN[0].R, t=np.diag([-1, 1, -1]) @ PLAIN[0].t)
-    assert (optical_axes_meet((half_turn, *PLAIN[1:])) > 0).tolist() == [False, True, True, True]
-    assert np.isnan(optical_axes_meet((PLAIN[0], replace(PLAIN[0], t=PLAIN[0].t + 50)))).all()
-
-
-# --- Real files ------------------------------------------------------------------------------------------------------
-
-
-def test_every_real_example_loads():
-    files = sorted(path for path in EXAMPLES.glob("*") if path.suffix in (".json", ".mat"))
-    if not files:
-        pytest.skip("the example calibrations beside the repository (../shared/calibrations) are missing")
-    for path in files:
-        assert read_rig(path), path
-
-
-def test_real_matlab_files_agree_with_their_published_opencv_form():
-    published = read_rig(example("dannce_markerless_mouse_1.opencv.json"))
-    content = json.loads(example("dannce_markerless_mouse_1.opencv.json").read_text())["cameras"]
-    files = {f"Camera{v}": example(f"markerless_mouse_1_hires_cam{v}_params.mat") for v in range(1, 7)}
-    found = read_rig(files)
-    assert_same_rig(found, [replace(camera, width=0, height=0) for camera in published])
-    assert abs(found[0].K[0, 1]) > 5, "this camera's skew is what makes it worth reading"
-    for camera in found:
-        truth = content[camera.name]
-        np.testing.assert_allclose(camera.K - CORNER, truth["K"], atol=1e-9)
-        np.testing.assert_allclose(camera.dist[:5], truth["dist_k1k2p1p2k3"], atol=1e-12)
-        np.testing.assert_allclose(camera.center, truth["C"], atol=1e-6)
-
-
-def test_real_labels_reproject_through_lens_and_skew():
-    path = example("label3d_demo.mat")
-    labels = scipy.io.loadmat(path)["labelData"].ravel()
-    compared = 0
-    for camera, entry in zip(read_rig(path), labels, strict=True):
-        world = entry[0, 0]["data_3d"].reshape(-1, 3)
-        one_based = entry[0, 0]["data_2d"].reshape(-1, 2)
-        found = project(world, camera)[0] + 0.5
-        labelled = np.isfinite(one_based).all(axis=1)
-        np.testing.assert_allclose(found[labelled], one_based[labelled], rtol=0, atol=1e-6)
-        compared += labelled.sum()
-    assert compared > 1000
-
-
-def test_a_real_rig_is_decided_as_mammals_whatever_is_transposed(tmp_path):
-    published = read_rig(example("dannce_markerless_mouse_1.opencv.json"))
-    for flip_K, flip_R in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        tables = [
-            {"K": (c.K - CORNER).T if flip_K else c.K - CORNER, "R": c.R.T if flip_R else c.R, "T": c.t}
-            for c in published
-        ]
-        (tmp_path / "new_cam.pkl").write_bytes(pickle.dumps(tables))
-        for camera, truth in zip(read_rig(tmp_path / "new_cam.pkl"), published, strict=True):
-            np.testing.assert_allclose(camera.K, truth.K, atol=1e-9)
-            np.testing.assert_allclose(camera.R, truth.R, atol=1e-12)
+def test_the_documentations_table_lists_the_formats_and_those_that_are_written():
+    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+    table = re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| (yes )?\|$", text, re.MULTILINE)
+    assert [(name, bool(written)) for name, written in table] == [
+        (n, each.write is not None) for n, each in FORMATS.items()
+    ]

@@ -24,6 +24,7 @@ from mousefacelift.rigs.names import match_cameras
 from mousefacelift.rigs.registry import read_rig
 from support import rigfiles
 from support.rigfiles import FIXTURES, files_of
+from support.rigs import rig
 
 SIZE = (1152, 1024)
 
@@ -247,7 +248,7 @@ def test_hdf5_bombs_are_named_before_memory_is_taken(tmp_path, limited_memory):
 
 
 def test_hdf5_files_may_not_point_elsewhere_or_unfold(tmp_path, limited_memory):
-    original = rigfiles.multicam_h5(tmp_path, rigfiles.rig())
+    original = rigfiles.multicam_h5(tmp_path, rig())
 
     def with_rotation(name, make):
         path = tmp_path / f"{name}.h5"
@@ -297,7 +298,7 @@ def test_hdf5_files_may_not_point_elsewhere_or_unfold(tmp_path, limited_memory):
 
 def test_hdf5_files_on_which_the_library_never_ends_are_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr("mousefacelift.rigs.containers.hdf5.MAX_CPU_SECONDS", 1)
-    path = rigfiles.multicam_h5(tmp_path, rigfiles.rig())
+    path = rigfiles.multicam_h5(tmp_path, rig())
     data = bytearray(path.read_bytes())
     # The heap of camera names: a free block of no size, after which the library looks for the next one for ever.
     heap = data.index(b"GCOL")
@@ -318,7 +319,7 @@ def test_hdf5_is_read_alike_in_a_process_of_its_own(tmp_path):
 
 
 def test_text_in_hdf5_files_is_bounded(tmp_path):
-    path = rigfiles.multicam_h5(tmp_path, rigfiles.rig())
+    path = rigfiles.multicam_h5(tmp_path, rig())
     with h5py.File(path, "r+") as file:
         del file["camera_parameters/camera_names"]
         file["camera_parameters/camera_names"] = np.array(["x" * 60_000] * 4, h5py.string_dtype())
@@ -330,7 +331,7 @@ def test_text_in_hdf5_files_is_bounded(tmp_path):
 
 
 def test_zlib_bombs_in_matlab_files_are_left_packed(tmp_path):
-    (truth, *_) = rigfiles.rig()
+    (truth, *_) = rig()
     scipy.io.savemat(tmp_path / "a.mat", rigfiles.dannce_table(truth), do_compression=True)
     packer = zlib.compressobj()
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
@@ -347,7 +348,7 @@ def test_zlib_bombs_in_matlab_files_are_left_packed(tmp_path):
 
 
 def test_matlab_arrays_that_claim_more_than_is_there(tmp_path, limited_memory):
-    (truth, *_) = rigfiles.rig()
+    (truth, *_) = rig()
     path = tmp_path / "a.mat"
     scipy.io.savemat(path, {"params": rigfiles.cell([rigfiles.dannce_table(truth)]), "camnames": rigfiles.cell(["a"])})
     data = path.read_bytes()
@@ -361,7 +362,7 @@ def test_matlab_arrays_that_claim_more_than_is_there(tmp_path, limited_memory):
 
 @pytest.mark.parametrize("missing", ["K", "r", "t", "RDistort", "TDistort"])
 def test_missing_matlab_fields_are_named(tmp_path, missing):
-    (truth, *_) = rigfiles.rig()
+    (truth, *_) = rig()
     table = rigfiles.dannce_table(truth)
     del table[missing]
     scipy.io.savemat(tmp_path / "cam1.mat", table)
@@ -383,7 +384,7 @@ def test_missing_matlab_fields_are_named(tmp_path, missing):
     ],
 )
 def test_wrong_matlab_fields_are_named(tmp_path, changes, message):
-    (truth, *_) = rigfiles.rig()
+    (truth, *_) = rig()
     scipy.io.savemat(tmp_path / "cam1.mat", {**rigfiles.dannce_table(truth), **changes})
     with pytest.raises(UserError, match=rf"cam1\.mat, camera 'cam1': {message}"):
         read_rig(tmp_path / "cam1.mat")
@@ -446,7 +447,7 @@ def test_errors_in_a_folders_file_begin_with_the_capture(tmp_path, name, file):
 
 
 def test_numbers_that_are_none_say_so(tmp_path):
-    truths = rigfiles.rig()
+    truths = rig()
     source = rigfiles.jarvis(tmp_path, truths)
     path = source["cam_2"]
     path.write_text(re.sub(r"data: \[ [^,]*,", "data: [ .Nan,", path.read_text(), count=1))
