@@ -115,7 +115,8 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
 
     Raises UserError if the chunks are not the capture's, a calibration is damaged, or a camera contradicts the others in
-    place or in time. In the last case qc-failed.json and qc-failed.png are all that is written.
+    place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
+    qc-failed.png, which are then all that is written.
     """
     measures, chunk = _read_chunks(capture, chunks)
     rig = read_capture_rig(capture)
