@@ -34,22 +34,27 @@ from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.reports import plot_agreement, print_agreement
+from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement
 
-# Synchrony is judged on this many stretches of this many candidate frames. More frames take time and change nothing.
+# Synchrony is judged on this many stretches of this many candidate frames, however long the capture is.
 STRETCHES, STRETCH_FRAMES = 10, 400
 # From a mouse pup to a large rat with its tail.
 SMALLEST_MM, LARGEST_MM = 10.0, 600.0
-# Frames for which the hull of the other cameras is made, too.
+# The hulls without each one of the cameras are made for this many frames.
 LEAVE_ONE_OUT_FRAMES = 100
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where N frames' silhouettes place the mouse, by their centres of mass alone.
+    """N frames' silhouettes in space, and where they place the mouse by their centres of mass alone.
 
-    found: [N, V] whether there is a silhouette. rays: [N, V, 3] through its centre of mass, in the calibration's world.
-    use: [N, V] whether it is triangulated from. triangulated_mm [N, 3], residual_px [N, V]: see `agreement.locate`.
+    found: [N, V] whether there is a silhouette.
+    rays: [N, V, 3] through its centre of mass, in the calibration's world.
+    use: [N, V] whether it is triangulated from.
+    triangulated_mm: [N, 3] the mouse's centre, see `agreement.locate`.
+    residual_px: [N, V] distance of the silhouette's centre from it in the raw frame.
+    outline_px: [N, V, S, 2] polygon around the silhouette in the raw frame.
+    outline_rays: [N, V, S, 3] through its corners, in the camera frame.
     """
 
     found: NDArray[np.bool_]
@@ -57,13 +62,16 @@ class Places:
     use: NDArray[np.bool_]
     triangulated_mm: Array
     residual_px: Array
+    outline_px: Array
+    outline_rays: Array
 
 
 @dataclass(frozen=True)
 class Hulls:
-    """N frames' visual hulls in V cameras, as subject.h5 holds them.
+    """N frames' visual hulls in V cameras: what subject.h5 holds of them (see `Subject`), and more.
 
-    Beyond that, centroid_mm: [N, 3]; iou_others, iou_without: [N, V], of some frames alone (see `hull.Hull`).
+    centroid_mm: [N, 3].
+    iou_others, iou_without: [N, V], in some frames alone; see `hull.Hull`.
     """
 
     volume_mm3: Array
@@ -79,7 +87,7 @@ class Hulls:
 
     @classmethod
     def unknown(cls, frames: int, views: int) -> Self:
-        """Of frames without a hull."""
+        """Those of frames without a hull."""
         return cls(
             volume_mm3=np.zeros(frames),
             centroid_mm=np.full((frames, 3), np.nan),
@@ -102,69 +110,45 @@ class Hulls:
 def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
     """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
 
-    Raises UserError if a calibration is damaged, a camera contradicts the others in place, or in time.
+    Raises UserError if the chunks are not the capture's, a calibration is damaged, or a camera contradicts the others in
+    place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
+    qc-failed.png, which are then all that is written.
     """
-    parts = _read_chunks(capture, chunks)
+    measures, chunk = _read_chunks(capture, chunks)
     rig = read_capture_rig(capture)
-    measures = ChunkMeasures.joined(parts)
 
     places = _locate(rig, measures, settings)
     _check_agreement(capture, rig, measures, places, settings)
     large = oversized(rig, places.triangulated_mm, measures.area_px, settings.max_area_ratio)
     flags = measures.flags | np.where(large, Flag.LARGE, 0).astype(measures.flags.dtype)
-
-    outline_px = surrounding_polygon(measures.support_px)
-    outline_rays = np.stack([pixel_rays(outline_px[:, v], camera) for v, camera in enumerate(rig)], axis=1)
-    radius_mm = outline_radius(rig, places.triangulated_mm, outline_rays)
+    radius_mm = outline_radius(rig, places.triangulated_mm, places.outline_rays)
     _check_unit(capture, radius_mm)
-    hulls = _hulls(chunks, parts, rig, places, radius_mm, settings, threads)
+    hulls = _hulls(chunks, chunk, rig, places, radius_mm, settings, threads)
+    subject = _subject(capture, rig, measures, chunk, flags, places, hulls)
 
     shifts, course = _synchrony(rig, measures, places, settings)
-    report = _report(capture, flags, places.residual_px, hulls, shifts, course)
+    report = _report(subject, hulls, shifts, course)
     print_agreement(report)
-    _check_report(capture, report, measures.time_s, places.residual_px, hulls, output, settings)
+    _check_report(capture, report, subject, output, settings)
 
-    subject = Subject(
-        capture=capture.name,
-        cameras=capture.cameras,
-        frame=measures.frame,
-        time_s=measures.time_s,
-        chunk=np.concatenate([np.full(len(part.frame), part.chunk) for part in parts]),
-        flags=flags,
-        residual_px=places.residual_px,
-        area_px=measures.area_px,
-        sharpness=measures.sharpness,
-        # The hull's centroid is nearer to the mouse's: on the demo 0.65 mm from it (median), the triangulated centre 1.2 mm.
-        center_mm=np.where(np.isfinite(hulls.centroid_mm), hulls.centroid_mm, places.triangulated_mm),
-        triangulated_mm=places.triangulated_mm,
-        center_rays=np.stack([places.rays[:, v] @ camera.R.T for v, camera in enumerate(rig)], axis=1),
-        outline_px=outline_px,
-        outline_rays=outline_rays,
-        volume_mm3=hulls.volume_mm3,
-        lengths_mm=hulls.lengths_mm,
-        axis=hulls.axis,
-        hull_iou=hulls.hull_iou,
-        cut=hulls.cut,
-        surface_mm=hulls.surface_mm,
-        thin_mm=hulls.thin_mm,
-    )
     write_json(output / "rig.json", rig_to_json(rig))
     subject.write(output / "subject.h5")
     write_json(output / "qc.json", report)
-    plot_agreement(
-        output / "qc.png", capture.name, capture.cameras, measures.time_s, places.residual_px, hulls.hull_iou
-    )
+    plot_agreement(output / "qc.png", subject)
 
 
-def _read_chunks(capture: Capture, chunks: list[Path]) -> list[ChunkMeasures]:
-    """What `center` measured, chunk by chunk. Raises UserError if these are not the capture's chunks in their order."""
+def _read_chunks(capture: Capture, chunks: list[Path]) -> tuple[ChunkMeasures, NDArray[np.int64]]:
+    """What `center` measured in all chunks, and the number of each frame's chunk [N].
+
+    Raises UserError if these are not the capture's chunks in their order.
+    """
     parts = []
     for number, path in enumerate(chunks):
         part = ChunkMeasures.read(path, capture.name)
         part.check_cameras(path, capture.cameras, "the captures table")
         part.check_chunk(path, number)
         parts.append(part)
-    return parts
+    return ChunkMeasures.joined(parts), np.repeat(np.arange(len(parts)), [len(part.frame) for part in parts])
 
 
 def _locate(rig: Rig, measures: ChunkMeasures, settings: Cameras) -> Places:
@@ -172,7 +156,10 @@ def _locate(rig: Rig, measures: ChunkMeasures, settings: Cameras) -> Places:
     clipped = (measures.flags & Flag.CLIPPED) != 0
     rays = np.stack([pixel_rays(measures.center_px[:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
     use = usable_silhouettes(found, clipped, rays, settings.min_views)
-    return Places(found, rays, use, *locate(rig, measures.center_px, rays, use, settings.min_views))
+    triangulated_mm, residual_px = locate(rig, measures.center_px, rays, use, settings.min_views)
+    outline_px = surrounding_polygon(measures.support_px)
+    outline_rays = np.stack([pixel_rays(outline_px[:, v], camera) for v, camera in enumerate(rig)], axis=1)
+    return Places(found, rays, use, triangulated_mm, residual_px, outline_px, outline_rays)
 
 
 def _check_agreement(capture: Capture, rig: Rig, measures: ChunkMeasures, places: Places, settings: Cameras) -> None:
@@ -213,21 +200,26 @@ def _check_unit(capture: Capture, radius_mm: Array) -> None:
 
 def _hulls(
     chunks: list[Path],
-    parts: list[ChunkMeasures],
+    chunk: NDArray[np.int64],
     rig: Rig,
     places: Places,
     radius_mm: Array,
     settings: Cameras,
     threads: int,
 ) -> Hulls:
-    """The hulls of all frames. radius_mm: [N], how far the mouse reaches from its centre; NaN where no hull can be made."""
+    """The hulls of all frames.
+
+    chunk: [N] number of each frame's chunk. radius_mm: [N] how far the mouse reaches from its centre, NaN where no hull can
+    be made.
+    """
     known = np.flatnonzero(np.isfinite(radius_mm))
     leave_one_out = np.zeros(len(radius_mm), bool)
-    # `thinned`, not `evenly_spaced`: whether a frame is among them changes the last digits of its hull, which is stored.
+    # A frame's own hull comes out slightly different when those without a camera are made too: subject.h5 depends on which
+    # frames these are, and so on the rounding of `thinned`.
     leave_one_out[thinned(known, LEAVE_ONE_OUT_FRAMES)] = True
-    jobs, begin = [], 0
-    for path, part in zip(chunks, parts, strict=True):
-        rows = slice(begin, begin := begin + len(part.frame))
+    jobs = []
+    for number, path in enumerate(chunks):
+        rows = chunk == number
         each = (values[rows] for values in (places.triangulated_mm, radius_mm, places.found, leave_one_out))
         jobs.append((path, rig, *each, settings.voxel_mm))
     done = track(len(jobs), "cameras: hulls of chunks")
@@ -274,6 +266,41 @@ def _hulls_of_chunk(
     return hulls
 
 
+def _subject(
+    capture: Capture,
+    rig: Rig,
+    measures: ChunkMeasures,
+    chunk: NDArray[np.int64],
+    flags: NDArray[np.uint8],
+    places: Places,
+    hulls: Hulls,
+) -> Subject:
+    return Subject(
+        capture=capture.name,
+        cameras=capture.cameras,
+        frame=measures.frame,
+        time_s=measures.time_s,
+        chunk=chunk,
+        flags=flags,
+        residual_px=places.residual_px,
+        area_px=measures.area_px,
+        sharpness=measures.sharpness,
+        # The hull's centroid is nearer to the mouse's: on the demo 0.65 mm from it (median), the triangulated centre 1.2 mm.
+        center_mm=np.where(np.isfinite(hulls.centroid_mm), hulls.centroid_mm, places.triangulated_mm),
+        triangulated_mm=places.triangulated_mm,
+        center_rays=np.stack([places.rays[:, v] @ camera.R.T for v, camera in enumerate(rig)], axis=1),
+        outline_px=places.outline_px,
+        outline_rays=places.outline_rays,
+        volume_mm3=hulls.volume_mm3,
+        lengths_mm=hulls.lengths_mm,
+        axis=hulls.axis,
+        hull_iou=hulls.hull_iou,
+        cut=hulls.cut,
+        surface_mm=hulls.surface_mm,
+        thin_mm=hulls.thin_mm,
+    )
+
+
 def _synchrony(
     rig: Rig, measures: ChunkMeasures, places: Places, settings: Cameras
 ) -> tuple[tuple[Shift, ...], OverTime]:
@@ -293,14 +320,12 @@ def _stretches(count: int) -> NDArray[np.int64]:
 
 
 def _report(
-    capture: Capture,
-    flags: NDArray[np.uint8],
-    residual_px: Array,
+    subject: Subject,
     hulls: Hulls,
     shifts: tuple[Shift, ...],
     course: OverTime,
 ) -> dict[str, Any]:
-    """qc.json: what was found of each camera. Values that could not be measured are null."""
+    """qc.json: what was found for each camera. Values that could not be measured are null."""
 
     def number(value: float) -> float | None:
         return round(float(value), 4) if np.isfinite(value) else None
@@ -312,12 +337,15 @@ def _report(
         return number(np.quantile(values[np.isfinite(values)], q)) if np.isfinite(values).any() else None
 
     rows = []
-    for v, (name, shift) in enumerate(zip(capture.cameras, shifts, strict=True)):
+    for v, (name, shift) in enumerate(zip(subject.cameras, shifts, strict=True)):
+        residual_px = subject.residual_px[:, v]
         rows.append(
             {
                 "camera": name,
-                "frames_with": {flag.name.lower(): int(((flags[:, v] & flag) > 0).sum()) for flag in Flag if flag.name},
-                "residual_px": {"median": quantile(residual_px[:, v], 0.5), "p95": quantile(residual_px[:, v], 0.95)},
+                "frames_with": {
+                    flag.name.lower(): int(((subject.flags[:, v] & flag) > 0).sum()) for flag in Flag if flag.name
+                },
+                "residual_px": {"median": quantile(residual_px, 0.5), "p95": quantile(residual_px, 0.95)},
                 "hull_iou": mean(hulls.hull_iou[:, v]),
                 "hull_of_others_iou": mean(hulls.iou_others[:, v]),
                 "others_iou_without_it": mean(hulls.iou_without[:, v]),
@@ -333,8 +361,8 @@ def _report(
             }
         )
     return {
-        "capture": capture.name,
-        "frames": len(flags),
+        "capture": subject.capture,
+        "frames": len(subject.frame),
         "frames_located": int(np.isfinite(hulls.axis[:, 0]).sum()),
         "hull_volume_mm3": quantile(hulls.volume_mm3[hulls.volume_mm3 > 0], 0.5),
         "time_bins": [number(frame) for frame in course.edge],
@@ -342,56 +370,10 @@ def _report(
     }
 
 
-def _problems(capture: Capture, report: dict[str, Any], settings: Cameras) -> list[str]:
-    """What must stop the run: cameras out of step, and hulls that do not fill their silhouettes."""
-    problems = []
-    for row, sync in zip(report["cameras"], capture.sync, strict=True):
-        late, name = row["late_frames"], row["camera"]
-        if row["late"] and abs(late) >= settings.max_shift_frames:
-            total = sync + round(late)
-            problems.append(
-                f"camera {name} is {'late' if late > 0 else 'early'} by {abs(late):.1f} ± "
-                f"{row['late_uncertainty_frames']:.1f} frames against the others: check the recording, or let the table's column "
-                f"'sync' say {name}={total}{f' instead of {name}={sync}' if sync else ''}: frame k of the capture is then frame "
-                f"k{total:+d} of this video. At most {settings.max_shift_frames:g} are allowed (cameras.max_shift_frames)"
-            )
-        if row["drifts"] and abs(row["drift_frames"]) >= settings.max_shift_frames:
-            problems.append(
-                f"camera {name} loses step by {abs(row['drift_frames']):.1f} frames in the course of the capture: it lost frames, or "
-                "its clock differs. Record at one trigger, or, if its timestamps are right, set center.timing: timestamp "
-                "(cameras.max_shift_frames)"
-            )
-    ious = {row["camera"]: row["hull_iou"] for row in report["cameras"] if row["hull_iou"] is not None}
-    low = [name for name, iou in ious.items() if iou < settings.min_hull_iou]
-    if low:
-        without = {
-            row["camera"]: row["others_iou_without_it"]
-            for row in report["cameras"]
-            if row["others_iou_without_it"] is not None
-        }
-        suspect = max(without, key=lambda name: without[name], default=None)
-        suspect = suspect if suspect and without[suspect] >= settings.min_hull_iou else None
-        problems.append(
-            "the visual hull fills its silhouettes too little in "
-            + ", ".join(f"camera {name} (IoU {ious[name]:.2f})" for name in low)
-            + (
-                f". Without camera {suspect} the others agree best (IoU {without[suspect]:.2f}): look at its calibration and its "
-                "silhouettes first"
-                if suspect
-                else ". No camera alone is to blame: look at the silhouettes (preview.png), the unit of the calibration, "
-                "and cameras.voxel_mm"
-            )
-            + f"; at least {settings.min_hull_iou:g} is asked for (cameras.min_hull_iou)"
-        )
-    return problems
-
-
 def _check_report(
     capture: Capture,
     report: dict[str, Any],
-    time_s: Array,
-    residual_px: Array,
-    hulls: Hulls,
+    subject: Subject,
     output: Path,
     settings: Cameras,
 ) -> None:
@@ -399,7 +381,7 @@ def _check_report(
     failed = output / "qc-failed.json", output / "qc-failed.png"
     for path in failed:
         path.unlink(missing_ok=True)
-    if problems := _problems(capture, report, settings):
+    if problems := agreement_problems(report, capture.sync, settings):
         write_json(failed[0], report)
-        plot_agreement(failed[1], capture.name, capture.cameras, time_s, residual_px, hulls.hull_iou)
+        plot_agreement(failed[1], subject)
         raise UserError(f"capture {capture.name}: " + "\n  ".join([*problems, f"see {failed[1]} and {failed[0].name}"]))

@@ -1,4 +1,4 @@
-"""What stages 2 and 4 report of their checks: a table for the log, and a figure over the time of the capture."""
+"""What stages 2 and 4 say about a capture: a table for the log, a figure over time, and what must stop the run."""
 
 import sys
 import textwrap
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.files import atomic
+from mousefacelift.config.cameras import Cameras
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import SHAPE
 
@@ -49,12 +51,61 @@ def print_agreement(report: dict[str, Any]) -> None:
         )
 
 
-def plot_agreement(
-    path: Path, capture: str, cameras: Sequence[str], time_s: Array, residual_px: Array, hull_iou: Array
-) -> None:
-    """Draw residual and hull IoU [N, V] of each camera over time_s [N], as medians of up to BINS bins."""
+def agreement_problems(report: dict[str, Any], sync: Sequence[int], settings: Cameras) -> list[str]:
+    """What in qc.json must stop the run: cameras out of step, and hulls that do not fill their silhouettes.
+
+    sync: of each camera, as the captures table has it.
+    """
+    problems = []
+    for row, offset in zip(report["cameras"], sync, strict=True):
+        late, name = row["late_frames"], row["camera"]
+        if row["late"] and abs(late) >= settings.max_shift_frames:
+            total = offset + round(late)
+            problems.append(
+                f"camera {name} is {'late' if late > 0 else 'early'} by {abs(late):.1f} ± "
+                f"{row['late_uncertainty_frames']:.1f} frames against the others: check the recording, or let the table's column "
+                f"'sync' say {name}={total}{f' instead of {name}={offset}' if offset else ''}: frame k of the capture is then frame "
+                f"k{total:+d} of this video. At most {settings.max_shift_frames:g} are allowed (cameras.max_shift_frames)"
+            )
+        if row["drifts"] and abs(row["drift_frames"]) >= settings.max_shift_frames:
+            problems.append(
+                f"camera {name} loses step by {abs(row['drift_frames']):.1f} frames in the course of the capture: it lost frames, or "
+                "its clock differs. Record at one trigger, or, if its timestamps are right, set center.timing: timestamp "
+                "(cameras.max_shift_frames)"
+            )
+    return problems + _hull_problems(report["cameras"], settings.min_hull_iou)
+
+
+def _hull_problems(rows: Sequence[dict[str, Any]], least: float) -> list[str]:
+    """The one problem if a camera's mean IoU is below `least`: which cameras, and which one is to blame."""
+    ious = {row["camera"]: row["hull_iou"] for row in rows if row["hull_iou"] is not None}
+    low = [name for name, iou in ious.items() if iou < least]
+    if not low:
+        return []
+    without = {row["camera"]: row["others_iou_without_it"] for row in rows if row["others_iou_without_it"] is not None}
+    suspect = max(without, key=lambda name: without[name], default=None)
+    if suspect and without[suspect] >= least:
+        advice = (
+            f"Without camera {suspect} the others agree best (IoU {without[suspect]:.2f}): look at its calibration and its "
+            "silhouettes first"
+        )
+    else:
+        advice = (
+            "No camera alone is to blame: look at the silhouettes (preview.png), the unit of the calibration, "
+            "and cameras.voxel_mm"
+        )
+    listed = ", ".join(f"camera {name} (IoU {ious[name]:.2f})" for name in low)
+    return [
+        f"the visual hull fills its silhouettes too little in {listed}. {advice}; at least {least:g} is asked for "
+        "(cameras.min_hull_iou)"
+    ]
+
+
+def plot_agreement(path: Path, subject: Subject) -> None:
+    """Draw each camera's residual and hull IoU over time, as medians of up to BINS bins."""
     from matplotlib.figure import Figure
 
+    time_s = subject.time_s
     bins = min(len(time_s), BINS)
     number = np.arange(len(time_s)) * bins // len(time_s)
 
@@ -65,11 +116,12 @@ def plot_agreement(
     time = np.array([time_s[number == b].mean() for b in range(bins)])
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    for v, name in enumerate(cameras):
-        above.plot(time, medians(residual_px[:, v]), lw=1, label=name)
-        below.plot(time, medians(hull_iou[:, v]), lw=1)
+    for v, name in enumerate(subject.cameras):
+        above.plot(time, medians(subject.residual_px[:, v]), lw=1, label=name)
+        below.plot(time, medians(subject.hull_iou[:, v]), lw=1)
     above.set(
-        ylabel="silhouette's centre from\nreprojected centre, raw px", title=f"Agreement of the cameras: {capture}"
+        ylabel="silhouette's centre from\nreprojected centre, raw px",
+        title=f"Agreement of the cameras: {subject.capture}",
     )
     above.set_ylim(bottom=0)
     above.legend(title="camera", loc="upper left", bbox_to_anchor=(1, 1))
