@@ -25,8 +25,8 @@ from mousefacelift.models.rasterize.constants import (
 CHANNELS = 7
 X, Y, CLEAR, RED, GREEN, BLUE, BEHIND = (np.uint64(channel * TILE_PIXELS) for channel in range(CHANNELS))
 """Where the channels of a tile's pixels begin: the pixel's centre in the tile; its transmittance, negated once the pixel
-is finished; its colour, or dL/drgb in the backward; and, in the backward, what is still behind: dL/drgb times the colour
-that later splats and the background add, minus dL/dalpha times the final transmittance.
+is finished; its colour, or dL/drgb in the backward pass; and, in the backward pass, what is still behind: dL/drgb times
+the colour that later splats and the background add, minus dL/dalpha times the final transmittance.
 
 They share one array at constant distances, which lets the compiler vectorise the blending loops without checking first
 whether channels overlap.
@@ -76,6 +76,7 @@ def _tile_frame(tile: int, tiles_x: int, tiles: int, width: int, height: int) ->
 
 @jit
 def _new_tile(dtype: Any) -> Any:
+    """A tile whose X and Y hold its pixels' centres; the other channels are filled per tile."""
     tile = np.zeros(CHANNELS * TILE_PIXELS, dtype)
     for pixel in range(TILE_PIXELS):
         tile[X + pixel] = pixel % TILE_WIDTH + 0.5
@@ -85,6 +86,7 @@ def _new_tile(dtype: Any) -> Any:
 
 @pixel_jit
 def _finished(tile: Any) -> bool:
+    """Whether every pixel of a tile is finished."""
     open_pixels = 0
     for i in range(TILE_PIXELS):
         open_pixels += tile[CLEAR + i] > 0
