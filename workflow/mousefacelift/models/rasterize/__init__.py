@@ -1,1 +1,1 @@
-"""Drawing Gaussians: `api` is what others call, `cpu` its compiled backend, `reference` the plain float64 truth both are tested against."""
+"""Drawing Gaussians: others call `api`; `cpu` is its compiled backend, `reference` the plain float64 version that tests compare both with."""

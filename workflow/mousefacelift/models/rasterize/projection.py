@@ -53,6 +53,7 @@ def _covariance(rows: Any, scale: Any) -> Any:
 
 @jit
 def _to_camera(mean: Any, pose: Any) -> Any:
+    """A point in camera coordinates."""
     x, y, z = float(mean[0]), float(mean[1]), float(mean[2])
     return (
         pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3],
@@ -89,6 +90,7 @@ def _linear_map(slope_x: float, slope_y: float, z: float, fx: float, fy: float, 
 
 @jit
 def _times_covariance(row: Any, covariance: Any) -> Any:
+    """A row vector times a symmetric matrix (xx, xy, xz, yy, yz, zz)."""
     xx, xy, xz, yy, yz, zz = covariance
     a, b, c = row
     return a * xx + b * xy + c * xz, a * xy + b * yy + c * yz, a * xz + b * yz + c * zz
@@ -96,6 +98,7 @@ def _times_covariance(row: Any, covariance: Any) -> Any:
 
 @jit
 def _dot(a: Any, b: Any) -> float:
+    """The dot product of two 3-vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -132,7 +135,7 @@ def project(start: int, stop: int, scene: Any, cameras: Any, rows: Any) -> None:
             x, y, z = _to_camera(means[gaussian], pose)
             if not z > NEAR_PLANE:
                 continue
-            # A centre far outside the image is linearised at the border: its own Jacobian would blow up.
+            # A centre far outside the image is linearised just beyond the border: its own Jacobian would blow up.
             fx, fy, cx, cy = fxfycxcy[view, 0], fxfycxcy[view, 1], fxfycxcy[view, 2], fxfycxcy[view, 3]
             slope_x, _ = _clamped_slope(x, z, fx, cx, width)
             slope_y, _ = _clamped_slope(y, z, fy, cy, height)
@@ -169,6 +172,7 @@ def project(start: int, stop: int, scene: Any, cameras: Any, rows: Any) -> None:
 
 @jit
 def _sum_pairs(first: int, last: int, pair_gradients: Any) -> Any:
+    """The sums over a row's slots, in their order; slots that are no pairs hold zeros."""
     r = g = b = h = hx = hy = hxx = hxy = hyy = 0.0
     for slot in range(first, last):
         pair = pair_gradients[slot]
@@ -226,7 +230,7 @@ def _projection_back(mean: Any, covariance: Any, center: Any, variance: Any, pos
     kx, ky, tilt_x, tilt_y = fx / z, fy / z, x / z, y / z
     grad_x, grad_y = center_x * kx, center_y * ky
     grad_z = -(grad_x * tilt_x + grad_y * tilt_y) - 2 * (var_x * xx + 2 * var_xy * xy + var_y * yy) / z
-    # A slope that is held at the border does not move with the centre.
+    # A slope that is held does not move with the centre.
     if not held_x:
         grad_tilt = -2 * kx * (var_x * x2 + var_xy * y2) / z
         grad_x += grad_tilt
