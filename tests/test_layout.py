@@ -1,4 +1,4 @@
-"""The package's layout: imports point downward only."""
+"""The package's layout: imports point downward only, no module is long, and docs/design.md shows the tree as it is."""
 
 import ast
 import graphlib
@@ -12,6 +12,7 @@ PACKAGES = (
     "cli", "plan", "stages", "evaluation", "training", "comparison", "shards", "recordings", "rigs", "models", "artifacts",
     "geometry", "config", "base",
 )  # fmt: skip
+LONGEST = 450  # lines
 
 
 def modules() -> dict[str, Path]:
@@ -57,3 +58,8 @@ def test_imports_point_downward():
 
 def test_no_module_imports_itself_by_way_of_others():
     list(graphlib.TopologicalSorter(graph()).static_order())  # raises CycleError, which names the modules
+
+
+def test_no_module_is_long():
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > LONGEST}
+    assert not long
