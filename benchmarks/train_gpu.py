@@ -41,12 +41,12 @@ from mousefacelift.models.gslrm import CHANNELS, GSLRM, PRESETS, GSLRMConfig
 from mousefacelift.models.weights import load_weights
 from mousefacelift.shards.containers import ShardWriter, encode_view, opencv_cameras
 from mousefacelift.shards.manifest import read_manifest, write_manifest
-from mousefacelift.stages.train import set_threads
 from mousefacelift.training.data import floating
 from mousefacelift.training.finetuning import Batch, predict
 from mousefacelift.training.guards import statistics
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.losses import image_loss
+from mousefacelift.training.machine import set_threads
 from scenes import DISTANCE, FOCAL, ring
 
 LATENCY_TARGET = 0.2  # s, forward and rendering of 6 x 512 px with base on an H100

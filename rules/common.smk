@@ -6,7 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mousefacelift import STAGE_VERSIONS
-from mousefacelift.stages.ablation import VARIANTS, applicable, variant
+from mousefacelift.evaluation.variants import VARIANTS, applicable, variant
 from mousefacelift.stages.cameras import read_capture_rig
 from mousefacelift.recordings.captures import captures_table, read_captures
 from mousefacelift.config.config import Config

@@ -1,6 +1,5 @@
 """The training loop: the same result on one process or several, in one part or many, killed or not."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -22,9 +21,10 @@ from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
 from mousefacelift.models.weights import load_weights
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
-from mousefacelift.training.finetuning import FineTuning, predict
+from mousefacelift.training.finetuning import FineTuning, learning_rate, predict
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
+from support.tables import metrics_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
 EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
@@ -40,8 +40,7 @@ def micro_model(monkeypatch):
 
 
 def rows(folder):
-    with (folder / "out" / "metrics.csv").open() as file:
-        return [{k: float(v) for k, v in row.items() if v and k != "seconds"} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items() if v} for row in metrics_of(folder / "out")]
 
 
 def run(manifest, folder, settings=SETTINGS, **changes):
@@ -458,3 +457,11 @@ class TestCollapse:
         settings = {"steps": 150, "seed": seed, "guards": Guards(white=20, norm=10, plateau=100), "val_every": 150}
         _, table = run(synthetic_shards, tmp_path, **settings)
         assert table[-1]["loss"] < 0.5 * table[0]["loss"]
+
+
+def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    settings = Train(steps=110, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and 0 < rates[109] < 1e-3
+    assert learning_rate(0, Train(steps=1, warmup_steps=500, learning_rate=1.0)) == 1.0

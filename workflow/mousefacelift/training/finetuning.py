@@ -1,6 +1,7 @@
-"""The loop of a training, for Lightning: what a step computes, counts and logs, on one device or on several."""
+"""The loop of a training run, for Lightning: what a step computes, counts and logs, on one device or on several."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -15,15 +16,24 @@ from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
-from mousefacelift.training.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
+from mousefacelift.training.losses import image_loss, open_lpips
 
-SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
+SKIP_FACTOR = (
+    20  # a step whose gradient norm exceeds clip_norm this many times is skipped: clipping keeps its direction
+)
 
 Batch = dict[str, Tensor]
+# rgb [V, 3, S, S], alpha [V, S, S], target [V, 3, S, S], mask [V, S, S] -> [V]
+Measure = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def learning_rate(step: int, settings: Train) -> float:
-    """Of a step counted from 0: linear warm-up to the peak, then half a cosine to zero after the last step."""
+    """The learning rate of a step: linear warm-up to the peak, then half a cosine to zero after the last step.
+
+    Args:
+        step: counted from 0.
+        settings: learning_rate is the peak, warmup_steps the warm-up, steps the end.
+    """
     warmup = min(settings.warmup_steps, settings.steps - 1)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -31,7 +41,18 @@ def learning_rate(step: int, settings: Train) -> float:
 
 
 def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Tensor, Tensor, Gaussians]:
-    """Reconstruct from the batch's input views and draw all of its views: rgb [B, V, 3, S, S], alpha [B, V, S, S]."""
+    """Reconstruct from the batch's input views, and draw all of its views.
+
+    Args:
+        model: GS-LRM.
+        batch: of `ShardData`; of its views, `inputs` [B, I] are given to the model.
+        rerender: draw each view again in the backward pass, so that only one is in memory.
+
+    Returns:
+        rgb [B, V, 3, S, S] over white, not clamped.
+        alpha [B, V, S, S] in [0, 1].
+        The Gaussians.
+    """
     rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
     image, c2w, fxfycxcy = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy"))
     size = image.shape[-1]
@@ -42,13 +63,14 @@ def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Ten
 class FineTuning(lightning.LightningModule):
     """The training loop's body. `step` counts optimiser steps over all restarts; Lightning's own counters do not.
 
-    An epoch, to Lightning, is the stretch up to the next validation; a batch is one of `accumulate` parts of a step.
+    For Lightning an epoch is the stretch up to the next validation, and a batch one of `accumulate` parts of a step.
     `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
+    `measures` are the metrics of held-out views, by their columns in metrics.csv.
     """
 
-    def __init__(self, model: GSLRM, settings: Train, data: ShardData, watch: Watch):
+    def __init__(self, model: GSLRM, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure]):
         super().__init__()
-        self.model, self.settings, self.data, self.watch = model, settings, data, watch
+        self.model, self.settings, self.data, self.watch, self.measures = model, settings, data, watch, measures
         self.skipped = 0
         self.values: dict[str, float] = {"loss": math.nan}
         self.terminated = 0  # the signal by which this process was told to end
@@ -164,8 +186,8 @@ class FineTuning(lightning.LightningModule):
         rgb, alpha, _ = predict(self.model, batch)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
-        values = [psnr(rgb, image), psnr_foreground(rgb, image, mask), mask_iou(alpha, mask)]
-        self._validation[int(batch["index"][0])] = [value.tolist() for value in values]
+        values = [measure(rgb, alpha, image, mask).tolist() for measure in self.measures.values()]
+        self._validation[int(batch["index"][0])] = values
 
     def on_validation_start(self) -> None:
         """Validate the averages, if there are any."""
@@ -181,10 +203,9 @@ class FineTuning(lightning.LightningModule):
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, found)
             found = {index: values for each in gathered for index, values in each.items()}
-        names = "val_psnr", "val_psnr_foreground", "val_mask_iou"
         columns = zip(*(values for _, values in sorted(found.items())), strict=True)
         means = [torch.tensor([value for view in column for value in view]).nanmean().item() for column in columns]
-        self.record(dict(zip(names, means, strict=True)))
+        self.record(dict(zip(self.measures, means, strict=True)))
 
     def record(self, row: dict[str, float]) -> None:
         """Give a row of metrics to the loggers, under the step's number."""

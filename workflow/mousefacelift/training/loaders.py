@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import HeldOut, Samples, Visits, floating, recipe, shuffle_seed
+from mousefacelift.training.data import Samples, floating
 from mousefacelift.training.stream import TarVisits
+from mousefacelift.training.visits import HeldOut, Visits, recipe, shuffle_seed
 
 
 class ShardData(lightning.LightningDataModule):

@@ -15,7 +15,6 @@ from mousefacelift.config.train import Loss
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-MIN_ERROR = 1e-10  # mean squared error that counts as none: PSNR ends at 100 dB
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -94,23 +93,3 @@ def image_loss(
         terms["alpha"] = (alpha - target_alpha).square().mean()
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=error.new_zeros(()))
     return total, terms
-
-
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each view in dB, at most 100; [..., 3, H, W] twice -> [...]."""
-    return -10 * (image - target).square().mean(dim=(-3, -2, -1)).clamp_min(MIN_ERROR).log10()
-
-
-def psnr_foreground(image: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
-    """PSNR of each view inside the target's silhouette (alpha > 0.5) in dB; NaN where the silhouette is empty."""
-    mask = (alpha > 0.5).to(image.dtype)
-    error = ((image - target).square().mean(-3) * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))
-    return -10 * error.clamp_min(MIN_ERROR).log10()
-
-
-def mask_iou(alpha: Tensor, target_alpha: Tensor) -> Tensor:
-    """Intersection over union of each view's silhouettes (alpha > 0.5); 1 if both are empty. [..., H, W] -> [...]."""
-    found, expected = alpha > 0.5, target_alpha > 0.5
-    intersection = (found & expected).sum(dim=(-2, -1))
-    union = (found | expected).sum(dim=(-2, -1))
-    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)

@@ -21,10 +21,10 @@ from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, ME
 from mousefacelift.models.adapt import counts
 from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import Recipe
 from mousefacelift.training.guards import WHITE_FLOOR
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.stream import TarVisits
+from mousefacelift.training.visits import Recipe
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels

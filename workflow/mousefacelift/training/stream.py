@@ -10,15 +10,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.shards.containers import TarSample, meta_cameras, shard_samples
 from mousefacelift.shards.manifest import Manifest
 from mousefacelift.shards.verify import check_cameras
-from mousefacelift.training.data import (
-    STAGGER,
-    CamerasName,
-    Recipe,
-    camera_tensors,
-    check_size,
-    over_white,
-    permutation,
-)
+from mousefacelift.training.data import CamerasName, camera_tensors, check_size, over_white
+from mousefacelift.training.visits import STAGGER, Recipe, permutation
 
 
 class TarVisits(IterableDataset[dict[str, Any]]):
