@@ -1,4 +1,4 @@
-# Asked for by name: trainings that differ from the configured one in one setting each, and what that does to the metrics.
+# Asked for by name: training runs that differ from the configured one in one setting each, and what that does to the metrics.
 
 
 use rule train as ablation_train with:
@@ -57,10 +57,10 @@ rule ablation:
     benchmark:
         f"{BENCHMARKS}/ablation/{RUN}.tsv"
     conda:
-        "../envs/prep.yaml"
+        "../envs/gpu.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=15,
     params:
         train=subpath(input.trained, parent=True),

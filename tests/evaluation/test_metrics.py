@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.metrics.mask_iou import mask_iou
 from mousefacelift.evaluation.metrics.psnr import psnr
 from mousefacelift.evaluation.metrics.psnr_foreground import psnr_foreground
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, metric, score, validation_metrics
 from mousefacelift.training import losses
+from support.paths import ROOT
 
 NONE = torch.empty(0)  # what a metric does not look at
 
@@ -67,3 +69,18 @@ def test_an_unknown_metric_is_refused_with_those_that_there_are():
         UserError, match=r"psnr_forground: no such metric; there are psnr, psnr_foreground, ssim, mask_iou"
     ):
         metric("psnr_forground")
+
+
+def test_nothing_but_its_file_and_the_registry_names_a_metric_or_a_baseline():
+    evaluation = ROOT / "workflow" / "mousefacelift" / "evaluation"
+    own = (evaluation / "metrics", evaluation / "baselines")
+    others = [path for path in (ROOT / "workflow" / "mousefacelift").rglob("*.py") if path.parent not in own]
+    assert len(others) > 50
+    names = (
+        "psnr_foreground",
+        "mask_iou",
+        "mean_train",
+        "nearest_view",
+    )  # PSNR ranks, SSIM is a loss term, white is poc's floor
+    assert set(names) <= {*METRICS, *BASELINES}
+    assert not [(path.name, name) for path in others for name in names if name in path.read_text()]

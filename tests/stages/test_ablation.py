@@ -19,6 +19,7 @@ from mousefacelift.models.gslrm import PRESETS, GSLRMConfig
 from mousefacelift.stages.ablation import ablation, read_run, verdict
 from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.train import train
+from support.registered import CLOSENESS
 from support.tables import metrics_of
 
 SAMPLES, VIEWS = 8, 6
@@ -31,7 +32,8 @@ def scores_of(level, noise=0.1, seed=0, samples=SAMPLES):
     random = np.random.default_rng([17, seed])
     difficulty = np.random.default_rng(3).normal(0, 3, (samples, 1))
     psnr = level + difficulty + random.normal(0, noise, (samples, 1)) + np.linspace(0, 1, VIEWS)
-    return {"psnr": psnr, "psnr_foreground": psnr - 8, "ssim": psnr / 30, "mask_iou": psnr / 40}
+    known = {"psnr": psnr, "psnr_foreground": psnr - 8, "ssim": psnr / 30, "mask_iou": psnr / 40}
+    return {name: known.get(name, psnr / 50) for name in METRICS}
 
 
 def write_run(folder, evaluated, settings, scores, split="test"):
@@ -55,7 +57,7 @@ def write_run(folder, evaluated, settings, scores, split="test"):
     for sample, view in np.ndindex(scores["psnr"].shape):
         values = [f"{scores[metric][sample, view]:.5g}" for metric in METRICS]
         rows.append([f"m-{sample:06d}", str(sample), str(view), "model", *values])
-        rows.append([f"m-{sample:06d}", str(sample), str(view), "white", *["1"] * 4])
+        rows.append([f"m-{sample:06d}", str(sample), str(view), "white", *["1"] * len(METRICS)])
     (evaluated / "metrics.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
     summary = {
         "model": {metric: float(np.nanmean(scores[metric])) for metric in METRICS},
@@ -358,3 +360,23 @@ def test_trained_variants_differ_in_their_change_alone(synthetic_shards, tmp_pat
     assert json.loads((tmp_path / "one_input" / "evaluate" / "metrics.json").read_text())["num_input_views"] == 1
     columns = metrics_of(tmp_path / "plain_loss" / "train")[0]
     assert "l2" in columns and "masked_l2" not in columns
+
+
+def test_a_metric_of_the_registry_is_in_every_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    arguments = write_all(tmp_path)
+    ablation(*arguments)
+    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
+    header, _, *lines = (
+        line.strip("| ").split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()
+    )
+    assert header[-1] == "closeness"
+    for line, (name, values) in zip(lines, runs.items(), strict=False):
+        assert line[0].startswith(f"`{name}`") and line[-1] == f"{values['closeness']:.4f}"
+    assert runs["one_input"]["difference"]["closeness"]["clear"] is True
+
+
+def test_an_evaluation_that_lacks_a_metric_is_refused(runs, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    with pytest.raises(UserError, match="damaged metrics .*closeness.*run `evaluate` again"):
+        ablation(*runs)

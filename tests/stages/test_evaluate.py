@@ -11,6 +11,7 @@ import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation import pictures
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.models.splats import read_ply
@@ -18,6 +19,7 @@ from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.training.data import Samples
 from support.balls import write_shards
+from support.registered import CLOSENESS, GREY
 from support.tables import rows_of
 
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)
@@ -136,3 +138,44 @@ def test_missing_weights_are_refused(synthetic_shards, trained, tmp_path):
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
     with pytest.raises(UserError, match=r"model\.safetensors"):
         evaluate(synthetic_shards, tmp_path, tmp_path / "out", SETTINGS, threads=1)
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, by file name."""
+    drawn = {}
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: drawn.update({path.name: figure}))
+    return drawn
+
+
+def test_a_metric_of_the_registry_is_in_every_file(synthetic_shards, trained, tmp_path, monkeypatch, figures):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    settings = Evaluate(split="test", pictures=0, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    rows = rows_of(tmp_path / "metrics.tsv")
+    for method in ("model", *BASELINES):
+        summary = result["model"] if method == "model" else result["baselines"][method]
+        values = [float(row["closeness"]) for row in rows if row["method"] == method]
+        assert summary["closeness"] == pytest.approx(np.mean(values), abs=1e-4) and 0 < summary["closeness"] < 1
+    assert "closeness" in result["gain"]
+    panels = {axes.get_ylabel(): axes for axes in figures["metrics.png"].axes}
+    assert list(panels) == [each.title for each in METRICS.values()]
+    means = [patch.get_height() for patch in panels["closeness"].patches]
+    assert np.mean(means[:6]) == pytest.approx(result["model"]["closeness"], abs=1e-5)
+
+
+def test_a_baseline_of_the_registry_is_in_every_file(synthetic_shards, trained, tmp_path, monkeypatch, figures):
+    monkeypatch.setitem(BASELINES, "grey", GREY)
+    settings = Evaluate(split="test", pictures=1, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "grey"]
+    values = [float(row["psnr"]) for row in rows_of(tmp_path / "metrics.tsv") if row["method"] == "grey"]
+    assert len(values) == 2 * 6 and result["baselines"]["grey"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
+    legend = figures["metrics.png"].axes[-1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "model", "white image", "mean training image", "nearest input", "grey image",
+    ]  # fmt: skip
+    labels = [axes.get_ylabel() for axes in figures["ball-test-000000.png"].axes if axes.get_ylabel()]
+    assert labels[:5] == ["target", "model", "nearest input", "grey image", "error of model"]

@@ -23,6 +23,7 @@ from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.poc import checkpoint_note, poc, verdict
 from support.balls import list_shards, write_shards
+from support.registered import CLOSENESS
 from support.tables import rows_of
 
 CONDITIONS = ("raw", "z_up", "y_up", "facelift")
@@ -252,3 +253,16 @@ def test_an_empty_split_and_missing_weights_are_refused_before_any_work(syntheti
     with pytest.raises(UserError, match=r"model\.safetensors"):
         poc(synthetic_shards, tmp_path, tmp_path / "out", "test", threads=1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_metric_of_the_registry_is_in_every_file(synthetic_shards, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    poc(synthetic_shards, trained, tmp_path, "val", threads=1)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    header, _, *lines = (line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[:7])
+    assert header[-1] == "closeness"
+    for name, line in zip((*CONDITIONS, "white"), lines, strict=True):
+        means = result["white"] if name == "white" else result["conditions"][name]
+        assert line[-1] == f"{means['closeness']:.4f}"
+    assert result["conditions"]["raw"]["difference_to_z_up"]["closeness"]["standard_error"] > 0
+    assert "closeness" in rows_of(tmp_path / "metrics.tsv")[0]

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import yaml
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Guards, Loss, Train
+from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.models.gslrm import GSLRM, PRESETS, GSLRMConfig
 from mousefacelift.models.weights import load_weights
 from mousefacelift.stages.train import train
@@ -20,6 +21,7 @@ from mousefacelift.training import finetuning
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError
 from support.balls import write_shards
+from support.registered import CLOSENESS
 from support.tables import metrics_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
@@ -355,3 +357,11 @@ def test_without_cuda_nothing_imports_gsplat(run, monkeypatch):
     run.train(SETTINGS.model_copy(update={"steps": 2, "accelerator": "cpu"}))
     evaluate(run.manifest, run.folder / "out", run.folder / "evaluate", Evaluate(pictures=1, turntable_frames=1), 1)
     assert "gsplat" not in sys.modules
+
+
+def test_a_metric_of_the_registry_that_is_validated_is_a_column(run, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", replace(CLOSENESS, validated=True))
+    run.train(SETTINGS.model_copy(update={"steps": 1}))
+    (row,) = run.rows
+    assert list(row)[-4:] == ["val_psnr", "val_psnr_foreground", "val_mask_iou", "val_closeness"]
+    assert 0 < float(row["val_closeness"]) < 1
