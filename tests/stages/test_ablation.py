@@ -378,5 +378,5 @@ def test_a_metric_of_the_registry_is_in_every_file(tmp_path, monkeypatch):
 
 def test_an_evaluation_that_lacks_a_metric_is_refused(runs, monkeypatch):
     monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
-    with pytest.raises(UserError, match="damaged metrics .*closeness.*run `evaluate` again"):
+    with pytest.raises(UserError, match=r"damaged metrics .*closeness.*run `evaluate` again"):
         ablation(*runs)

@@ -378,7 +378,7 @@ def test_settings_that_compute_the_same_continue_a_run(micro_model, synthetic_sh
         and "continuing after step 2" in capsys.readouterr().err
     )
     run(synthetic_shards, tmp_path, steps=2, ema=0.9)
-    assert "starting anew: the checkpoints" in capsys.readouterr().err
+    assert "starting at step 0: the checkpoints" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_not_taken_for_weights(micro_model, synthetic_shards, tmp_path):

@@ -94,7 +94,9 @@ def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
     evaluation = read_json(evaluate_dir / "metrics.json", "evaluate")
     found = evaluation.get("run") if isinstance(evaluation, dict) else None
     if found != settings.run:
-        raise UserError(f"{evaluate_dir / 'metrics.json'}: of run {found}, but {train_dir} holds run {settings.run}")
+        raise UserError(
+            f"{evaluate_dir / 'metrics.json'}: these are the metrics of run {found}, but {train_dir} holds run {settings.run}"
+        )
     table = [row for row in read_table(evaluate_dir / "metrics.tsv", "evaluate") if row.get("method") == "model"]
     try:
         samples = len({row["key"] for row in table})

@@ -137,11 +137,11 @@ def verdict(values: Scores, white: dict[str, Tensor]) -> str:
 
 
 def checkpoint_note(trained: Trained) -> str:
-    """On which cameras the weights were trained: they, and not the conditions alone, decide who wins."""
+    """On which cameras the weights were trained: this decides the comparison too, not the conditions alone."""
     data, settings = trained.record.get("data"), trained.train
     purpose = "the comparison says which cameras these weights want, not which are best to train with."
     if not isinstance(data, dict):
-        return f"On which cameras the weights were trained, config.yaml does not say: {purpose}"
+        return f"config.yaml does not say on which cameras the weights were trained: {purpose}"
     where = "the train split of these very shards" if data.get("sha256") == trained.data.sha256 else "other shards"
     begin = "earlier weights" if settings.init else "nothing"
     return (

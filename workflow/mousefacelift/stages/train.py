@@ -83,7 +83,7 @@ def train(
 
 
 def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Path, out_dir: Path, device: str) -> None:
-    """Train, and write the results; or, if the run fails, what shows the reason."""
+    """Train and write the results. If the run fails, write the metrics and curves that show why."""
     settings, table = module.settings, MetricsTable(_columns(module))
     title = f"{settings.run}: {settings.preset}, {settings.steps} steps of {settings.batch_size} samples"
     with locked(checkpoint.with_name("lock")):
@@ -121,15 +121,15 @@ def _columns(module: FineTuning) -> list[str]:
 
 
 def _note_other_runs(checkpoint: Path) -> None:
-    """Say it if a run starts at step 0 although there are checkpoints, which are of other settings or data."""
+    """Tell the user why a run starts at step 0 although there are checkpoints."""
     folder = checkpoint.parents[1]
     if not checkpoint.exists() and (others := list(folder.glob("*/last.ckpt"))):
-        text = f"starting anew: the checkpoints in {folder} ({len(others)}) are of other settings or data"
+        text = f"starting at step 0: the checkpoints in {folder} ({len(others)}) belong to other settings or data"
         print(text, file=sys.stderr, flush=True)
 
 
 def _keep_good(checkpoint: Path, settings: Train) -> str:
-    """What has become of the last good weights; that they cannot be kept must not hide the alarm."""
+    """Where the last good weights are. A failure to write them must not hide the alarm."""
     try:
         return keep_good(checkpoint, settings)
     except (UserError, OSError) as error:

@@ -193,14 +193,16 @@ def keep_good(checkpoint: Path, settings: Train) -> str:
         Where they are and how to go on, as text for the error.
     """
     good = checkpoint.with_name("good.ckpt")
-    text = f"The same command would stop again; {checkpoint.parent} can be deleted"
     if not good.exists():
-        return f"No checkpoint without a sign of failure was written. {text}"
+        return (
+            "No checkpoint without a sign of failure was written. The same command would stop again; "
+            f"{checkpoint.parent} can be deleted"
+        )
     path = checkpoint.with_name("good.safetensors")
     save_weights(finished_model(good, settings), path)
     return (
-        f"The weights of step {_read(good)['step']}, the last good ones, are in {path}: set train.init to go on from them. "
-        f"{text} but for them"
+        f"The weights of step {_read(good)['step']}, the last good ones, are in {path}: set train.init to continue from them. "
+        f"The same command would stop again; all else in {checkpoint.parent} can be deleted"
     )
 
 
@@ -212,7 +214,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise  # the file may be sound
     except Exception as error:  # torch.load has no error of its own for a damaged file
         raise UserError(
-            f"{path}: damaged checkpoint ({error}); put good.ckpt, if it is beside it, in its place, or delete it to start over"
+            f"{path}: damaged checkpoint ({error}); replace it by the good.ckpt beside it, if there is one, or delete it to start over"
         ) from None
     return state if isinstance(state, dict) else {}
 

@@ -32,15 +32,27 @@ CamerasName = Literal["exact", "canonical"]
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """One split of the HDF5 files, every sample a dict of tensors; V views of S x S px.
+    """One split of the HDF5 shards; a sample is a dictionary of tensors of its V views of S x S px.
 
-    image [V, 3, S, S] float32 in [0, 1] over white; alpha [V, S, S] float32; c2w, w2c [V, 4, 4] float32;
-    fxfycxcy [V, 4] float32 in pixels of the S x S image; index, the sample's place in the split.
-    `keys` [N] are the samples' names. A split that fits into `cache_gb` is decoded once, here; otherwise a sample is
-    read from its shard when asked for, by every loader process with files of its own. `cameras` as in `camera_tensors`.
+    image: [V, 3, S, S] float32 in [0, 1], over white.
+    alpha: [V, S, S] float32 in [0, 1].
+    c2w, w2c: [V, 4, 4] float32, OpenCV axes, Z-up world.
+    fxfycxcy: [V, 4] float32, px of the S x S image.
+    index: the sample's place in the split.
 
-    Raises UserError, naming the shard and the sample, for a shard that is missing, damaged or not what the manifest
-    says, for cameras that are not finite, rigid and level, and for an image size that does not divide the shards'.
+    `keys` and `frames` [N] name the samples. A split that fits into `cache_gb` is decoded once, here. Otherwise a sample
+    is read from its shard when it is asked for; every loader process opens files of its own.
+
+    Args:
+        manifest: of the shards.
+        split: "train", "val" or "test".
+        image_size: S, which must divide the shards' image size.
+        cache_gb: memory for decoded images, 10^9 bytes.
+        cameras: as in `camera_tensors`.
+
+    Raises:
+        UserError: naming shard and sample, for a shard that is missing, damaged or not what the manifest says, for
+            cameras that are not finite, rigid and level, and for an image size that does not divide the shards'.
     """
 
     def __init__(
@@ -75,7 +87,7 @@ class Samples(Dataset[dict[str, Any]]):
 
     @property
     def cached(self) -> bool:
-        """Whether the split is in memory, so that loader processes would only copy it."""
+        """Whether the split is in memory: loader processes would only copy it."""
         return self._cache is not None
 
     @property
@@ -92,9 +104,17 @@ class Samples(Dataset[dict[str, Any]]):
         return {"rgba": rgba, **{name: values[index] for name, values in self._cameras.items()}, "index": index}
 
     def field(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Something else that the shards hold for every sample, [N, *shape].
+        """Read another dataset of the shards.
 
-        Raises UserError, naming the shard, if one of them lacks it or holds something of another shape or not finite.
+        Args:
+            name: of the dataset.
+            shape: of one sample's value.
+
+        Returns:
+            [N, *shape].
+
+        Raises:
+            UserError: naming the shard that lacks it, or that holds another shape or values that are not finite.
         """
         values = np.empty((len(self), *shape))
         for index, (path, row) in enumerate(self._places):
@@ -182,10 +202,19 @@ def check_size(manifest: Manifest, image_size: int) -> None:
 def camera_tensors(
     c2w: NDArray[Any], fxfycxcy: NDArray[Any], scale: float, cameras: CamerasName = "exact"
 ) -> dict[str, Tensor]:
-    """c2w, w2c [..., 4, 4] and fxfycxcy [..., 4] as float32 tensors, the latter for images scaled by `scale`.
+    """Cameras as float32 tensors, for images scaled by `scale`.
 
-    The first pixel's centre is at 0.5, so that averaging k x k pixels divides all four intrinsics by k, exactly. With
-    `cameras` canonical they are `moved_to_mean_distance`, which the images do not follow.
+    The first pixel's centre is at 0.5, so averaging k x k pixels divides all four intrinsics by k, exactly.
+
+    Args:
+        c2w: camera to world [..., 4, 4].
+        fxfycxcy: intrinsics [..., 4] in px.
+        scale: of the images, new over old size.
+        cameras: "exact"; or "canonical", moved to the mean distance, which the images do not follow
+            (`moved_to_mean_distance`).
+
+    Returns:
+        c2w and w2c [..., 4, 4], fxfycxcy [..., 4] in px of the scaled images.
     """
     if cameras == "canonical":
         c2w, fxfycxcy = moved_to_mean_distance(c2w, fxfycxcy)
@@ -194,10 +223,16 @@ def camera_tensors(
 
 
 def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
-    """Composite views on white, then average them to size x size px; `rgba` may be overwritten.
+    """Composite views on white, then average them to size x size px.
 
-    [V, H, W, 4] straight alpha -> [V, size, size, 4] uint8: composited RGB and alpha, rounded once. In this order,
-    because averaging straight colours across an edge would mix in the colour of transparent pixels.
+    In this order, because averaging straight colours across an edge would mix in the colour of transparent pixels.
+
+    Args:
+        rgba: views [V, H, H, 4] uint8, straight alpha; may be overwritten.
+        size: new width and height, px; divides H.
+
+    Returns:
+        [V, size, size, 4] uint8: composited RGB and alpha, rounded once.
     """
     k = rgba.shape[1] // size
     averaged = rgba if k == 1 else np.full((len(rgba), size, size, 4), [255, 255, 255, 0], np.uint8)
@@ -208,7 +243,7 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
         if not w:
             continue
         if k == 1:
-            # Nor does its inside change, where alpha is 255.
+            # Inside the mouse alpha is 255 and nothing changes either: only the edge is left.
             rows, cols = np.nonzero(cv2.inRange(alpha[y : y + h, x : x + w], 1, 254))
             pixels = view[y : y + h, x : x + w][rows, cols].astype(np.float32)
             pixels[:, :3] = 255 + (pixels[:, :3] - 255) * (pixels[:, 3:] / 255)
@@ -222,8 +257,13 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def floating(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample or a batch with `rgba` uint8 [..., V, S, S, 4] replaced by float32 image [..., V, 3, S, S] and alpha
-    [..., V, S, S], on the device it is on; with the brightness and contrast of `tone` [..., 2], if there is one.
+    """Turn the bytes of a sample or a batch into floats, on the device they are on.
+
+    Args:
+        sample: rgba uint8 [..., V, S, S, 4] over white; tone [..., 2], if brightness and contrast change (`toned`).
+
+    Returns:
+        image float32 [..., V, 3, S, S] and alpha float32 [..., V, S, S] in place of rgba and tone; the rest as it was.
     """
     rest = {name: value for name, value in sample.items() if name not in ("rgba", "tone")}
     planes = sample["rgba"].float().div_(255).movedim(-1, -3)
@@ -234,10 +274,17 @@ def floating(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def toned(image: Tensor, alpha: Tensor, tone: Tensor) -> Tensor:
-    """The mouse brighter and with more contrast, the white around it as it was.
+    """Change the mouse's brightness and contrast, and leave the white around it.
 
-    image [..., V, 3, S, S] over white, alpha [..., V, S, S], tone [..., 2]: factors of brightness, then of contrast
-    about the mean grey of the mouse in all views. All views change alike, so that they still show one mouse.
+    All views change alike, so they still show one mouse.
+
+    Args:
+        image: views [..., V, 3, S, S] in [0, 1], over white.
+        alpha: opacity [..., V, S, S] in [0, 1].
+        tone: [..., 2], a factor of brightness, then one of contrast about the mean grey of the mouse in all views.
+
+    Returns:
+        [..., V, 3, S, S] in [0, 1], over white.
     """
     brightness, contrast = (tone[..., i, None, None, None, None] for i in (0, 1))
     cover = alpha.unsqueeze(-3)

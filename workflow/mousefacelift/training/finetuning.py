@@ -109,7 +109,7 @@ class FineTuning(lightning.LightningModule):
         self._sharded = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The learning rate is set in every step."""
+        """Build the optimiser and give it the checkpoint's state; the learning rate is set in every step."""
         optimizer = build_optimizer(self.model, self.settings)
         if self.optimizer_state:
             if self._sharded:
@@ -123,7 +123,7 @@ class FineTuning(lightning.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """The model is on its device. Raises UserError if the processes did not begin at the same step."""
+        """Set up on the device. Raises UserError if the processes do not begin at the same step."""
         self._prepare()
         if self.trainer.world_size > 1:
             steps: list[Any] = [None] * self.trainer.world_size
@@ -149,7 +149,7 @@ class FineTuning(lightning.LightningModule):
         return loss
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip; drop the gradients of a step whose norm is not finite or far above the clip, which skips the step."""
+        """Clip the gradients; skip the step, by dropping them, if their norm is not finite or far above the clip."""
         norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip_norm)
         self._grad_norm = _whole(norm).item()
         self._skip = not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm
@@ -157,9 +157,15 @@ class FineTuning(lightning.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
 
     def on_train_batch_end(self, _outputs: Any, _batch: Batch, batch_index: int) -> None:
-        """At the end of a step: average, count, log, and look for failures. Raises AlarmError."""
+        """At the end of a step: average, count, log, and look for failures.
+
+        Raises:
+            AlarmError: if the run has failed.
+        """
         if (batch_index + 1) % self.settings.accumulate:
             return
+        # One reduction for all numbers of the step. The last one tells every process whether any was told to end, so that
+        # all of them end after the same step.
         seen = torch.stack(self._parts).mean(0)
         self._parts.clear()
         seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated > 0)])]))
@@ -168,21 +174,23 @@ class FineTuning(lightning.LightningModule):
         self.values = dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {
             "grad_norm": self._grad_norm
         }
+        # The rate is the one this step was made with: it is taken before the step is counted.
         rate = learning_rate(self.step, self.settings)
         self.step += 1
         self.skipped += self._skip
         self.between_steps = True
         if self.averages is not None and not self._skip:
-            # An average over the few steps done, at first, instead of one that is mostly where it began.
+            # At first an average over the few steps done: with the full decay it would stay near the initial weights.
             decay = min(self.settings.ema or 0.0, self.step / (self.step + 9))
             for name, parameter in trainable(self.model).items():
                 self.averages[name].lerp_(parameter.detach(), 1 - decay)
         if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
             self.record(self.values | {"lr": rate, "skipped": self.skipped})
+        # Last, so that the row of the step that raises the alarm is in the table.
         self.watch.observe(self.step, self.values, self._skip)
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
-        """Metrics of the views that were not inputs."""
+        """Measure the views that were not inputs, and keep the values by sample: several processes may see one twice."""
         rgb, alpha, _ = predict(self.model, batch)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
@@ -190,13 +198,13 @@ class FineTuning(lightning.LightningModule):
         self._validation[int(batch["index"][0])] = values
 
     def on_validation_start(self) -> None:
-        """Validate the averages, if there are any."""
+        """Put the averaged weights in place, if there are any: they are what is validated."""
         self._validation.clear()
         self._prepare()
         self.exchange_averages()
 
     def on_validation_end(self) -> None:
-        """Log the means over all held-out views."""
+        """Put the weights back, and log the means over all held-out views of all processes."""
         self.exchange_averages()
         found = self._validation
         if self.trainer.world_size > 1:
@@ -208,13 +216,14 @@ class FineTuning(lightning.LightningModule):
         self.record(dict(zip(self.measures, means, strict=True)))
 
     def record(self, row: dict[str, float]) -> None:
-        """Give a row of metrics to the loggers, under the step's number."""
+        """Give the loggers values for the row of the present step."""
         for logger in self.loggers:
             logger.log_metrics(row, self.step)
 
     def snapshot(self) -> dict[str, Any]:
-        """All that the run needs to go on; to be called in all processes. Of the model, what is trained: the rest is as the
-        run began, which its identity fixes.
+        """All that the run needs to continue, as plain tensors and numbers. All processes must call it.
+
+        Of the model only what is trained: the rest is as at the start of the run, which the run's identity fixes.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
@@ -246,7 +255,7 @@ class FineTuning(lightning.LightningModule):
 
     @torch.no_grad()
     def exchange_averages(self) -> None:
-        """Swap the parameters with their averages, where there are any; twice is nothing."""
+        """Swap the parameters with their averages, if there are any; a second call swaps them back."""
         self._reshard()
         for name, average in (self.averages or {}).items():
             parameter = self.model.get_parameter(name)
@@ -255,12 +264,12 @@ class FineTuning(lightning.LightningModule):
             average.copy_(held)
 
     def _reshard(self) -> None:
-        """After a forward pass alone, the outermost parameters are still whole in every process."""
+        """Divide the parameters again: after a forward pass alone the outermost ones are whole in every process."""
         if self._sharded:
             self.model.reshard()  # type: ignore[operator]
 
     def _prepare(self) -> None:
-        """What needs the model where it will be trained."""
+        """Set up what depends on the device of the model: the LPIPS network, and the averages."""
         if self._lpips[0] is not None:
             self._lpips[0].to(self.device)
         if self.settings.ema is None:
@@ -286,6 +295,6 @@ class FineTuning(lightning.LightningModule):
 
 
 def _whole(tensor: Any) -> Tensor:
-    """A tensor that is divided among processes, put together."""
+    """The whole of a tensor that may be divided among processes."""
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole

@@ -1,4 +1,4 @@
-"""The checks before the first step of a training: what the data, the weights and the settings are, in one table."""
+"""The checks before the first step of a training run: data, weights and settings in one table."""
 
 import itertools
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ STYLES = {"ok": "green", "note": "yellow", "stop": "bold red"}
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what was found, what it should be, and whether training can start; advice unless the verdict is ok."""
+    """One row: what was found, what is wanted, and whether the run can start; with advice, unless the verdict is ok."""
 
     name: str
     found: str
@@ -43,7 +43,13 @@ class Check:
 
 
 def preflight(shards: ShardData, model: GSLRM, device: str) -> list[Check]:
-    """All checks, in the order of the table. PROBED samples, evenly spread, stand for the training split."""
+    """All checks, in the order of the table.
+
+    Args:
+        shards: of the run. PROBED samples stand for the training split: evenly spread in HDF5, the first ones in tars.
+        model: as the run starts with it, adapted.
+        device: "cuda" or "cpu".
+    """
     settings, data = shards.settings, shards.manifest
     samples = _probe(shards)
     rgba = torch.stack([torch.as_tensor(sample["rgba"]) for sample in samples])
@@ -62,7 +68,11 @@ def preflight(shards: ShardData, model: GSLRM, device: str) -> list[Check]:
 
 
 def report(checks: list[Check], console: Console | None = None) -> None:
-    """Print the table. Raises UserError if a check says stop."""
+    """Print the table of checks.
+
+    Raises:
+        UserError: if a check says stop.
+    """
     table = Table("", "", "found", "wanted", "advice", title="before the first step", title_justify="left")
     for check in checks:
         table.add_row(check.name, f"[{STYLES[check.verdict]}]{check.verdict}", check.found, check.wanted, check.advice)

@@ -24,10 +24,14 @@ class Recipe:
     """How a stored sample becomes a visit: what is input and what held out, and by how much it is changed.
 
     Everything is a function of seed, epoch, sample and batch, whatever ran before and wherever it runs. A sample's
-    held-out views advance with every epoch, so that over V epochs each of its V views is held out equally often. With
-    `augment` every visit turns its sample by another angle and mirrors it or not; brightness and contrast are changed by
-    factors of at most 1 + and at least 1 - these; in the fraction `view_dropout` of the batches one input less is given.
-    With `shuffle_views` the inputs of every visit are in another order, and all else is as without it.
+    held-out views advance with every epoch: over V epochs each of its V views is held out equally often.
+
+    num_inputs: input views of a visit.
+    seed: of all choices.
+    augment: turn the sample by another angle in every visit, and mirror it or not.
+    brightness, contrast: largest relative change; the factors lie between 1 - this and 1 + this.
+    view_dropout: fraction of the batches in which one input less is given.
+    shuffle_views: give the inputs of every visit in another order; nothing else changes.
     """
 
     num_inputs: int
@@ -39,11 +43,19 @@ class Recipe:
     shuffle_views: bool = False
 
     def visit(self, sample: dict[str, Any], epoch: int, first: int, batch: int) -> dict[str, Any]:
-        """A stored sample in an epoch, as part of a batch; in epoch 0 the views from `first` on are held out.
+        """A stored sample in an epoch, as part of a batch.
 
-        Adds inputs [num_inputs] and held_out [V - num_inputs], view indices in their order by azimuth, but for
-        `shuffle_views`, which gives the inputs in another.
+        Args:
+            sample: of `Samples.stored`.
+            epoch: counted from 0.
+            first: the first view that is held out in epoch 0.
+            batch: number of the batch that the visit belongs to.
+
+        Returns:
+            The sample, changed, with the view indices inputs [num_inputs] and held_out [V - num_inputs]: both in their
+            order by azimuth, unless `shuffle_views`.
         """
+        # All random numbers are drawn whatever the settings: switching one change on leaves the others as they were.
         random = np.random.default_rng([self.seed, epoch, sample["index"]])
         angle, mirror, place = random.uniform(0, 2 * np.pi), random.random() < 0.5, random.random()
         tone = 1 + random.uniform(-1, 1, 2) * (self.brightness, self.contrast)
@@ -53,7 +65,7 @@ class Recipe:
             sample = sample | {"tone": torch.from_numpy(tone).float()}
         views = len(sample["rgba"])
         chosen = split_views(views, self.num_inputs, first + epoch * (views - self.num_inputs))
-        # For the whole batch alike: its samples are stacked.
+        # A batch drops a view in all of its samples or in none: they are stacked. Which view, each sample chooses.
         if np.random.default_rng([self.seed, batch, views]).random() < self.view_dropout:
             dropped = chosen["inputs"][int(place * self.num_inputs)]
             chosen["inputs"] = chosen["inputs"][chosen["inputs"] != dropped]
@@ -64,7 +76,7 @@ class Recipe:
 
 
 def recipe(settings: Train) -> Recipe:
-    """The recipe of a training's settings."""
+    """The recipe of a training run's settings."""
     return Recipe(
         settings.num_input_views, settings.seed, settings.augment, settings.brightness, settings.contrast,
         settings.view_dropout, settings.view_order == "random",
@@ -74,7 +86,7 @@ def recipe(settings: Train) -> Recipe:
 class Visits(Dataset[dict[str, Any]]):
     """The endless sequence of training samples: every epoch visits all samples once, in an order of its own.
 
-    Visit i is a function of the recipe and i alone. Batches are of `batch_size` visits.
+    Visit i is a function of the recipe and i alone. A batch is `batch_size` visits.
     """
 
     def __init__(self, samples: Samples, recipe: Recipe, batch_size: int = 1):
@@ -88,9 +100,9 @@ class Visits(Dataset[dict[str, Any]]):
 
 
 class HeldOut(Dataset[dict[str, Any]]):
-    """A split for validation: sample i once, holding out the views from i on, so that all views get their turn.
+    """A split for validation: every sample once. Sample i holds out the views from i on, so all views get their turn.
 
-    The inputs are in the order of `input_order` with `shuffle_seed`, which is of the sample and the views held out.
+    `shuffle_seed` as in `input_order`.
     """
 
     def __init__(self, samples: Samples, num_inputs: int, shuffle_seed: int | None = None):
@@ -106,10 +118,15 @@ class HeldOut(Dataset[dict[str, Any]]):
 
 
 def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]:
-    """The same stored sample in a world turned about +Z by `angle` radians and, before that, mirrored in x or not.
+    """The same sample in a turned and perhaps mirrored world.
 
     Exact: a turn leaves the images as they are and moves the cameras; a mirror flips images and principal points, and
-    reflects the cameras (in the world and in their own x axis, so that they stay rotations).
+    reflects the cameras, in the world and in their own x axis, so that they stay rotations.
+
+    Args:
+        sample: of `Samples.stored`.
+        angle: of the turn about +Z, radians.
+        mirror: whether the world is mirrored in x first.
     """
     cos, sin = np.cos(angle), np.sin(angle)
     turn = torch.tensor([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float32)
@@ -124,7 +141,11 @@ def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]
 
 
 def split_views(views: int, num_inputs: int, first: int) -> dict[str, Tensor]:
-    """Hold out `views - num_inputs` views, from `first` on around the circle; the rest are inputs, order kept."""
+    """Hold out `views - num_inputs` views, from `first` on around the circle; the rest are inputs.
+
+    Returns:
+        inputs [num_inputs] and held_out [views - num_inputs], ascending view indices.
+    """
     held_out = {(first + i) % views for i in range(views - num_inputs)}
     return {
         "inputs": torch.tensor([view for view in range(views) if view not in held_out]),
@@ -133,9 +154,13 @@ def split_views(views: int, num_inputs: int, first: int) -> dict[str, Tensor]:
 
 
 def input_order(count: int, shuffle_seed: int | None, sample: int, held_out: int) -> list[int]:
-    """In which order `count` inputs are given where nothing is learned: as they come, or at random if there is a seed.
+    """The order of a sample's inputs in validation and evaluation.
 
-    A function of the seed, the sample's place in its split and the first view that is held out.
+    Args:
+        count: number of inputs.
+        shuffle_seed: None for the order as it is; else the order is random.
+        sample: the sample's place in its split.
+        held_out: the first view that is held out. Seed, sample and this view decide the order.
     """
     if shuffle_seed is None:
         return list(range(count))
@@ -143,11 +168,11 @@ def input_order(count: int, shuffle_seed: int | None, sample: int, held_out: int
 
 
 def shuffle_seed(settings: Train) -> int | None:
-    """The seed of `input_order` in a training's settings: None with `view_order` fixed."""
+    """The seed of `input_order` by the settings of a training run: None with `view_order` fixed."""
     return settings.seed if settings.view_order == "random" else None
 
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """An order of `count` samples or shards; of epoch STAGGER: which view each sample holds out first."""
+    """The order of `count` samples or shards in an epoch; for epoch STAGGER, the view each sample holds out first."""
     return np.random.default_rng([seed, epoch + 1]).permutation(count)
