@@ -9,8 +9,8 @@ import typer
 
 import mousefacelift
 from mousefacelift.cli import app
+from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.rigs.registry import FORMATS
-from mousefacelift.stages.ablation import VARIANTS
 from support.paths import ROOT
 
 PACKAGE = ROOT / "workflow" / "mousefacelift"
