@@ -26,6 +26,7 @@ from mousefacelift.stages.train import train
 from mousefacelift.training.finetuning import FineTuning, learning_rate, predict
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
+from support.budget import some
 from support.presets import preset_of
 from support.tables import metrics_of
 
@@ -61,46 +62,62 @@ def command(manifest, folder, **settings):
     return subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=300)
 
 
+GLOBAL_BATCH = {
+    "preset": "tiny", "image_size": 32, "steps": 5, "batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 2,
+    "accelerator": "cpu", "checkpoint_every": 2, "val_every": 3, "log_every": 1, "loss": EVERY_TERM.model_dump(), "ema": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The shards of a global batch, and the runs of one process that computes it in two parts, and at once."""
+    folder = tmp_path_factory.mktemp("one")
+    manifest = write_shards(folder / "shards", {"train": 5, "val": 3})
+    whole = Train.model_validate(GLOBAL_BATCH)
+    return manifest, run(manifest, folder / "parts", whole, accumulate=2), run(manifest, folder / "one", whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch(tmp_path, strategy):
+def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch(tmp_path, one_process, strategy):
     """Five steps of the tiny preset with gloo: bit for bit those of one process that computes its batch in two parts.
 
     Undivided, sums are rounded in another order, which Adam makes visible where gradients are nearly zero.
     """
-    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
-    base = {
-        "preset": "tiny", "image_size": 32, "steps": 5, "batch_size": 4, "learning_rate": 1e-5, "warmup_steps": 2,
-        "accelerator": "cpu", "checkpoint_every": 2, "val_every": 3, "log_every": 1, "loss": EVERY_TERM.model_dump(), "ema": 0.9,
-    }  # fmt: skip
-    found = {}
-    for name, changes in (
-        ("two", {"gpus": 2, "strategy": strategy}), ("parts", {"accumulate": 2}), ("one", {}),
-    ):  # fmt: skip
-        ended = command(manifest, tmp_path / name, **base | changes)
-        assert ended.returncode == 0, ended.stderr[-3000:]
-        found[name] = load_file(tmp_path / name / "out" / "model.safetensors"), rows(tmp_path / name)
+    manifest, (parts, rows_of_parts), (one, rows_of_one) = one_process
+    ended = command(manifest, tmp_path / "two", **GLOBAL_BATCH, gpus=2, strategy=strategy)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    two = load_file(tmp_path / "two" / "out" / "model.safetensors")
     torch.manual_seed(0)
     start = build_model("tiny").state_dict()
-    two, parts, one = (found[name][0] for name in ("two", "parts", "one"))
     assert max((two[name] - start[name]).abs().max() for name in two) > 1e-5
     assert all(torch.equal(two[name], parts[name]) for name in two)
     assert max((two[name] - one[name]).abs().max() for name in two) < 1e-6
-    for name in ("parts", "one"):
-        for mine, other in zip(found["two"][1], found[name][1], strict=True):
+    for table in (rows_of_parts, rows_of_one):
+        for mine, other in zip(rows(tmp_path / "two"), table, strict=True):
             assert mine == pytest.approx(other, rel=2e-4, abs=1e-6)
 
 
+TOGETHER = {
+    "preset": "tiny", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
+    "accelerator": "cpu", "checkpoint_every": 100, "val_every": 20, "log_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Shards, and what two processes of one machine make of them: weights and rows of metrics."""
+    folder = tmp_path_factory.mktemp("two")
+    manifest = write_shards(folder / "shards", {"train": 5, "val": 3})
+    ended = command(manifest, folder / "whole", **TOGETHER, gpus=2)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return manifest, load_file(folder / "whole" / "out" / "model.safetensors"), rows(folder / "whole")
+
+
 @pytest.mark.slow
-def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
+def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path, two_processes):
     """Two tasks with the environment that srun gives each of its own."""
-    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
-    base = {
-        "preset": "tiny", "image_size": 32, "steps": 4, "batch_size": 4, "learning_rate": 1e-4, "warmup_steps": 2,
-        "accelerator": "cpu", "checkpoint_every": 2, "val_every": 3, "log_every": 1,
-    }  # fmt: skip
-    one = command(manifest, tmp_path / "one", **base, gpus=2)
-    assert one.returncode == 0, one.stderr[-3000:]
+    manifest, weights, table = two_processes
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -108,7 +125,7 @@ def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
         "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2, "SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "train",
         "SLURM_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
     }  # fmt: skip
-    words = train_words(manifest, json.dumps(base | {"nodes": 2}), tmp_path / "two")
+    words = train_words(manifest, json.dumps(TOGETHER | {"nodes": 2}), tmp_path / "two")
     program = [sys.executable, "-c", "from mousefacelift.cli import main; main()", *words]
     tasks = []
     for rank in range(2):
@@ -118,27 +135,21 @@ def test_two_machines_under_slurm_end_as_two_processes_of_one_do(tmp_path):
     for task in tasks:
         text, _ = task.communicate(timeout=200)
         assert task.returncode == 0, text[-3000:]
-    first, second = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("one", "two"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    found = load_file(tmp_path / "two" / "out" / "model.safetensors")
+    assert all(torch.equal(weights[name], found[name]) for name in weights)
+    assert rows(tmp_path / "two") == table
 
 
 @pytest.mark.slow
-def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp_path):
+def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp_path, two_processes):
     """Also if the first takes so long to save that a second one which failed would have it killed."""
-    manifest = write_shards(tmp_path / "shards", {"train": 5, "val": 3})
-    base = {
-        "preset": "tiny", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
-        "accelerator": "cpu", "checkpoint_every": 100, "val_every": 20, "log_every": 1, "gpus": 2,
-    }  # fmt: skip
-    whole = command(manifest, tmp_path / "whole", **base)
-    assert whole.returncode == 0, whole.stderr[-3000:]
-
+    manifest, weights, table = two_processes
+    settings = TOGETHER | {"gpus": 2}
     folder = tmp_path / "ended"
     folder.mkdir()
     slow = "import time, torch; save = torch.save; torch.save = lambda *a: (time.sleep(8), save(*a))"
     (folder / "mousefacelift").write_text(f"{slow}\nfrom mousefacelift.cli import main; main()\n")
-    words = train_words(manifest, json.dumps(base), folder)
+    words = train_words(manifest, json.dumps(settings), folder)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, folder / "mousefacelift", *words], stderr=log, stdout=log, start_new_session=True
@@ -150,11 +161,11 @@ def test_two_processes_that_are_told_to_end_go_on_later_and_end_as_one_would(tmp
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(60) == 143, (folder / "log").read_text()[-3000:]
     assert "ended by SIGTERM after step" in (folder / "log").read_text()
-    ended = command(manifest, folder, **base)
+    ended = command(manifest, folder, **settings)
     assert ended.returncode == 0 and "continuing after step" in ended.stderr
-    one, other = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("whole", "ended"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert rows(tmp_path / "whole") == rows(folder)
+    found = load_file(folder / "out" / "model.safetensors")
+    assert all(torch.equal(weights[name], found[name]) for name in weights)
+    assert rows(folder) == table
 
 
 RUNS = {
@@ -166,9 +177,7 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_at_five_random_moments_ends_like_an_undisturbed_one(
-    micro_model, synthetic_shards, tmp_path, name
-):
+def test_a_run_killed_at_random_moments_ends_like_an_undisturbed_one(micro_model, synthetic_shards, tmp_path, name):
     """SIGKILL and SIGTERM in turn, whenever it falls: the same weights and rows of metrics, bit for bit."""
     settings = SETTINGS.model_copy(update={"steps": 60, "val_every": 25, "checkpoint_every": 7} | RUNS[name])
     whole = run(synthetic_shards, tmp_path / "whole", settings)
@@ -183,7 +192,7 @@ def test_a_run_killed_at_five_random_moments_ends_like_an_undisturbed_one(
         FineTuning.on_train_batch_start = on_train_batch_start
         run(synthetic_shards, tmp_path / "killed", settings)
 
-    for number, step in enumerate(sorted(chance.sample(range(1, 58), 5))):
+    for number, step in enumerate(some(sorted(chance.sample(range(1, 58), 5)))):
         reached.value = 0
         process = context.Process(target=child)
         process.start()
@@ -455,7 +464,7 @@ class TestCollapse:
             run(synthetic_shards, tmp_path, **settings)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", some(range(3)))
     def test_healthy_runs_raise_none(self, micro_model, synthetic_shards, tmp_path, seed):
         settings = {"steps": 150, "seed": seed, "guards": Guards(white=20, norm=10, plateau=100), "val_every": 150}
         _, table = run(synthetic_shards, tmp_path, **settings)

@@ -20,7 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.plan import Plan
+from support.budget import ALL, some
 from support.paths import ROOT
 from support.rodent import record, write_table
 
@@ -47,6 +49,10 @@ needs_slurm = pytest.mark.skipif(
 )
 
 
+# Variants that the configured run has already are left out of the ablation: in the gate none is.
+ALREADY = {} if ALL else {"loss": VARIANTS["plain_loss"].changes["loss"], "view_order": "random"}
+
+
 def settings(table: Path) -> dict:
     return {
         "captures": str(table),
@@ -56,7 +62,7 @@ def settings(table: Path) -> dict:
         "sample": {"gap_s": 0, "fractions": {"train": 0.6, "val": 0.2, "test": 0.2}},
         "train": {
             "run": "t", "preset": "tiny", "image_size": 64, "steps": 2, "batch_size": 1, "warmup_steps": 1,
-            "val_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3,
+            "val_every": 2, "checkpoint_every": 1, "learning_rate": 1e-3, **ALREADY,
         },
         "evaluate": {"pictures": 1, "turntable_frames": 3, "turntable_size": 64},
     }  # fmt: skip
@@ -244,9 +250,9 @@ def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished, by
 
 
 @pytest.mark.slow
-def test_the_ablation_trains_every_variant(finished, by_name):
+def test_the_ablation_trains_every_variant_that_changes_something(finished, by_name):
     results = finished / "results" / "ablation" / "t"
-    variants = {"one_input", "plain_loss", "canonical", "random_order"}
+    variants = {"one_input", "plain_loss", "canonical", "random_order"} if ALL else {"one_input", "canonical"}
     assert {path.name for path in results.iterdir()} == variants | {"table.md", "metrics.json", "curves.png"}
     for name in variants:
         assert (results / name / "evaluate" / "metrics.json").stat().st_size > 0
@@ -285,7 +291,7 @@ def test_killed_at_any_moment_the_next_run_completes_with_the_same_shards(tmp_pa
     project = make_project(tmp_path / "project", table)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     interrupted = 0
-    for moment in (2.0, 3.0, 4.0, 5.5, 7.0):
+    for moment in some((2.0, 3.0, 4.0, 5.5, 7.0)):
         process = subprocess.Popen(
             command("shard"), cwd=project, env=environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
