@@ -1,5 +1,6 @@
-"""The networks by name. A network is one module with a `Network` and one line here; a preset of it is a line in
-config/presets.py.
+"""The networks by name.
+
+To add a network, write a module with a `Network` and add its line to NETWORKS; its presets go into config/presets.py.
 """
 
 import difflib
@@ -23,12 +24,32 @@ def network(name: str) -> type[Network]:
 
 
 def preset_config(preset: str) -> Any:
-    """A preset's configuration, of its network's own type."""
+    """A preset's configuration.
+
+    Args:
+        preset: a name in PRESETS.
+
+    Returns:
+        A `Config` of the preset's network.
+
+    Raises:
+        UserError: the preset's network is not in the registry.
+    """
     found = PRESETS[preset]
     return network(found.network).Config(**found.model)
 
 
 def build_model(preset: str) -> Network:
-    """A preset's model with random weights, drawn from torch's random numbers."""
+    """A new model of a preset.
+
+    Args:
+        preset: a name in PRESETS.
+
+    Returns:
+        The model with random weights, drawn from torch's random numbers.
+
+    Raises:
+        UserError: the preset's network is not in the registry.
+    """
     found = PRESETS[preset]
     return network(found.network)(preset_config(preset))
