@@ -109,7 +109,7 @@ def test_hdf5_is_five_and_tar_three_times_as_fast_as_a_folder_of_png_files(data,
 
 MEASURE = """
 import sys, psutil
-from mousefacelift.config import Train
+from mousefacelift.config.train import Train
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.shards.manifest import read_manifest
 settings = Train(container=sys.argv[2], workers=2, steps=60, val_every=60, cache_gb=0)
