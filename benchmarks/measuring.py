@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mousefacelift.config.train import Train
-from mousefacelift.stages.train import choose_accelerator
+from mousefacelift.training.machine import choose_accelerator
 
 Row = dict[str, Any]
 

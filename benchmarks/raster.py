@@ -21,7 +21,7 @@ from measuring import Clock, Report, Row, chosen_device, machine, summary
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.rasterize.api import rasterize
 from mousefacelift.models.rasterize.reference import rasterize_reference
-from mousefacelift.stages.train import set_threads
+from mousefacelift.training.machine import set_threads
 from scenes import pixel_aligned_scene, ring
 
 NAMES = ("means", "quats", "scales", "opacities", "colors")

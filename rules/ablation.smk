@@ -57,10 +57,10 @@ rule ablation:
     benchmark:
         f"{BENCHMARKS}/ablation/{RUN}.tsv"
     conda:
-        "../envs/prep.yaml"
+        "../envs/gpu.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=15,
     params:
         train=subpath(input.trained, parent=True),

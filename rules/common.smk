@@ -5,7 +5,7 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.plan import Plan
-from mousefacelift.stages.ablation import VARIANTS
+from mousefacelift.evaluation.variants import VARIANTS
 
 
 def planned(question, *about):

@@ -10,10 +10,10 @@ import typer
 import mousefacelift
 from mousefacelift.cli import app
 from mousefacelift.config.presets import PRESETS
+from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.recordings.silhouettes.registry import METHODS
 from mousefacelift.rigs.registry import FORMATS
 from mousefacelift.shards.exports.registry import EXPORTS
-from mousefacelift.stages.ablation import VARIANTS
 from support.paths import ROOT
 
 PACKAGE = ROOT / "workflow" / "mousefacelift"

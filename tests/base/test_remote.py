@@ -89,7 +89,7 @@ def test_a_file_arrives_whole_although_the_connection_breaks(behaviour):
         ((403,), "the server says 403"),
         ((503,) * 9, "the server says 503"),
         (("drop at once",) * 9, "cannot be read"),
-        (("drop", "no ranges"), "cannot continue where it was"),
+        (("drop", "no ranges"), "cannot continue a download"),
     ],
 )
 def test_what_cannot_be_had_is_named(behaviour, message):

@@ -186,7 +186,7 @@ def test_a_pickles_forbidden_names_are_told(tmp_path, monkeypatch, thing, named,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new_cam.pkl").write_bytes(pickle.dumps([{"K": thing, "R": np.eye(3), "T": np.zeros(3)}], protocol))
     with pytest.raises(
-        UserError, match=rf"new_cam\.pkl: the pickle asks for .*({named}).* refused, and nothing of it was run"
+        UserError, match=rf"new_cam\.pkl: the pickle asks for .*({named}).* refused, and nothing in it was run"
     ):
         read_rig(tmp_path / "new_cam.pkl", "mammal")
     assert not (tmp_path / "payload-ran").exists()
@@ -408,7 +408,7 @@ def test_what_is_no_file_is_named(tmp_path):
     [
         ('{"a": NaN}', "field 'a' is NaN or infinity"),
         ('{"a": [1, {"b": -Infinity}]}', r"field 'a\[1\]\.b' is NaN or infinity"),
-        ('{"cam": 1, "cam": 2}', "'cam' stands there twice"),
+        ('{"cam": 1, "cam": 2}', "'cam' occurs twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
         ('{"a": 1', "damaged JSON"),

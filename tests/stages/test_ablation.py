@@ -1,6 +1,5 @@
 """The ablation: each variant is one change, only runs that differ in it are compared, and the sentences say what the numbers do."""
 
-import csv
 import json
 import math
 import shutil
@@ -14,24 +13,29 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Loss, Train
-from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.evaluation.metrics.registry import METRICS
+from mousefacelift.evaluation.predict import open_trained
+from mousefacelift.evaluation.variants import VARIANTS, applicable, left_out, variant
 from mousefacelift.models.gslrm import GSLRMConfig
-from mousefacelift.stages.ablation import VARIANTS, ablation, applicable, left_out, read_run, variant, verdict
-from mousefacelift.stages.evaluate import evaluate, open_trained
+from mousefacelift.stages.ablation import ablation, read_run, verdict
+from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.train import train
 from support.presets import preset_of
+from support.registered import CLOSENESS
+from support.tables import metrics_of
 
 SAMPLES, VIEWS = 8, 6
 BASE = Train(run="mice", preset="tiny", steps=20, batch_size=2, seed=5, val_every=10)
 LEVELS = {"configured": 22.0, "one_input": 14.0, "plain_loss": 22.0, "canonical": 21.0, "random_order": 22.0}
 
 
-def metrics_of(level, noise=0.1, seed=0, samples=SAMPLES):
+def scores_of(level, noise=0.1, seed=0, samples=SAMPLES):
     """[N, V] of every metric: samples differ by far more than the runs."""
     random = np.random.default_rng([17, seed])
     difficulty = np.random.default_rng(3).normal(0, 3, (samples, 1))
     psnr = level + difficulty + random.normal(0, noise, (samples, 1)) + np.linspace(0, 1, VIEWS)
-    return {"psnr": psnr, "psnr_foreground": psnr - 8, "ssim": psnr / 30, "mask_iou": psnr / 40}
+    known = {"psnr": psnr, "psnr_foreground": psnr - 8, "ssim": psnr / 30, "mask_iou": psnr / 40}
+    return {name: known.get(name, psnr / 50) for name in METRICS}
 
 
 def write_run(folder, evaluated, settings, scores, split="test"):
@@ -55,7 +59,7 @@ def write_run(folder, evaluated, settings, scores, split="test"):
     for sample, view in np.ndindex(scores["psnr"].shape):
         values = [f"{scores[metric][sample, view]:.5g}" for metric in METRICS]
         rows.append([f"m-{sample:06d}", str(sample), str(view), "model", *values])
-        rows.append([f"m-{sample:06d}", str(sample), str(view), "white", *["1"] * 4])
+        rows.append([f"m-{sample:06d}", str(sample), str(view), "white", *["1"] * len(METRICS)])
     (evaluated / "metrics.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
     summary = {
         "model": {metric: float(np.nanmean(scores[metric])) for metric in METRICS},
@@ -70,10 +74,10 @@ def write_run(folder, evaluated, settings, scores, split="test"):
 def write_all(folder, base=BASE, noise=0.1, samples=SAMPLES, **levels):
     """A configured run and its variants; gives the arguments of `ablation`."""
     levels = LEVELS | levels
-    write_run(folder / "train", folder / "evaluate", base, metrics_of(levels["configured"], noise, 0, samples))
+    write_run(folder / "train", folder / "evaluate", base, scores_of(levels["configured"], noise, 0, samples))
     for number, name in enumerate(applicable(base), 1):
         run = folder / "runs" / name
-        scores = metrics_of(levels[name], noise, number, samples)
+        scores = scores_of(levels[name], noise, number, samples)
         write_run(run / "train", run / "evaluate", variant(base, name), scores)
     return folder / "train", folder / "evaluate", folder / "runs", folder / "out"
 
@@ -188,22 +192,22 @@ def test_differences_are_paired_over_samples(runs):
 
 
 def test_a_clear_difference_is_called_clear_and_its_direction_named():
-    base = metrics_of(22.0)
-    text = verdict("one_input", metrics_of(14.0, seed=1), base)
+    base = scores_of(22.0)
+    text = verdict("one_input", scores_of(14.0, seed=1), base)
     assert text.startswith("`one_input` against `configured`: PSNR is ")
     assert text.count(" dB lower, a clear difference") == 2 and "inside the silhouette" in text
     assert text.endswith("(paired, 8 samples).")
-    assert " dB higher, a clear difference" in verdict("one_input", metrics_of(25.0, seed=1), base)
+    assert " dB higher, a clear difference" in verdict("one_input", scores_of(25.0, seed=1), base)
 
 
 def test_what_lies_within_two_standard_errors_is_not_clear():
-    base, same = metrics_of(22.0, noise=1.0), metrics_of(22.1, noise=1.0, seed=1)
+    base, same = scores_of(22.0, noise=1.0), scores_of(22.1, noise=1.0, seed=1)
     assert verdict("random_order", same, base).count("no clear difference") == 2
     assert "a clear" not in verdict("random_order", same, base)
 
 
 def test_a_difference_that_does_not_show_is_none_however_sure():
-    base = metrics_of(22.0)
+    base = scores_of(22.0)
     assert verdict("random_order", base, base).count("the same to 0.01 dB") == 2
     tiny = base | {"psnr": base["psnr"] + 0.002}
     assert verdict("random_order", tiny, base).startswith(
@@ -212,7 +216,7 @@ def test_a_difference_that_does_not_show_is_none_however_sure():
 
 
 def test_the_mouse_and_the_whole_image_are_judged_apart():
-    base, other = metrics_of(22.0), metrics_of(23.0, seed=1)
+    base, other = scores_of(22.0), scores_of(23.0, seed=1)
     other["psnr_foreground"] = other["psnr_foreground"] - 5
     text = verdict("plain_loss", other, base)
     whole, inside = text.split(";")
@@ -265,7 +269,7 @@ def test_another_budget_is_refused(runs):
     folder = runs[2] / "canonical"
     shutil.rmtree(folder)
     longer = variant(BASE.model_copy(update={"steps": 30}), "canonical")
-    write_run(folder / "train", folder / "evaluate", longer, metrics_of(21.0))
+    write_run(folder / "train", folder / "evaluate", longer, scores_of(21.0))
     with pytest.raises(UserError, match=r"train\.steps is 30, not 20"):
         ablation(*runs)
 
@@ -356,6 +360,25 @@ def test_trained_variants_differ_in_their_change_alone(synthetic_shards, tmp_pat
     distance = open_trained(synthetic_shards, tmp_path / "canonical" / "train", "test", 1).samples[0]["c2w"][:, :3, 3]
     np.testing.assert_allclose(distance.norm(dim=-1), 2.7, rtol=1e-6)
     assert json.loads((tmp_path / "one_input" / "evaluate" / "metrics.json").read_text())["num_input_views"] == 1
-    with (tmp_path / "plain_loss" / "train" / "metrics.csv").open() as file:
-        columns = next(csv.reader(file))
+    columns = metrics_of(tmp_path / "plain_loss" / "train")[0]
     assert "l2" in columns and "masked_l2" not in columns
+
+
+def test_a_metric_of_the_registry_is_in_every_file(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    arguments = write_all(tmp_path)
+    ablation(*arguments)
+    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
+    header, _, *lines = (
+        line.strip("| ").split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()
+    )
+    assert header[-1] == "closeness"
+    for line, (name, values) in zip(lines, runs.items(), strict=False):
+        assert line[0].startswith(f"`{name}`") and line[-1] == f"{values['closeness']:.4f}"
+    assert runs["one_input"]["difference"]["closeness"]["clear"] is True
+
+
+def test_an_evaluation_that_lacks_a_metric_is_refused(runs, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    with pytest.raises(UserError, match=r"damaged metrics .*closeness.*run `evaluate` again"):
+        ablation(*runs)

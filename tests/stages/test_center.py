@@ -14,7 +14,7 @@ from mousefacelift.config.center import Center
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure, silhouettes
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -339,6 +339,6 @@ def test_the_demos_silhouettes_hold_the_projected_centre_of_the_mouse():
         assert np.linalg.norm(found.center_px - centre) < 20
 
 
-def test_an_unknown_way_to_find_the_mouse_is_named(short):
+def test_an_unknown_way_to_find_the_mouse_is_named(short, tmp_path):
     with pytest.raises(UserError, match=r"center\.masks: unknown method 'magic'"):
-        next(iter(silhouettes(short, 0, FRAMES, SETTINGS.model_copy(update={"masks": "magic"}))))
+        center(short, 0, tmp_path / "0000.h5", SETTINGS.model_copy(update={"masks": "magic"}))

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import av
 import cv2
@@ -12,19 +11,16 @@ import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.evaluation.metrics import METRICS
+from mousefacelift.evaluation import pictures
+from mousefacelift.evaluation.baselines.registry import BASELINES
+from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.models.splats import read_ply
 from mousefacelift.shards.manifest import read_manifest
-from mousefacelift.stages.evaluate import (
-    evaluate,
-    input_views,
-    nearest_view,
-    open_trained,
-    predict_views,
-    turntable_cameras,
-)
+from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.training.data import Samples
 from support.balls import write_shards
+from support.registered import CLOSENESS, GREY
+from support.tables import rows_of
 
 SETTINGS = Evaluate(split="test", pictures=2, splats=1, turntable_frames=4, turntable_size=64)
 
@@ -51,12 +47,11 @@ def held_out_samples(synthetic_shards):
 
 @pytest.fixture(scope="module")
 def rows(results):
-    lines = [line.split("\t") for line in (results / "metrics.tsv").read_text().splitlines()]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    return rows_of(results / "metrics.tsv")
 
 
 def test_every_view_of_every_sample_is_scored_by_every_method(rows, metrics):
-    assert len(rows) == 2 * 6 * 4
+    assert len(rows) == 2 * 6 * (1 + len(BASELINES))
     assert {(row["key"], row["view"]) for row in rows} == {
         (f"ball-test-{i:06d}", str(v)) for i in range(2) for v in range(6)
     }
@@ -64,7 +59,7 @@ def test_every_view_of_every_sample_is_scored_by_every_method(rows, metrics):
 
 
 def test_the_summary_is_the_mean_of_the_rows(rows, metrics):
-    for method in ("model", "white", "mean_train", "nearest_view"):
+    for method in ("model", *BASELINES):
         summary = metrics["model"] if method == "model" else metrics["baselines"][method]
         for name in METRICS:
             values = [float(row[name]) for row in rows if row["method"] == method]
@@ -88,35 +83,6 @@ def test_the_mean_train_baseline_is_the_mean_of_the_training_images(synthetic_sh
     expected = -10 * math.log10(((mean - held_out_samples[1]["image"][4]) ** 2).mean())
     (row,) = [r for r in rows if (r["key"], r["view"], r["method"]) == ("ball-test-000001", "4", "mean_train")]
     assert float(row["psnr"]) == pytest.approx(expected, abs=1e-3)
-
-
-def test_the_nearest_view_is_the_one_that_looks_the_same_way(held_out_samples):
-    c2w = held_out_samples[0]["c2w"]
-    for view in range(6):
-        inputs = input_views(6, 5, view)
-        angles = {other: float(c2w[other, :3, 2] @ c2w[view, :3, 2]) for other in inputs}
-        assert nearest_view(c2w, inputs, view) == max(angles, key=angles.get)
-        assert nearest_view(c2w, inputs, view) in ((view - 1) % 6, (view + 1) % 6)
-
-
-def test_the_held_out_view_is_never_an_input():
-    for num_inputs in range(1, 6):
-        for view in range(6):
-            inputs = input_views(6, num_inputs, view)
-            assert view not in inputs and len(set(inputs)) == num_inputs and inputs == sorted(inputs)
-    assert input_views(6, 2, 1) == [0, 5] and input_views(6, 5, 2) == [0, 1, 3, 4, 5]
-
-
-def test_turntable_cameras_circle_the_origin_upright():
-    w2c = turntable_cameras(4).double()
-    c2w = torch.linalg.inv(w2c)
-    torch.testing.assert_close(c2w[0, :3, 3], torch.tensor([0, -2.7, 0]).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(c2w[1, :3, 3], torch.tensor([2.7, 0, 0]).double(), atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(w2c), torch.ones(4).double())
-    for camera in w2c:
-        torch.testing.assert_close(camera[:3, 3], torch.tensor([0, 0, 2.7]).double(), atol=1e-6, rtol=0)
-        up = camera[:3, :3] @ torch.tensor([0, 0, 1]).double()
-        torch.testing.assert_close(up, torch.tensor([0, -1, 0]).double(), atol=1e-6, rtol=0)
 
 
 def test_the_turntable_is_a_video_of_the_asked_size(results):
@@ -174,22 +140,42 @@ def test_missing_weights_are_refused(synthetic_shards, trained, tmp_path):
         evaluate(synthetic_shards, tmp_path, tmp_path / "out", SETTINGS, threads=1)
 
 
-def test_a_model_trained_on_views_in_random_order_is_given_them_so_and_draws_the_same(synthetic_shards, trained):
-    opened = open_trained(synthetic_shards, trained, "test", threads=1)
-    given = []
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, by file name."""
+    drawn = {}
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: drawn.update({path.name: figure}))
+    return drawn
 
-    def spy(image, c2w, fxfycxcy):
-        given.append(c2w)
-        return opened.model(image, c2w, fxfycxcy)
 
-    spied = replace(opened, model=spy, train=opened.train.model_copy(update={"view_order": "random"}))
-    sample = opened.samples[1]
-    rgb, alpha = predict_views(spied, sample)
-    again, _ = predict_views(spied, sample)
-    plain, plain_alpha = predict_views(opened, sample)
-    assert torch.equal(rgb, again), "the order is of seed, sample and view"
-    torch.testing.assert_close(rgb, plain, rtol=0, atol=1e-4)
-    torch.testing.assert_close(alpha, plain_alpha, rtol=0, atol=1e-4)
-    orders = [[int((sample["c2w"] == c).all((1, 2)).nonzero()) for c in c2w[0]] for c2w in given[:6]]
-    assert [sorted(order) for order in orders] == [input_views(6, 5, view) for view in range(6)]
-    assert sum(order != sorted(order) for order in orders) >= 5
+def test_a_metric_of_the_registry_is_in_every_file(synthetic_shards, trained, tmp_path, monkeypatch, figures):
+    monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
+    settings = Evaluate(split="test", pictures=0, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    rows = rows_of(tmp_path / "metrics.tsv")
+    for method in ("model", *BASELINES):
+        summary = result["model"] if method == "model" else result["baselines"][method]
+        values = [float(row["closeness"]) for row in rows if row["method"] == method]
+        assert summary["closeness"] == pytest.approx(np.mean(values), abs=1e-4) and 0 < summary["closeness"] < 1
+    assert "closeness" in result["gain"]
+    panels = {axes.get_ylabel(): axes for axes in figures["metrics.png"].axes}
+    assert list(panels) == [each.title for each in METRICS.values()]
+    means = [patch.get_height() for patch in panels["closeness"].patches]
+    assert np.mean(means[:6]) == pytest.approx(result["model"]["closeness"], abs=1e-5)
+
+
+def test_a_baseline_of_the_registry_is_in_every_file(synthetic_shards, trained, tmp_path, monkeypatch, figures):
+    monkeypatch.setitem(BASELINES, "grey", GREY)
+    settings = Evaluate(split="test", pictures=1, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "grey"]
+    values = [float(row["psnr"]) for row in rows_of(tmp_path / "metrics.tsv") if row["method"] == "grey"]
+    assert len(values) == 2 * 6 and result["baselines"]["grey"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
+    legend = figures["metrics.png"].axes[-1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "model", "white image", "mean training image", "nearest input", "grey image",
+    ]  # fmt: skip
+    labels = [axes.get_ylabel() for axes in figures["ball-test-000000.png"].axes if axes.get_ylabel()]
+    assert labels[:5] == ["target", "model", "nearest input", "grey image", "error of model"]

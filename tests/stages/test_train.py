@@ -1,16 +1,12 @@
 """Training: a killed run ends like an undisturbed one, bad steps are skipped, bad input is refused before the start."""
 
-import csv
-import fcntl
 import multiprocessing
 import os
 import signal
 import sys
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numba
 import pytest
 import torch
 import yaml
@@ -18,15 +14,17 @@ import yaml
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Loss, Train
+from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.weights.files import load_weights
-from mousefacelift.stages import train as train_module
 from mousefacelift.stages.train import train
 from mousefacelift.training import finetuning
-from mousefacelift.training.finetuning import FineTuning, learning_rate
+from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError
 from support.balls import write_shards
 from support.presets import preset_of
+from support.registered import CLOSENESS
+from support.tables import metrics_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
@@ -56,8 +54,7 @@ class Run:
 
     @property
     def rows(self):
-        with (self.folder / "out" / "metrics.csv").open() as file:
-            return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return metrics_of(self.folder / "out")
 
     @property
     def checkpoint(self):
@@ -206,7 +203,7 @@ def test_a_finished_run_only_writes_its_results_again(run, undisturbed, monkeypa
     weights, rows = copy.weights, copy.rows
     for path in ("model.safetensors", "metrics.csv", "config.yaml"):
         (copy.folder / "out" / path).unlink()
-    monkeypatch.setattr(train_module.lightning, "Trainer", None)
+    monkeypatch.setattr("mousefacelift.training.trainer.lightning.Trainer", None)
     copy.train()
     assert copy.weights == weights and copy.rows == rows
 
@@ -257,43 +254,6 @@ def test_a_damaged_checkpoint_is_named(run):
         run.train(settings)
 
 
-def test_two_processes_never_train_the_same_run(tmp_path, capsys):
-    entered = threading.Event()
-
-    def second():
-        with train_module._locked(tmp_path / "run" / "lock"):
-            entered.set()
-
-    with train_module._locked(tmp_path / "run" / "lock"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert not entered.wait(0.2)
-    thread.join(5)
-    assert entered.is_set() and "another process trains this very run" in capsys.readouterr().err
-    with (tmp_path / "run" / "lock").open() as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released
-
-
-def test_the_lock_is_released_although_a_loader_process_lives_on(tmp_path):
-    ready, end = multiprocessing.Event(), multiprocessing.Event()
-
-    def loader():
-        ready.set()
-        end.wait(60)
-
-    lock = tmp_path / "run" / "lock"
-    with train_module._locked(lock):
-        process = multiprocessing.get_context("fork").Process(target=loader)
-        process.start()
-        assert ready.wait(20)
-    try:
-        with lock.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        end.set()
-        process.join()
-
-
 def test_training_without_validation_samples_works(run, tmp_path):
     manifest = write_shards(tmp_path / "shards", {"train": 2, "val": 0})
     lone = Run(manifest, tmp_path)
@@ -306,25 +266,6 @@ def test_bf16_trains_with_the_rasteriser_in_float32(run):
     assert all(
         torch.isfinite(t).all() for t in load_weights(run.folder / "out" / "model.safetensors").state_dict().values()
     )
-
-
-def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
-    settings = Train(steps=110, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(step, settings) for step in range(110)]
-    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
-    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and 0 < rates[109] < 1e-3
-    assert learning_rate(0, Train(steps=1, warmup_steps=500, learning_rate=1.0)) == 1.0
-
-
-def test_threads_are_capped_at_the_cpus_of_the_job():
-    before = torch.get_num_threads()
-    try:
-        train_module.set_threads(10_000)
-        assert torch.get_num_threads() == numba.get_num_threads() <= len(os.sched_getaffinity(0))
-        train_module.set_threads(1)
-        assert torch.get_num_threads() == numba.get_num_threads() == 1
-    finally:
-        train_module.set_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +292,7 @@ def test_data_without_training_samples_are_refused(tmp_path):
 
 
 def test_a_terminal_gets_a_progress_bar(run, monkeypatch, capsys):
-    monkeypatch.setattr(train_module.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run.train(SETTINGS.model_copy(update={"steps": 2}))
     assert "2/2" in capsys.readouterr().err
 
@@ -360,7 +301,7 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     monkeypatch, synthetic_shards, tmp_path
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("mousefacelift.stages.train.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mousefacelift.training.machine.importlib.util.find_spec", lambda name: None)
     settings = SETTINGS.model_copy(update={"accelerator": "auto"})
     with pytest.raises(UserError, match=r"needs gsplat.*pip install.*accelerator: cpu"):
         train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", settings, 1)
@@ -418,3 +359,11 @@ def test_without_cuda_nothing_imports_gsplat(run, monkeypatch):
     run.train(SETTINGS.model_copy(update={"steps": 2, "accelerator": "cpu"}))
     evaluate(run.manifest, run.folder / "out", run.folder / "evaluate", Evaluate(pictures=1, turntable_frames=1), 1)
     assert "gsplat" not in sys.modules
+
+
+def test_a_metric_of_the_registry_that_is_validated_is_a_column(run, monkeypatch):
+    monkeypatch.setitem(METRICS, "closeness", replace(CLOSENESS, validated=True))
+    run.train(SETTINGS.model_copy(update={"steps": 1}))
+    (row,) = run.rows
+    assert list(row)[-4:] == ["val_psnr", "val_psnr_foreground", "val_mask_iou", "val_closeness"]
+    assert 0 < float(row["val_closeness"]) < 1

@@ -1,6 +1,5 @@
 """The training loop: the same result on one process or several, in one part or many, killed or not."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -24,10 +23,11 @@ from mousefacelift.models.registry import build_model
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
-from mousefacelift.training.finetuning import FineTuning, predict
+from mousefacelift.training.finetuning import FineTuning, learning_rate, predict
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
 from support.presets import preset_of
+from support.tables import metrics_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
 EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
@@ -43,8 +43,7 @@ def micro_model(monkeypatch):
 
 
 def rows(folder):
-    with (folder / "out" / "metrics.csv").open() as file:
-        return [{k: float(v) for k, v in row.items() if v and k != "seconds"} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items() if v} for row in metrics_of(folder / "out")]
 
 
 def run(manifest, folder, settings=SETTINGS, **changes):
@@ -382,7 +381,7 @@ def test_settings_that_compute_the_same_continue_a_run(micro_model, synthetic_sh
         and "continuing after step 2" in capsys.readouterr().err
     )
     run(synthetic_shards, tmp_path, steps=2, ema=0.9)
-    assert "starting anew: the checkpoints" in capsys.readouterr().err
+    assert "starting at step 0: the checkpoints" in capsys.readouterr().err
 
 
 def test_a_checkpoint_is_not_taken_for_weights(micro_model, synthetic_shards, tmp_path):
@@ -461,3 +460,11 @@ class TestCollapse:
         settings = {"steps": 150, "seed": seed, "guards": Guards(white=20, norm=10, plateau=100), "val_every": 150}
         _, table = run(synthetic_shards, tmp_path, **settings)
         assert table[-1]["loss"] < 0.5 * table[0]["loss"]
+
+
+def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    settings = Train(steps=110, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(110)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == 1.0 and rates[60] == pytest.approx(0.5) and 0 < rates[109] < 1e-3
+    assert learning_rate(0, Train(steps=1, warmup_steps=500, learning_rate=1.0)) == 1.0

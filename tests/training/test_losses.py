@@ -1,4 +1,4 @@
-"""Losses and metrics: against independent formulas, and on images whose answer is known."""
+"""Losses: against independent formulas, and on images whose answer is known."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from mousefacelift.config.train import Loss
-from mousefacelift.training.losses import image_loss, mask_iou, psnr, psnr_foreground, ssim
+from mousefacelift.training.losses import image_loss, ssim
 
 
 @pytest.fixture
@@ -74,29 +74,6 @@ def test_masked_terms_are_means_over_samples_of_means_over_their_own_silhouettes
         image_loss(rgb[i : i + 1], alpha[i : i + 1], target[i : i + 1], alpha[i : i + 1], weights)[0] for i in range(3)
     ]
     assert whole.item() == pytest.approx(sum(parts).item() / 3, rel=1e-6)
-
-
-def test_psnr_of_a_known_error():
-    target = torch.zeros(2, 3, 8, 8)
-    image = torch.stack([torch.full((3, 8, 8), 0.1), torch.zeros(3, 8, 8)])
-    torch.testing.assert_close(psnr(image, target), torch.tensor([20.0, 100.0]))
-
-
-def test_foreground_psnr_sees_the_silhouette_only():
-    target, alpha = torch.ones(1, 3, 8, 8), torch.zeros(1, 8, 8)
-    alpha[:, :2] = 1
-    image = target.clone()
-    image[:, :, :2] = 0.9  # inside the silhouette
-    image[:, :, 4:] = 0.0  # outside
-    torch.testing.assert_close(psnr_foreground(image, target, alpha), torch.tensor([20.0]))
-    assert psnr_foreground(image, target, torch.zeros(1, 8, 8)).isnan().all()
-
-
-def test_mask_iou_of_known_overlaps():
-    a, b = torch.zeros(3, 4, 4), torch.zeros(3, 4, 4)
-    a[0, :2], b[0, 1:3] = 1, 1  # one row of three
-    a[1, :2], b[1, :2] = 1, 0.6  # the same silhouette
-    torch.testing.assert_close(mask_iou(a, b), torch.tensor([1 / 3, 1.0, 1.0]))
 
 
 def test_masked_terms_do_not_depend_on_the_silhouette_area():

@@ -1,4 +1,4 @@
-"""Before the first step: what would waste a training is stopped, what matters is said."""
+"""Before the first step: what would waste a training run is stopped, what matters is said."""
 
 import io
 

@@ -16,9 +16,10 @@ from mousefacelift.config.train import Train
 from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.manifest import read_manifest, write_manifest
 from mousefacelift.shards.sample import SampleMeta, opencv_cameras
-from mousefacelift.training.data import Recipe, Samples
+from mousefacelift.training.data import Samples
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.stream import TarVisits, drawn
+from mousefacelift.training.visits import Recipe
 from support.balls import AZIMUTHS, ELEVATIONS, VIEWS, look_at_origin
 
 SIZE = 32

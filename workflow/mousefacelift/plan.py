@@ -15,13 +15,13 @@ from mousefacelift.config.config import Config
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.reading import section_json, validate
 from mousefacelift.config.sample import SPLITS
+from mousefacelift.evaluation.variants import applicable, variant
 from mousefacelift.geometry.selection import capture_splits
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.shards.manifest import STAGES, read_manifest
-from mousefacelift.stages.ablation import applicable, variant
 from mousefacelift.stages.sample import check_views
 
 # The keys of `center` that the empty arena depends on: a changed stride does not estimate it again.

@@ -2,19 +2,21 @@
 
 
 class UserError(Exception):
-    """Says what was wrong, where (capture, camera, frame, file or key) and what to do. The command line prints it alone
-    and exits with status 1; any other exception is a defect of the program and keeps its traceback.
+    """Says what is wrong, where (capture, camera, frame, file or key) and what to do.
+
+    The command line prints the message alone and exits with `status`. Any other exception is a defect of the program and
+    keeps its traceback.
     """
 
     status = 1
-    shared = False  # raised alike by all processes of a training, of which one says it
+    shared = False  # whether all processes of a training run raise it, so that one of them prints it
 
 
 class TerminatedError(UserError):
-    """The program was asked to end by a signal, and did so in good order."""
+    """A signal asked the program to end, and it saved what it had to save."""
 
     shared = True
 
     def __init__(self, text: str, signum: int):
         super().__init__(text)
-        self.status = 128 + signum  # as a shell says it of a process that the signal ended
+        self.status = 128 + signum  # what a shell reports for a process that this signal ended

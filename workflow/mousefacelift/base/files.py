@@ -17,8 +17,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path in the target's folder; rename it to `path` on success, delete it on failure.
 
     The rename is atomic, so that a reader, or a run after a kill, never sees half a file. The temporary name keeps the
-    target's extension (some writers choose the format by it) and holds the process id (two writers never meet). What a
-    killed writer of the same target left behind is deleted first.
+    target's extension, by which some writers choose the format, and holds the process id, so that two writers never
+    share one. First, what a killed writer of the same target left behind is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{glob.escape(path.stem)}.*.partial{glob.escape(path.suffix)}"):
@@ -40,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as its name's extension says."""
+    """Write a matplotlib figure atomically, in the format of the path's extension."""
     with atomic(path) as temporary:
         figure.savefig(temporary)
 
@@ -72,7 +72,7 @@ def open_h5(path: Path, made_by: str) -> Iterator[Any]:
         except KeyError as error:
             if not str(error.args[0]).startswith(
                 ("Unable to", "Can't")
-            ):  # not HDF5's way to say that a name is missing
+            ):  # HDF5 says so of a missing name; anything else is a defect
                 raise
             raise UserError(f"{path}: {error.args[0]}; delete it and run `{made_by}` again") from None
 

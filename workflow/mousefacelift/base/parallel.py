@@ -1,4 +1,4 @@
-"""Work on many items in threads, its results in the items' order."""
+"""Work on many items in threads, with the results in the items' order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """The function's value for each item, in order; a few are worked on ahead, so that memory stays bounded."""
+    """Yield the function's value for each item, in order. Only a few items are worked on ahead: memory stays bounded."""
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for item in items:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def track(total: int, what: str) -> Callable[[], None]:
-    """Returns a function to call after each of `total` items; it may be called from several threads."""
+    """Return a function to call after each of `total` items, from any thread; what: names the work."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

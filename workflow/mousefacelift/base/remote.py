@@ -22,7 +22,7 @@ def is_url(location: str | Path) -> bool:
 def open_binary(location: str, patient: bool = True) -> IO[bytes]:
     """Open a path or an http(s) URL for reading. Raises UserError naming it if that is not possible.
 
-    patient: a server that cannot be reached is tried again for half a minute, as is one that fails later.
+    patient: try for half a minute to reach the server. A connection that fails later is always tried again.
     """
     if is_url(location):
         return io.BufferedReader(_Download(location, patient), 1 << 20)
@@ -33,7 +33,7 @@ def open_binary(location: str, patient: bool = True) -> IO[bytes]:
 
 
 class _Download(io.RawIOBase):
-    """A file on a web server. A connection that is lost is made anew, from the byte where it broke off."""
+    """A file on a web server. If the connection is lost, another one continues at the byte where it broke off."""
 
     def __init__(self, url: str, patient: bool) -> None:
         self._url, self._position, self._patient = url, 0, patient
@@ -68,12 +68,12 @@ class _Download(io.RawIOBase):
             request.add_header("Range", f"bytes={self._position}-")
         self._response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         if self._position and self._response.status != 206:
-            raise UserError(f"{self._url}: the connection was lost, and the server cannot continue where it was")
+            raise UserError(f"{self._url}: the connection was lost, and the server cannot continue a download")
         if not self._position and (length := self._response.headers.get("Content-Length")):
             self._length = int(length)
 
     def _retried(self, action: Any) -> Any:
-        """What the action returns; it is repeated, after a while, if the connection fails."""
+        """Return what the action returns. If the connection fails, wait and repeat it."""
         for wait in (*WAITS_S, None):
             try:
                 return action()

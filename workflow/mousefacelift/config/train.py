@@ -41,7 +41,7 @@ class Lora(Section):
 
 
 class Guards(Section):
-    """Alarms, which stop a training that has failed; null turns one off."""
+    """Alarms that stop a failed training run; null turns one off."""
 
     white: int | None = Field(
         100, ge=1, description="steps in a row in which the model draws the mouse white: white collapse"
@@ -50,7 +50,9 @@ class Guards(Section):
         50, ge=1, description="steps among the last twice as many that were skipped for their gradients: norm explosion"
     )
     plateau: int | None = Field(
-        2000, ge=1, description="steps without a better loss while the mouse is drawn hardly better than by white"
+        2000,
+        ge=1,
+        description="steps without a better loss while the mouse is drawn hardly better than by a white image",
     )
 
 
@@ -65,7 +67,7 @@ class Train(Section):
     )
     adapt: Literal["full", "heads", "last_n", "lora"] = Field(
         "full",
-        description="what is trained: everything, the output heads, these and the last layers, or these and low-rank updates",
+        description="what is trained: everything, the output heads, the heads and the last layers, or the heads and low-rank updates",
     )
     last_n: int = Field(4, ge=1, description="for adapt: last_n, how many transformer layers are trained")
     lora: Lora = Lora()
@@ -97,13 +99,14 @@ class Train(Section):
     )
     contrast: float = Field(0.1, ge=0, lt=1, description="the same for its contrast, about its mean grey")
     view_dropout: Fraction = Field(
-        0.0, description="in this fraction of the steps the model is given one input view less, another in each sample"
+        0.0,
+        description="fraction of the steps in which the model is given one input view less, another one in each sample",
     )
     view_order: Literal["fixed", "random"] = Field(
-        "fixed", description="inputs by azimuth, or in another order in every visit: for `ablation`"
+        "fixed", description="order of the inputs: by azimuth, or another one in every visit, for `ablation`"
     )
     cameras: Literal["exact", "canonical"] = Field(
-        "exact", description="as the shards say, or moved to distance 2.7 whatever the images show: for `ablation`"
+        "exact", description="as in the shards, or moved to distance 2.7 whatever the images show, for `ablation`"
     )
     steps: int = Field(20000, ge=1, description="optimiser steps")
     batch_size: int = Field(1, ge=1, description="samples per step, of all GPUs together")
@@ -116,7 +119,7 @@ class Train(Section):
     clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm; a step above 20x is skipped")
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = Field(
         "adamw",
-        description="AdamW; its state in 8 bits, a quarter of the memory; the same, paged out to the CPU if need be",
+        description="AdamW; AdamW with its state in 8 bits, a quarter of the memory; the same, paged out to the CPU if need be",
     )
     loss: Loss = Loss()
     guards: Guards = Guards()
@@ -125,7 +128,7 @@ class Train(Section):
     )
     recompute: Literal["auto", "none", "selective", "all"] = Field(
         "auto",
-        description="activations computed again in the backward pass: none, all but attention's, or all; auto: none of tiny, else selective",
+        description="activations computed again in the backward pass: none, all but attention's, or all; auto: none for tiny, selective for the others",
     )
     rerender: bool = Field(
         False, description="each view is drawn again in the backward pass, so that only one is in memory at a time"
@@ -136,7 +139,8 @@ class Train(Section):
     gpus: int = Field(1, ge=0, description="GPUs per node; 0: the job asks a cluster for none")
     nodes: int = Field(1, ge=1, description="machines of a Slurm cluster that train together")
     strategy: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="of several GPUs each holds the whole model, or a share of it: for what one GPU cannot hold"
+        "ddp",
+        description="each of several GPUs holds the whole model (ddp), or a share of it (fsdp) where one GPU cannot hold it",
     )
     workers: int = Field(0, ge=0, description="loader processes")
     cache_gb: float = Field(2.0, ge=0, description="a split that fits in this much memory at image_size is loaded once")
@@ -160,8 +164,8 @@ class Train(Section):
         given = self.num_input_views - (self.view_dropout > 0)
         if given < 4 and not self.i_know:
             raise ValueError(
-                f"num_input_views{' less the one that view_dropout takes' if self.view_dropout else ''} is {given}: trained with fewer than 4 inputs of 6 views GS-LRM stays at "
-                "PSNR 13 to 15 (1 is an inference setting); use 5, or set i_know: true to train so nevertheless"
+                f"num_input_views{' less the one that view_dropout takes' if self.view_dropout else ''} is {given}: trained with fewer than 4 inputs of 6 views, GS-LRM stays "
+                "at PSNR 13 to 15 dB (1 is an inference setting); use 5, or set i_know: true to train nevertheless"
             )
         if self.view_dropout and self.num_input_views < 2:
             raise ValueError(f"view_dropout needs at least 2 input views, num_input_views is {self.num_input_views}")

@@ -20,7 +20,19 @@ def capture_fps(capture: Capture) -> float:
 def read_camera(
     capture: Capture, files: tuple[Path, ...], view: int, frames: range, settings: Center, threads: int = 1
 ) -> Iterator[Frame | Missing]:
-    """One camera's frames of a capture, in order, or why there is none. files: the capture's videos or masks."""
+    """Yield one camera's frames of a capture in order, or why there is none.
+
+    Args:
+        capture: the recording.
+        files: its videos or its masks, one for each camera.
+        view: the camera's place in the capture.
+        frames: which of the capture's frames.
+        settings: the section `center`.
+        threads: of the decoder.
+
+    Raises:
+        UserError: a file cannot be opened, or its timestamps do not fit `center.timing`.
+    """
     where = f"capture {capture.name}, camera {capture.cameras[view]}"
     shift = capture.sync[view] + (_first_image(capture) if first_image(files[view]) is not None else 0)
     local = range(frames.start + shift, frames.stop + shift, frames.step)

@@ -18,9 +18,10 @@ from mousefacelift.rigs.registry import read_rig
 def capture_frames(capture: Capture, settings: Center) -> range:
     """The indices of a capture's frames: those that every camera has, `sync` considered.
 
+    With on_bad_frame: skip, the frames that a shorter recording lacks are in common too, and dropped one by one later.
+
     Raises UserError, from the files' headers alone, if recordings differ in length or rate by more than `sync` explains,
-    masks do not fit their video, or nothing is in common; with on_bad_frame: skip, what a shorter recording lacks is
-    dropped frame by frame instead.
+    the files that the silhouettes' method reads do not fit the videos, or no frame is in common.
     """
     where, strict = f"capture {capture.name}", settings.on_bad_frame == "error"
     fps = capture_fps(capture)
@@ -34,9 +35,9 @@ def capture_frames(capture: Capture, settings: Center) -> range:
         )
         raise UserError(
             f"{where}: the cameras' videos differ in their number of frames ({listed}) by more than the table's column 'sync' "
-            "explains. Find out where frames were lost: if frame k is the same instant in all of them up to the shortest one's "
-            "end, center.on_bad_frame: skip goes on without what is missing; if they started at different times, say so in "
-            "'sync'"
+            "explains. Find out where frames were lost. If frame k is the same instant in all videos up to the end of the "
+            "shortest, set center.on_bad_frame: skip, which drops the rest; if the videos started at different times, state "
+            "that in 'sync'"
         )
     method(settings.masks).check_files(capture, settings)
     _check_images(capture, settings)
@@ -90,6 +91,7 @@ def _check_images(capture: Capture, settings: Center) -> None:
     if len({first_image(path) for path in paths}) > 1 and settings.on_bad_frame == "error":
         listed = ", ".join(f"{path}: {first_image(path)}" for path in paths)
         raise UserError(
-            f"capture {capture.name}: the numbers in the images' names, which say what frame they are, begin differently "
-            f"({listed}); complete or renumber them, or let center.on_bad_frame: skip drop the frames that some lack"
+            f"capture {capture.name}: the numbers in the images' names, which are those of the frames, begin differently "
+            f"({listed}). Complete or renumber the images, or set center.on_bad_frame: skip, which drops the frames that some "
+            "lack"
         )

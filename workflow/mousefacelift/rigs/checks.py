@@ -1,4 +1,4 @@
-"""The one door through which every reader's numbers become cameras, and the checks of a whole rig."""
+"""The one way from the numbers that a reader found to cameras, and the checks of a whole rig."""
 
 import math
 import sys
@@ -119,12 +119,26 @@ def checked_camera(
     fisheye: bool = False,
     fields: tuple[str, str, str] = ("K", "R", "distortion"),
 ) -> Camera:
-    """A camera in this package's conventions from a file's numbers, or a UserError that says what is wrong with them.
+    """Make a camera in this package's conventions from a file's numbers.
 
-    where: file and camera, for errors. K [3, 3], R [3, 3] or a rotation vector [3], t [3] as stored, in the file's unit
-    (read_rig scales the rig). transposed: K and R are those of a row-vector model, as MATLAB writes them. first_pixel:
-    where the format puts the first pixel's centre on both axes, 0, 0.5 or 1. size: width and height, 0 if unknown.
-    dist: OpenCV's coefficients in OpenCV's order. fields: the file's names of K, R and dist.
+    Args:
+        where: file and camera, for errors.
+        name: the camera's.
+        K: [3, 3] intrinsics as stored, px.
+        R: [3, 3] rotation as stored, world to camera, or a rotation vector [3].
+        t: [3] translation, world to camera, in the file's unit; `read_rig` scales the rig.
+        dist: OpenCV's coefficients in OpenCV's order.
+        size: width and height, px; 0 if unknown.
+        first_pixel: where the format puts the first pixel's centre, on both axes: 0, 0.5 or 1.
+        transposed: whether K and R are those of a row-vector model, as MATLAB writes them.
+        fisheye: whether dist is that of a fisheye lens.
+        fields: the file's names of K, R and dist, for errors.
+
+    Returns:
+        The camera, in the file's unit.
+
+    Raises:
+        UserError: the numbers cannot be those of a camera.
     """
     K_name, R_name, dist_name = fields
     if not isinstance(name, str) or not name.strip() or not name.isprintable():

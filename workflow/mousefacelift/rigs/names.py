@@ -26,14 +26,24 @@ def names_from_files(paths: Sequence[str]) -> list[str]:
 def match_cameras(
     rig: Rig, names: Sequence[str], sizes: ArrayLike, where: str, aliases: Mapping[str, str] | None = None
 ) -> Rig:
-    """The rig's cameras for a capture's, in the capture's order, with the videos' sizes.
+    """Find a capture's cameras in a rig.
 
-    names: the capture's cameras; sizes [V, 2]: width and height of their videos. A capture's camera is the rig's of the
-    same name; else of the same name in other case; else the only one where one name ends in the other at a boundary:
-    "1" is "Camera1", "cam_1" or "hires_cam1", and not "cam11". aliases: capture's name to rig's name, for all others.
+    A capture's camera is the rig's of the same name; else of the same name in other case; else the only one where one name
+    ends in the other at a boundary: "1" is "Camera1", "cam_1" or "hires_cam1", but not "cam11".
 
-    Raises UserError listing both sides for a missing or ambiguous camera, and for a camera whose image size differs
-    from its video's, or whose principal point lies outside the image along both axes.
+    Args:
+        rig: the calibrated cameras.
+        names: of the capture's V cameras.
+        sizes: [V, 2] width and height of their videos, px.
+        where: begins errors.
+        aliases: the rig's name for a capture's name, where the rule above does not find it.
+
+    Returns:
+        The capture's cameras in its order, with the videos' sizes.
+
+    Raises:
+        UserError: a camera is missing or ambiguous (both sides are listed), its image size differs from its video's, or
+            its principal point lies outside the image along both axes.
     """
     both = f"the capture has {', '.join(names)}; the calibration has {', '.join(camera.name for camera in rig)}"
     matched = []

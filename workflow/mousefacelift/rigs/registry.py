@@ -108,14 +108,22 @@ def read_rig(
     where: str = "",
     **options: str,
 ) -> Rig:
-    """The calibrated cameras of a file or folder, or of one file per camera given by camera name; in millimetres.
+    """Read a calibration: a file, a folder, or one file per camera.
 
-    format: a name in FORMATS, or auto to recognise the content (never the extension). unit: of the file's lengths, a key
-    of MM_PER_UNIT. where: begins errors, such as the capture's name. options: those of the format (transforms:
-    pixel_origin). One file per camera gives the mapping's order, a folder of such files the natural order of their names.
+    Reading runs nothing and writes nothing. Lines on stderr name what was left out or looks odd.
 
-    Raises UserError, naming file, camera and field, for whatever is missing, damaged, dangerous, ambiguous or implausible.
-    Reading runs nothing and writes nothing; lines on stderr name what was left out or looks odd.
+    Args:
+        source: a file or folder, or a file for each camera's name.
+        format: a name in FORMATS, or auto, which recognises the content (never the extension).
+        unit: of the file's lengths, a key of MM_PER_UNIT.
+        where: begins errors, such as the capture's name.
+        options: those of the format (transforms: pixel_origin).
+
+    Returns:
+        The cameras in millimetres: in the order of the file, of the mapping, or of the natural order of a folder's files.
+
+    Raises:
+        UserError: something is missing, damaged, dangerous, ambiguous or implausible; it names file, camera and field.
     """
     if unit not in MM_PER_UNIT:
         raise UserError(f"{_at(where, source)}: unit {unit!r} is not one of {', '.join(MM_PER_UNIT)}")

@@ -1,21 +1,25 @@
 """What matters in training? The configured run beside runs that differ from it in one setting each.
 
-All have the same data, seed and budget, so that every step of every run is shown the same sample.
+All have the same data, seed and budget, so every step of every run is shown the same samples.
 """
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic, read_json, write_json
+from mousefacelift.base.files import atomic, read_json, save_figure, write_json
+from mousefacelift.base.tables import read_table
 from mousefacelift.config.reading import load_yaml, validate
-from mousefacelift.config.train import Guards, Loss, Train
-from mousefacelift.evaluation.metrics import LABELS, METRICS, paired_difference
+from mousefacelift.config.train import Train
+from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric, validation_metrics
+from mousefacelift.evaluation.scores import is_clear, paired_difference
+from mousefacelift.evaluation.tables import STANDARD_ERROR, comparison_table, difference_record, difference_text
+from mousefacelift.evaluation.variants import VARIANTS, applicable, left_out, variant
 from mousefacelift.geometry.camera import Array
 
 CONFIGURED = "configured"
@@ -28,38 +32,15 @@ RECORDED = {
     "version": "version of `train`",
 }
 RESOLUTION = 0.01  # dB: a smaller difference is none, however sure
-CURVES = {"val_psnr": LABELS["psnr"], "val_psnr_foreground": LABELS["psnr_foreground"]}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One change against the configured run: what it is in words, and the keys of `train` that it sets."""
-
-    label: str
-    changes: dict[str, Any]
-
-
-VARIANTS = {
-    # A view cannot be dropped of one.
-    "one_input": Variant(
-        "one input view, in training and evaluation", {"num_input_views": 1, "i_know": True, "view_dropout": 0.0}
-    ),
-    "plain_loss": Variant(
-        "mean squared error over the whole image as the only loss",
-        {"loss": {name: float(name == "l2") for name in Loss.model_fields}},
-    ),
-    "canonical": Variant("cameras moved to distance 2.7, images as they were", {"cameras": "canonical"}),
-    "random_order": Variant("input views in random order", {"view_order": "random"}),
-}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training and its evaluation, as they wrote them.
+    """A training run and its evaluation, as they wrote them.
 
-    record: the training's config.yaml; settings: its section `train`. curves: per column of CURVES the pairs of step and
-    value, none without a validation split. evaluation: metrics.json. rows: sample and view of every row, [N * V];
-    scores: per metric [N, V], of the model.
+    record: config.yaml of the run. settings: its section `train`. curves: column of metrics.csv -> pairs of step and
+    value, for the validation metrics in dB; empty without a validation split. evaluation: metrics.json. rows: sample and
+    view of every row, [N * V]. scores: metric -> [N, V], of the model.
     """
 
     folder: Path
@@ -71,30 +52,18 @@ class Run:
     scores: dict[str, Array]
 
 
-def variant(train: Train, name: str) -> Train:
-    """The settings of a variant of a configured training. Raises UserError for an unknown name.
-
-    Alarms are off: a variant that fails is to be measured, not stopped.
-    """
-    if name not in VARIANTS:
-        raise UserError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
-    values = train.model_dump(mode="json") | VARIANTS[name].changes
-    values |= {"run": f"{train.run}.{name}", "guards": dict.fromkeys(Guards.model_fields)}
-    return validate(Train, values, f"ablation, {name}: train")
-
-
-def applicable(train: Train) -> list[str]:
-    """The variants that change something of a configured training."""
-    values = train.model_dump(mode="json")
-    return [name for name, v in VARIANTS.items() if any(values[key] != value for key, value in v.changes.items())]
-
-
 def ablation(train_dir: Path, evaluate_dir: Path, variants_dir: Path, out_dir: Path) -> None:
-    """Compare the configured run with its variants, which lie in {variants_dir}/{variant}/train and /evaluate.
+    """Compare the configured run with its variants: table.md, metrics.json and curves.png.
 
-    Reads of each run config.yaml and metrics.csv as `train` wrote them, metrics.json and metrics.tsv as `evaluate` did.
-    Writes table.md, metrics.json and curves.png to `out_dir`. Raises UserError for a file that is missing or damaged, and
-    for a run that differs from the configured one in anything but its variant's change.
+    Args:
+        train_dir: config.yaml and metrics.csv of the configured run, as `train` wrote them.
+        evaluate_dir: its metrics.json and metrics.tsv, as `evaluate` wrote them.
+        variants_dir: the same files of each variant, in {variant}/train and {variant}/evaluate.
+        out_dir: folder of the results.
+
+    Raises:
+        UserError: for a file that is missing or damaged, and for a run that differs from the configured one in anything
+            but its variant's change.
     """
     base = read_run(train_dir, evaluate_dir)
     names = applicable(base.settings)
@@ -109,10 +78,11 @@ def ablation(train_dir: Path, evaluate_dir: Path, variants_dir: Path, out_dir: P
 
 
 def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
-    """One training and its evaluation.
+    """Read a training run and its evaluation.
 
-    Raises UserError for what is missing or damaged, for a training that ended before its last step, and for an evaluation
-    of another run.
+    Raises:
+        UserError: for a file that is missing or damaged, for a run that ended before its last step, and for an
+            evaluation of another run.
     """
     record = load_yaml(train_dir / "config.yaml")
     settings = validate(Train, record.get("train"), f"{train_dir / 'config.yaml'}: train")
@@ -124,8 +94,10 @@ def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
     evaluation = read_json(evaluate_dir / "metrics.json", "evaluate")
     found = evaluation.get("run") if isinstance(evaluation, dict) else None
     if found != settings.run:
-        raise UserError(f"{evaluate_dir / 'metrics.json'}: of run {found}, but {train_dir} holds run {settings.run}")
-    table = [row for row in _rows(evaluate_dir / "metrics.tsv", "\t") if row.get("method") == "model"]
+        raise UserError(
+            f"{evaluate_dir / 'metrics.json'}: these are the metrics of run {found}, but {train_dir} holds run {settings.run}"
+        )
+    table = [row for row in read_table(evaluate_dir / "metrics.tsv", "evaluate") if row.get("method") == "model"]
     try:
         samples = len({row["key"] for row in table})
         scores = {name: np.array([float(row[name]) for row in table]).reshape(samples, -1) for name in METRICS}
@@ -139,13 +111,21 @@ def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
 
 
 def _read_curves(path: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
-    """The last step of a metrics.csv, 0 if there is none, and its CURVES."""
-    table = list(_rows(path, ","))
+    """The last step of a metrics.csv, 0 if there is none, and the curves of a Run."""
+    table = read_table(path, "train", ",")
     try:
-        curves = {name: [(int(row["step"]), float(row[name])) for row in table if row.get(name)] for name in CURVES}
+        curves = {
+            name: [(int(row["step"]), float(row[name])) for row in table if row.get(name)]
+            for name in _in_decibels(validation_metrics())
+        }
         return (int(table[-1]["step"]) if table else 0), curves
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `train` again") from None
+
+
+def _in_decibels(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """Those of the primary metric's unit: they share a panel's axis and a RESOLUTION."""
+    return {name: each for name, each in metrics.items() if each.unit == metric(PRIMARY).unit}
 
 
 def check_comparable(base: Run, run: Run, name: str) -> None:
@@ -168,83 +148,58 @@ def check_comparable(base: Run, run: Run, name: str) -> None:
         differing.append("the samples and views that were evaluated (metrics.tsv)")
     if differing:
         raise UserError(
-            f"{run.folder}: this run and {base.folder} differ in more than the change of {name}, so that their comparison "
-            f"would say nothing of it: {'; '.join(differing)}. Train both with the same settings, on the same data"
+            f"{run.folder}: this run and {base.folder} differ in more than the change of {name}, so their comparison would "
+            f"say nothing about it: {'; '.join(differing)}. Train both with the same settings, on the same data"
         )
 
 
 def verdict(name: str, scores: dict[str, Array], base: dict[str, Array]) -> str:
-    """What the numbers say of one variant, as one sentence. scores and base: per metric [N, V].
+    """What the numbers say about one variant, as one sentence.
 
-    A difference is clear if its mean over the samples is more than twice its paired standard error.
+    A difference is clear if its mean over the samples exceeds two paired standard errors.
+
+    Args:
+        name: of the variant.
+        scores: metric -> [N, V] of the variant.
+        base: metric -> [N, V] of the configured run.
     """
-    samples = len(base["psnr"])
+    samples = len(base[PRIMARY])
     parts = []
-    for metric, subject in (("psnr", "PSNR is"), ("psnr_foreground", "inside the silhouette it is")):
-        mean, error = paired_difference(scores[metric], base[metric])
+    for key, each in _in_decibels(METRICS).items():
+        mean, error = paired_difference(scores[key], base[key])
         if not math.isfinite(error):
             return (
-                f"`{name}` against `{CONFIGURED}`: PSNR differs by {mean:+.2f} dB, of which nothing follows: {samples} sample "
-                "has no spread to judge a difference by."
+                f"`{name}` against `{CONFIGURED}`: {each.label} differs by {difference_text(mean, error)} {each.unit}, from which nothing "
+                f"follows: {samples} sample has no spread to judge a difference by."
             )
         if abs(mean) < RESOLUTION / 2:
-            parts.append(f"{subject} the same to {RESOLUTION} dB")
+            parts.append(f"{each.label} is the same to {RESOLUTION} {each.unit}")
             continue
-        size = f"{abs(mean):.2f} ± {error:.2f} dB {'higher' if mean > 0 else 'lower'}"
-        parts.append(f"{subject} {size}, {'a clear' if is_clear(mean, error) else 'no clear'} difference")
+        size = f"{each.text(abs(mean))} ± {each.text(error)} {each.unit} {'higher' if mean > 0 else 'lower'}"
+        parts.append(f"{each.label} is {size}, {'a clear' if is_clear(mean, error) else 'no clear'} difference")
     return f"`{name}` against `{CONFIGURED}`: {'; '.join(parts)} (paired, {samples} samples)."
-
-
-def is_clear(mean: float, error: float) -> bool:
-    """Whether a difference exceeds two standard errors."""
-    return abs(mean) > 2 * error
-
-
-def left_out(name: str) -> str:
-    """Why a variant is not among the runs."""
-    return f"`{name}` is left out: the configured run has this setting ({VARIANTS[name].label}) already."
-
-
-def _rows(path: Path, delimiter: str) -> list[dict[str, str]]:
-    """The rows of a table. Raises UserError for a missing file."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file, delimiter=delimiter))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; it is written by `{'train' if delimiter == ',' else 'evaluate'}`"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and make it again") from None
 
 
 def _write_table(path: Path, base: Run, others: dict[str, Run], sentences: dict[str, str]) -> None:
     """table.md: a row per run, and the sentences."""
-    lines = [["run", LABELS["psnr"], f"to `{CONFIGURED}`, dB", *(LABELS[metric] for metric in METRICS[1:])]]
-    lines.append(["---"] * len(lines[0]))
-    for name, run in {CONFIGURED: base, **others}.items():
-        label, difference = f"run {base.settings.run}", ""
-        if name != CONFIGURED:
-            label = VARIANTS[name].label
-            mean, error = paired_difference(run.scores["psnr"], base.scores["psnr"])
-            difference = f"{mean:+.2f}" + (f" ± {error:.2f}" if math.isfinite(error) else "")
-        psnr, foreground, ssim, iou = (run.evaluation["model"][metric] for metric in METRICS)
-        cells = [f"`{name}`: {label}", f"{psnr:.2f}", difference, f"{foreground:.2f}", f"{ssim:.3f}", f"{iou:.2f}"]
-        lines.append(cells)
-    settings, (samples, views) = base.settings, base.scores["psnr"].shape
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    rows = [(f"`{CONFIGURED}`: run {base.settings.run}", base.evaluation["model"], "")]
+    for name, run in others.items():
+        difference = difference_text(*paired_difference(run.scores[PRIMARY], base.scores[PRIMARY]))
+        rows.append((f"`{name}`: {VARIANTS[name].label}", run.evaluation["model"], difference))
+    settings, (samples, views) = base.settings, base.scores[PRIMARY].shape
+    text = comparison_table("run", CONFIGURED, rows)
     text += (
         f"\n\nEvery run: {settings.steps} steps at batch size {settings.batch_size}, seed {settings.seed}, preset {settings.preset}, "
         f"from {'the same earlier weights' if settings.init else 'nothing'}, on the same data. {samples} samples of the "
         f"{base.evaluation.get('split')} split, {views} views each, predicted from {settings.num_input_views} other views"
-        f"{' (`one_input`: from 1)' * ('one_input' in others)} at {settings.image_size} px. ± is the standard error of the paired "
-        "difference over samples; moments of one recording are alike, so the true one is larger, and trainings that differ in "
-        "their seed alone differ too.\n"
+        f"{' (`one_input`: from 1)' * ('one_input' in others)} at {settings.image_size} px. {STANDARD_ERROR}, and training "
+        "runs that differ in their seed alone differ too.\n"
     )
     if "random_order" in others:
         text += (
-            "\nGS-LRM makes the same of its input views in any order, up to rounding: `random_order` differs by what rounding "
-            "grows to over a training, and for the other runs too a difference of that size means nothing.\n"
+            "\nThe order of the input views changes nothing that GS-LRM computes, but for rounding. `random_order` shows how "
+            "far rounding alone drives two training runs apart: a difference of that size means nothing for the other runs "
+            "either.\n"
         )
     text += "".join(f"\n- {sentences[name]}" for name in VARIANTS) + "\n"
     with atomic(path) as temporary:
@@ -252,20 +207,17 @@ def _write_table(path: Path, base: Run, others: dict[str, Run], sentences: dict[
 
 
 def _write_metrics(path: Path, base: Run, others: dict[str, Run], sentences: dict[str, str]) -> None:
-    """metrics.json: means per run and their paired differences to the configured one; of one sample the error is null."""
+    """metrics.json: means per run, and their paired differences to the configured one."""
     runs: dict[str, Any] = {}
     for name, run in {CONFIGURED: base, **others}.items():
-        runs[name] = {metric: run.evaluation["model"][metric] for metric in METRICS}
+        runs[name] = {key: run.evaluation["model"][key] for key in METRICS}
         if name == CONFIGURED:
             continue
-        runs[name]["difference"] = {}
-        for metric in METRICS:
-            mean, error = paired_difference(run.scores[metric], base.scores[metric])
-            runs[name]["difference"][metric] = {
-                "mean": mean,
-                "standard_error": error if math.isfinite(error) else None,
-                "clear": is_clear(mean, error),
-            }
+        differences = {key: paired_difference(run.scores[key], base.scores[key]) for key in METRICS}
+        runs[name]["difference"] = {
+            key: difference_record(*difference) | {"clear": is_clear(*difference)}
+            for key, difference in differences.items()
+        }
     result = {
         "runs": runs,
         "sentences": sentences,
@@ -275,8 +227,8 @@ def _write_metrics(path: Path, base: Run, others: dict[str, Run], sentences: dic
         "batch_size": base.settings.batch_size,
         "seed": base.settings.seed,
         "split": base.evaluation.get("split"),
-        "samples": len(base.scores["psnr"]),
-        "views": base.scores["psnr"].shape[1],
+        "samples": len(base.scores[PRIMARY]),
+        "views": base.scores[PRIMARY].shape[1],
         "trained_on": base.record.get("data"),
         "data": base.evaluation.get("data"),
     }
@@ -284,22 +236,20 @@ def _write_metrics(path: Path, base: Run, others: dict[str, Run], sentences: dic
 
 
 def _write_curves(path: Path, runs: dict[str, Run]) -> None:
-    """Validation against steps, a line per run: the losses of different terms could not be compared."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained", dpi=120)
+    """Validation against steps, a line per run. Losses are not drawn: those of different terms cannot be compared."""
+    metrics = _in_decibels(validation_metrics())
+    figure = Figure(figsize=(5 * len(metrics), 4), layout="constrained", dpi=120)
     figure.suptitle("Held-out views of the validation split")
-    panels = figure.subplots(1, len(CURVES))
-    for axes, (column, label) in zip(panels, CURVES.items(), strict=True):
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, (column, each) in zip(panels, metrics.items(), strict=True):
         for number, (name, run) in enumerate(runs.items()):
-            curve = run.curves.get(column, [])
+            curve = run.curves[column]
             steps, values = [step for step, _ in curve], [value for _, value in curve]
-            # Broad, so that it shows under a variant that makes no difference.
+            # A broad line shows under a variant that makes no difference.
             axes.plot(steps, values, f"C{number}.-", label=name, linewidth=4 if name == CONFIGURED else 1.2)
-        axes.set(xlabel="optimiser steps", ylabel=label)
+        axes.set(xlabel="optimiser steps", ylabel=each.title)
         axes.grid(alpha=0.3)
-        if not any(run.curves.get(column) for run in runs.values()):
+        if not any(run.curves[column] for run in runs.values()):
             axes.text(0.5, 0.5, "no validation samples", ha="center", transform=axes.transAxes)
     panels[0].legend(fontsize=8)
-    with atomic(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)

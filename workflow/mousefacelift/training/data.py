@@ -1,12 +1,10 @@
-"""Shards as training samples: manifest, HDF5 or tars in, batches out, in an order that a resumed run repeats.
+"""Samples of the HDF5 shards, and the form in which samples travel from loaders to the device.
 
-Samples travel from the loaders to the device as bytes, a quarter of the floats they become there (`floating`).
+They travel as bytes, a quarter of the floats they become on the device (`floating`).
 """
 
-import functools
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +19,6 @@ from torch.utils.data import Dataset
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
-from mousefacelift.config.train import Train
 from mousefacelift.geometry.views import moved_to_mean_distance
 from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.manifest import Manifest
@@ -29,22 +26,33 @@ from mousefacelift.shards.manifest import Manifest
 # OpenCV's threads do not survive the fork of a loader process, which would wait for them forever.
 cv2.setNumThreads(1)
 
-STAGGER = -1  # in place of an epoch's number
 MAX_OPEN = 64  # HDF5 files per process: systems allow about a thousand
 SplitName = Literal["train", "val", "test"]
 CamerasName = Literal["exact", "canonical"]
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """One split of the HDF5 files, every sample a dict of tensors; V views of S x S px.
+    """One split of the HDF5 shards; a sample is a dictionary of tensors of its V views of S x S px.
 
-    image [V, 3, S, S] float32 in [0, 1] over white; alpha [V, S, S] float32; c2w, w2c [V, 4, 4] float32;
-    fxfycxcy [V, 4] float32 in pixels of the S x S image; index, the sample's place in the split.
-    `keys` [N] are the samples' names. A split that fits into `cache_gb` is decoded once, here; otherwise a sample is
-    read from its shard when asked for, by every loader process with files of its own. `cameras` as in `camera_tensors`.
+    image: [V, 3, S, S] float32 in [0, 1], over white.
+    alpha: [V, S, S] float32 in [0, 1].
+    c2w, w2c: [V, 4, 4] float32, OpenCV axes, Z-up world.
+    fxfycxcy: [V, 4] float32, px of the S x S image.
+    index: the sample's place in the split.
 
-    Raises UserError, naming the shard and the sample, for a shard that is missing, damaged or not what the manifest
-    says, for cameras that are not finite, rigid and level, and for an image size that does not divide the shards'.
+    `keys` and `frames` [N] name the samples. A split that fits into `cache_gb` is decoded once, here. Otherwise a sample
+    is read from its shard when it is asked for; every loader process opens files of its own.
+
+    Args:
+        manifest: of the shards.
+        split: "train", "val" or "test".
+        image_size: S, which must divide the shards' image size.
+        cache_gb: memory for decoded images, 10^9 bytes.
+        cameras: as in `camera_tensors`.
+
+    Raises:
+        UserError: naming shard and sample, for a shard that is missing, damaged or not what the manifest says, for
+            cameras that are not finite, rigid and level, and for an image size that does not divide the shards'.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Samples(Dataset[dict[str, Any]]):
 
     @property
     def cached(self) -> bool:
-        """Whether the split is in memory, so that loader processes would only copy it."""
+        """Whether the split is in memory: loader processes would only copy it."""
         return self._cache is not None
 
     @property
@@ -96,9 +104,17 @@ class Samples(Dataset[dict[str, Any]]):
         return {"rgba": rgba, **{name: values[index] for name, values in self._cameras.items()}, "index": index}
 
     def field(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Something else that the shards hold for every sample, [N, *shape].
+        """Read another dataset of the shards.
 
-        Raises UserError, naming the shard, if one of them lacks it or holds something of another shape or not finite.
+        Args:
+            name: of the dataset.
+            shape: of one sample's value.
+
+        Returns:
+            [N, *shape].
+
+        Raises:
+            UserError: naming the shard that lacks it, or that holds another shape or values that are not finite.
         """
         values = np.empty((len(self), *shape))
         for index, (path, row) in enumerate(self._places):
@@ -186,10 +202,19 @@ def check_size(manifest: Manifest, image_size: int) -> None:
 def camera_tensors(
     c2w: NDArray[Any], fxfycxcy: NDArray[Any], scale: float, cameras: CamerasName = "exact"
 ) -> dict[str, Tensor]:
-    """c2w, w2c [..., 4, 4] and fxfycxcy [..., 4] as float32 tensors, the latter for images scaled by `scale`.
+    """Cameras as float32 tensors, for images scaled by `scale`.
 
-    The first pixel's centre is at 0.5, so that averaging k x k pixels divides all four intrinsics by k, exactly. With
-    `cameras` canonical they are `moved_to_mean_distance`, which the images do not follow.
+    The first pixel's centre is at 0.5, so averaging k x k pixels divides all four intrinsics by k, exactly.
+
+    Args:
+        c2w: camera to world [..., 4, 4].
+        fxfycxcy: intrinsics [..., 4] in px.
+        scale: of the images, new over old size.
+        cameras: "exact"; or "canonical", moved to the mean distance, which the images do not follow
+            (`moved_to_mean_distance`).
+
+    Returns:
+        c2w and w2c [..., 4, 4], fxfycxcy [..., 4] in px of the scaled images.
     """
     if cameras == "canonical":
         c2w, fxfycxcy = moved_to_mean_distance(c2w, fxfycxcy)
@@ -198,10 +223,16 @@ def camera_tensors(
 
 
 def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
-    """Composite views on white, then average them to size x size px; `rgba` may be overwritten.
+    """Composite views on white, then average them to size x size px.
 
-    [V, H, W, 4] straight alpha -> [V, size, size, 4] uint8: composited RGB and alpha, rounded once. In this order,
-    because averaging straight colours across an edge would mix in the colour of transparent pixels.
+    In this order, because averaging straight colours across an edge would mix in the colour of transparent pixels.
+
+    Args:
+        rgba: views [V, H, H, 4] uint8, straight alpha; may be overwritten.
+        size: new width and height, px; divides H.
+
+    Returns:
+        [V, size, size, 4] uint8: composited RGB and alpha, rounded once.
     """
     k = rgba.shape[1] // size
     averaged = rgba if k == 1 else np.full((len(rgba), size, size, 4), [255, 255, 255, 0], np.uint8)
@@ -212,7 +243,7 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
         if not w:
             continue
         if k == 1:
-            # Nor does its inside change, where alpha is 255.
+            # Inside the mouse alpha is 255 and nothing changes either: only the edge is left.
             rows, cols = np.nonzero(cv2.inRange(alpha[y : y + h, x : x + w], 1, 254))
             pixels = view[y : y + h, x : x + w][rows, cols].astype(np.float32)
             pixels[:, :3] = 255 + (pixels[:, :3] - 255) * (pixels[:, 3:] / 255)
@@ -226,8 +257,13 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def floating(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample or a batch with `rgba` uint8 [..., V, S, S, 4] replaced by float32 image [..., V, 3, S, S] and alpha
-    [..., V, S, S], on the device it is on; with the brightness and contrast of `tone` [..., 2], if there is one.
+    """Turn the bytes of a sample or a batch into floats, on the device they are on.
+
+    Args:
+        sample: rgba uint8 [..., V, S, S, 4] over white; tone [..., 2], if brightness and contrast change (`toned`).
+
+    Returns:
+        image float32 [..., V, 3, S, S] and alpha float32 [..., V, S, S] in place of rgba and tone; the rest as it was.
     """
     rest = {name: value for name, value in sample.items() if name not in ("rgba", "tone")}
     planes = sample["rgba"].float().div_(255).movedim(-1, -3)
@@ -238,10 +274,17 @@ def floating(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def toned(image: Tensor, alpha: Tensor, tone: Tensor) -> Tensor:
-    """The mouse brighter and with more contrast, the white around it as it was.
+    """Change the mouse's brightness and contrast, and leave the white around it.
 
-    image [..., V, 3, S, S] over white, alpha [..., V, S, S], tone [..., 2]: factors of brightness, then of contrast
-    about the mean grey of the mouse in all views. All views change alike, so that they still show one mouse.
+    All views change alike, so they still show one mouse.
+
+    Args:
+        image: views [..., V, 3, S, S] in [0, 1], over white.
+        alpha: opacity [..., V, S, S] in [0, 1].
+        tone: [..., 2], a factor of brightness, then one of contrast about the mean grey of the mouse in all views.
+
+    Returns:
+        [..., V, 3, S, S] in [0, 1], over white.
     """
     brightness, contrast = (tone[..., i, None, None, None, None] for i in (0, 1))
     cover = alpha.unsqueeze(-3)
@@ -251,137 +294,3 @@ def toned(image: Tensor, alpha: Tensor, tone: Tensor) -> Tensor:
     mean = (mouse * weights).sum(dims, keepdim=True) / cover.sum(dims, keepdim=True).clamp_min(1e-6)
     mouse = (mouse - mean * cover) * contrast + mean * cover
     return torch.minimum(mouse.clamp_min(0), cover) + (1 - cover)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a stored sample becomes a visit: what is input and what held out, and by how much it is changed.
-
-    Everything is a function of seed, epoch, sample and batch, whatever ran before and wherever it runs. A sample's
-    held-out views advance with every epoch, so that over V epochs each of its V views is held out equally often. With
-    `augment` every visit turns its sample by another angle and mirrors it or not; brightness and contrast are changed by
-    factors of at most 1 + and at least 1 - these; in the fraction `view_dropout` of the batches one input less is given.
-    With `shuffle_views` the inputs of every visit are in another order, and all else is as without it.
-    """
-
-    num_inputs: int
-    seed: int = 0
-    augment: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    view_dropout: float = 0.0
-    shuffle_views: bool = False
-
-    def visit(self, sample: dict[str, Any], epoch: int, first: int, batch: int) -> dict[str, Any]:
-        """A stored sample in an epoch, as part of a batch; in epoch 0 the views from `first` on are held out.
-
-        Adds inputs [num_inputs] and held_out [V - num_inputs], view indices in their order by azimuth, but for
-        `shuffle_views`, which gives the inputs in another.
-        """
-        random = np.random.default_rng([self.seed, epoch, sample["index"]])
-        angle, mirror, place = random.uniform(0, 2 * np.pi), random.random() < 0.5, random.random()
-        tone = 1 + random.uniform(-1, 1, 2) * (self.brightness, self.contrast)
-        if self.augment:
-            sample = turned(sample, angle, mirror)
-        if self.brightness or self.contrast:
-            sample = sample | {"tone": torch.from_numpy(tone).float()}
-        views = len(sample["rgba"])
-        chosen = split_views(views, self.num_inputs, first + epoch * (views - self.num_inputs))
-        # For the whole batch alike: its samples are stacked.
-        if np.random.default_rng([self.seed, batch, views]).random() < self.view_dropout:
-            dropped = chosen["inputs"][int(place * self.num_inputs)]
-            chosen["inputs"] = chosen["inputs"][chosen["inputs"] != dropped]
-            chosen["held_out"] = torch.cat([chosen["held_out"], dropped[None]]).sort().values
-        if self.shuffle_views:
-            chosen["inputs"] = chosen["inputs"][random.permutation(len(chosen["inputs"]))]
-        return sample | chosen
-
-
-def recipe(settings: Train) -> Recipe:
-    """The recipe of a training's settings."""
-    return Recipe(
-        settings.num_input_views, settings.seed, settings.augment, settings.brightness, settings.contrast,
-        settings.view_dropout, settings.view_order == "random",
-    )  # fmt: skip
-
-
-class Visits(Dataset[dict[str, Any]]):
-    """The endless sequence of training samples: every epoch visits all samples once, in an order of its own.
-
-    Visit i is a function of the recipe and i alone. Batches are of `batch_size` visits.
-    """
-
-    def __init__(self, samples: Samples, recipe: Recipe, batch_size: int = 1):
-        self.samples, self.recipe, self.batch_size = samples, recipe, batch_size
-
-    def __getitem__(self, visit: int) -> dict[str, Any]:
-        epoch, place = divmod(visit, len(self.samples))
-        index = int(permutation(self.recipe.seed, epoch, len(self.samples))[place])
-        first = int(permutation(self.recipe.seed, STAGGER, len(self.samples))[index])
-        return self.recipe.visit(self.samples.stored(index), epoch, first, visit // self.batch_size)
-
-
-class HeldOut(Dataset[dict[str, Any]]):
-    """A split for validation: sample i once, holding out the views from i on, so that all views get their turn.
-
-    The inputs are in the order of `input_order` with `shuffle_seed`, which is of the sample and the views held out.
-    """
-
-    def __init__(self, samples: Samples, num_inputs: int, shuffle_seed: int | None = None):
-        self.samples, self.num_inputs, self.shuffle_seed = samples, num_inputs, shuffle_seed
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        chosen = split_views(self.samples.views, self.num_inputs, index)
-        order = input_order(len(chosen["inputs"]), self.shuffle_seed, index, index % self.samples.views)
-        return self.samples.stored(index) | chosen | {"inputs": chosen["inputs"][order]}
-
-
-def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]:
-    """The same stored sample in a world turned about +Z by `angle` radians and, before that, mirrored in x or not.
-
-    Exact: a turn leaves the images as they are and moves the cameras; a mirror flips images and principal points, and
-    reflects the cameras (in the world and in their own x axis, so that they stay rotations).
-    """
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = torch.tensor([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float32)
-    sample = dict(sample)
-    if mirror:
-        flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
-        sample["rgba"] = sample["rgba"].flip(-2)
-        sample["c2w"], sample["w2c"] = flip @ sample["c2w"] @ flip, flip @ sample["w2c"] @ flip
-        fx, fy, cx, cy = sample["fxfycxcy"].unbind(-1)
-        sample["fxfycxcy"] = torch.stack([fx, fy, sample["rgba"].shape[-2] - cx, cy], -1)
-    return sample | {"c2w": turn @ sample["c2w"], "w2c": sample["w2c"] @ turn.T}
-
-
-def split_views(views: int, num_inputs: int, first: int) -> dict[str, Tensor]:
-    """Hold out `views - num_inputs` views, from `first` on around the circle; the rest are inputs, order kept."""
-    held_out = {(first + i) % views for i in range(views - num_inputs)}
-    return {
-        "inputs": torch.tensor([view for view in range(views) if view not in held_out]),
-        "held_out": torch.tensor(sorted(held_out), dtype=torch.long),
-    }
-
-
-def input_order(count: int, shuffle_seed: int | None, sample: int, held_out: int) -> list[int]:
-    """In which order `count` inputs are given where nothing is learned: as they come, or at random if there is a seed.
-
-    A function of the seed, the sample's place in its split and the first view that is held out.
-    """
-    if shuffle_seed is None:
-        return list(range(count))
-    return np.random.default_rng([shuffle_seed, sample, held_out]).permutation(count).tolist()
-
-
-def shuffle_seed(settings: Train) -> int | None:
-    """The seed of `input_order` in a training's settings: None with `view_order` fixed."""
-    return settings.seed if settings.view_order == "random" else None
-
-
-@functools.lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """An order of `count` samples or shards; of epoch STAGGER: which view each sample holds out first."""
-    return np.random.default_rng([seed, epoch + 1]).permutation(count)

@@ -1,6 +1,7 @@
-"""The loop of a training, for Lightning: what a step computes, counts and logs, on one device or on several."""
+"""The loop of a training run, for Lightning: what a step computes, counts and logs, on one device or on several."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -15,15 +16,24 @@ from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
-from mousefacelift.training.losses import image_loss, mask_iou, open_lpips, psnr, psnr_foreground
+from mousefacelift.training.losses import image_loss, open_lpips
 
-SKIP_FACTOR = 20  # a gradient norm this many times clip_norm is a step into the fog, not a step to be shortened
+SKIP_FACTOR = (
+    20  # a step whose gradient norm exceeds clip_norm this many times is skipped: clipping keeps its direction
+)
 
 Batch = dict[str, Tensor]
+# rgb [V, 3, S, S], alpha [V, S, S], target [V, 3, S, S], mask [V, S, S] -> [V]
+Measure = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def learning_rate(step: int, settings: Train) -> float:
-    """Of a step counted from 0: linear warm-up to the peak, then half a cosine to zero after the last step."""
+    """The learning rate of a step: linear warm-up to the peak, then half a cosine to zero after the last step.
+
+    Args:
+        step: counted from 0.
+        settings: learning_rate is the peak, warmup_steps the warm-up, steps the end.
+    """
     warmup = min(settings.warmup_steps, settings.steps - 1)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -31,7 +41,18 @@ def learning_rate(step: int, settings: Train) -> float:
 
 
 def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Tensor, Tensor, Gaussians]:
-    """Reconstruct from the batch's input views and draw all of its views: rgb [B, V, 3, S, S], alpha [B, V, S, S]."""
+    """Reconstruct from the batch's input views, and draw all of its views.
+
+    Args:
+        model: GS-LRM.
+        batch: of `ShardData`; of its views, `inputs` [B, I] are given to the model.
+        rerender: draw each view again in the backward pass, so that only one is in memory.
+
+    Returns:
+        rgb [B, V, 3, S, S] over white, not clamped.
+        alpha [B, V, S, S] in [0, 1].
+        The Gaussians.
+    """
     rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
     image, c2w, fxfycxcy = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy"))
     size = image.shape[-1]
@@ -42,13 +63,14 @@ def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Ten
 class FineTuning(lightning.LightningModule):
     """The training loop's body. `step` counts optimiser steps over all restarts; Lightning's own counters do not.
 
-    An epoch, to Lightning, is the stretch up to the next validation; a batch is one of `accumulate` parts of a step.
+    For Lightning an epoch is the stretch up to the next validation, and a batch one of `accumulate` parts of a step.
     `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
+    `measures` are the metrics of held-out views, by their columns in metrics.csv.
     """
 
-    def __init__(self, model: Network, settings: Train, data: ShardData, watch: Watch):
+    def __init__(self, model: Network, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure]):
         super().__init__()
-        self.model, self.settings, self.data, self.watch = model, settings, data, watch
+        self.model, self.settings, self.data, self.watch, self.measures = model, settings, data, watch, measures
         self.skipped = 0
         self.values: dict[str, float] = {"loss": math.nan}
         self.terminated = 0  # the signal by which this process was told to end
@@ -87,7 +109,7 @@ class FineTuning(lightning.LightningModule):
         self._sharded = True
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The learning rate is set in every step."""
+        """Build the optimiser and give it the checkpoint's state; the learning rate is set in every step."""
         optimizer = build_optimizer(self.model, self.settings)
         if self.optimizer_state:
             if self._sharded:
@@ -101,7 +123,7 @@ class FineTuning(lightning.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """The model is on its device. Raises UserError if the processes did not begin at the same step."""
+        """Set up on the device. Raises UserError if the processes do not begin at the same step."""
         self._prepare()
         if self.trainer.world_size > 1:
             steps: list[Any] = [None] * self.trainer.world_size
@@ -127,7 +149,7 @@ class FineTuning(lightning.LightningModule):
         return loss
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip; drop the gradients of a step whose norm is not finite or far above the clip, which skips the step."""
+        """Clip the gradients; skip the step, by dropping them, if their norm is not finite or far above the clip."""
         norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip_norm)
         self._grad_norm = _whole(norm).item()
         self._skip = not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm
@@ -135,9 +157,15 @@ class FineTuning(lightning.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
 
     def on_train_batch_end(self, _outputs: Any, _batch: Batch, batch_index: int) -> None:
-        """At the end of a step: average, count, log, and look for failures. Raises AlarmError."""
+        """At the end of a step: average, count, log, and look for failures.
+
+        Raises:
+            AlarmError: if the run has failed.
+        """
         if (batch_index + 1) % self.settings.accumulate:
             return
+        # One reduction for all numbers of the step. The last one tells every process whether any was told to end, so that
+        # all of them end after the same step.
         seen = torch.stack(self._parts).mean(0)
         self._parts.clear()
         seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated > 0)])]))
@@ -146,54 +174,56 @@ class FineTuning(lightning.LightningModule):
         self.values = dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {
             "grad_norm": self._grad_norm
         }
+        # The rate is the one this step was made with: it is taken before the step is counted.
         rate = learning_rate(self.step, self.settings)
         self.step += 1
         self.skipped += self._skip
         self.between_steps = True
         if self.averages is not None and not self._skip:
-            # An average over the few steps done, at first, instead of one that is mostly where it began.
+            # At first an average over the few steps done: with the full decay it would stay near the initial weights.
             decay = min(self.settings.ema or 0.0, self.step / (self.step + 9))
             for name, parameter in trainable(self.model).items():
                 self.averages[name].lerp_(parameter.detach(), 1 - decay)
         if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
             self.record(self.values | {"lr": rate, "skipped": self.skipped})
+        # Last, so that the row of the step that raises the alarm is in the table.
         self.watch.observe(self.step, self.values, self._skip)
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
-        """Metrics of the views that were not inputs."""
+        """Measure the views that were not inputs, and keep the values by sample: several processes may see one twice."""
         rgb, alpha, _ = predict(self.model, batch)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
-        values = [psnr(rgb, image), psnr_foreground(rgb, image, mask), mask_iou(alpha, mask)]
-        self._validation[int(batch["index"][0])] = [value.tolist() for value in values]
+        values = [measure(rgb, alpha, image, mask).tolist() for measure in self.measures.values()]
+        self._validation[int(batch["index"][0])] = values
 
     def on_validation_start(self) -> None:
-        """Validate the averages, if there are any."""
+        """Put the averaged weights in place, if there are any: they are what is validated."""
         self._validation.clear()
         self._prepare()
         self.exchange_averages()
 
     def on_validation_end(self) -> None:
-        """Log the means over all held-out views."""
+        """Put the weights back, and log the means over all held-out views of all processes."""
         self.exchange_averages()
         found = self._validation
         if self.trainer.world_size > 1:
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, found)
             found = {index: values for each in gathered for index, values in each.items()}
-        names = "val_psnr", "val_psnr_foreground", "val_mask_iou"
         columns = zip(*(values for _, values in sorted(found.items())), strict=True)
         means = [torch.tensor([value for view in column for value in view]).nanmean().item() for column in columns]
-        self.record(dict(zip(names, means, strict=True)))
+        self.record(dict(zip(self.measures, means, strict=True)))
 
     def record(self, row: dict[str, float]) -> None:
-        """Give a row of metrics to the loggers, under the step's number."""
+        """Give the loggers values for the row of the present step."""
         for logger in self.loggers:
             logger.log_metrics(row, self.step)
 
     def snapshot(self) -> dict[str, Any]:
-        """All that the run needs to go on; to be called in all processes. Of the model, what is trained: the rest is as the
-        run began, which its identity fixes.
+        """All that the run needs to continue, as plain tensors and numbers. All processes must call it.
+
+        Of the model only what is trained: the rest is as at the start of the run, which the run's identity fixes.
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
@@ -225,7 +255,7 @@ class FineTuning(lightning.LightningModule):
 
     @torch.no_grad()
     def exchange_averages(self) -> None:
-        """Swap the parameters with their averages, where there are any; twice is nothing."""
+        """Swap the parameters with their averages, if there are any; a second call swaps them back."""
         self._reshard()
         for name, average in (self.averages or {}).items():
             parameter = self.model.get_parameter(name)
@@ -234,12 +264,12 @@ class FineTuning(lightning.LightningModule):
             average.copy_(held)
 
     def _reshard(self) -> None:
-        """After a forward pass alone, the outermost parameters are still whole in every process."""
+        """Divide the parameters again: after a forward pass alone the outermost ones are whole in every process."""
         if self._sharded:
             self.model.reshard()  # type: ignore[operator]
 
     def _prepare(self) -> None:
-        """What needs the model where it will be trained."""
+        """Set up what depends on the device of the model: the LPIPS network, and the averages."""
         if self._lpips[0] is not None:
             self._lpips[0].to(self.device)
         if self.settings.ema is None:
@@ -265,6 +295,6 @@ class FineTuning(lightning.LightningModule):
 
 
 def _whole(tensor: Any) -> Tensor:
-    """A tensor that is divided among processes, put together."""
+    """The whole of a tensor that may be divided among processes."""
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole

@@ -1,7 +1,7 @@
-"""Alarms of a training: what each step's predictions look like, and when a run has failed and must stop.
+"""Alarms of a training run: what each step's predictions look like, and when a run has failed and must stop.
 
-The failures are those of a research log: the mouse drawn white, gradients that explode, a loss that goes nowhere. Each
-of them went on for days, because nothing but the loss was looked at.
+The failures are known from earlier runs: the mouse drawn white, gradients that explode, a loss that goes nowhere. Each
+can go on for days where nobody looks at anything but the loss.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ from mousefacelift.training.losses import mean_over
 # A mouse drawn with less than this fraction of its darkness, or of the whole scale if it is white itself, is white.
 WHITE = 0.1
 WHITE_FLOOR = 0.01
-ABSENT = -50.0  # opacity's logit of what stands for no Gaussian
+ABSENT = -50.0  # padding, which stands for no Gaussian, has an opacity logit below this
 VISIBLE = 0.04  # opacity below which a Gaussian is left out of FaceLift's .ply
-LEARNED = 0.5  # squared error, of what a white image has: with less the mouse is seen
-DRAWN = 0.5  # difference of the opacities inside and outside the silhouette: with more its shape is drawn
+LEARNED = 0.5  # squared error as a fraction of a white image's: below it the mouse is seen
+DRAWN = 0.5  # opacity inside the silhouette less that outside: above it the mouse's shape is drawn
 NORM = Guards.model_fields["norm"].default  # for `clear` where that alarm is off
-IMPROVED = 0.99  # a loss is better that is below this times the best
+IMPROVED = 0.99  # a loss below this times the best is a better one
 
 STATISTICS = (
     "error", "error_foreground", "error_background", "alpha_foreground", "alpha_background", "darkness", "target_darkness",
@@ -31,26 +31,41 @@ STATISTICS = (
 
 
 class AlarmError(UserError):
-    """A training that has failed: what was seen, and what helps."""
+    """A training run has failed: what was seen, and what helps."""
 
     shared = True
 
 
 @torch.no_grad()
 def statistics(rgb: Tensor, alpha: Tensor, gaussians: Gaussians, target: Tensor, target_alpha: Tensor) -> Tensor:
-    """What STATISTICS names, [len(STATISTICS)], of a prediction: means over samples.
+    """The STATISTICS of a prediction, means over samples.
 
-    rgb, target [B, V, 3, H, W]; alpha, target_alpha [B, V, H, W]; inside is where target_alpha > 0.5. Errors are squared;
-    alpha is opacity drawn inside and outside; darkness is 1 - rgb inside, as drawn and in the target; white_error is the
-    error of a white image; rgb_std the deviation of the colours drawn inside; opacity_used the fraction of
-    Gaussians with more than VISIBLE; scale their geometric mean standard deviation in world units.
+    "Inside" is inside the silhouette, "outside" the rest of a view.
+
+    error, error_foreground, error_background: squared error everywhere, inside, outside.
+    alpha_foreground, alpha_background: opacity that is drawn inside, outside.
+    darkness, target_darkness: 1 - rgb inside, as drawn and as it should be.
+    white_error: squared error of a white image.
+    rgb_std: standard deviation of the grey that is drawn inside.
+    opacity_used: fraction of the Gaussians with an opacity above VISIBLE.
+    scale: geometric mean of the Gaussians' standard deviations, world units.
+
+    Args:
+        rgb: predicted views [B, V, 3, H, W].
+        alpha: predicted opacity [B, V, H, W].
+        gaussians: of B samples.
+        target: true views [B, V, 3, H, W].
+        target_alpha: true opacity [B, V, H, W]; the silhouette is where it exceeds 0.5.
+
+    Returns:
+        [len(STATISTICS)] float32.
     """
     inside = target_alpha > 0.5
     error = (rgb - target).square().mean(-3)
     mean = mean_over(rgb.mean(-3), inside)
     spread = mean_over((rgb.mean(-3) - mean.view(-1, 1, 1, 1)).square(), inside).sqrt()
     logit = gaussians.opacity[..., 0]
-    present = logit > ABSENT  # the rest pads samples of fewer patches
+    present = logit > ABSENT  # the rest pads samples that have fewer patches
     values = [
         error.mean(),
         mean_over(error, inside).mean(),
@@ -75,17 +90,25 @@ class Watch:
 
     def __init__(self, settings: Guards):
         self.settings = settings
-        self.white = 0  # steps in a row
-        self.skips: list[int] = []  # steps, of the last twice `norm`
+        self.white = 0  # steps in a row in which the mouse was drawn white
+        self.skips: list[int] = []  # the skipped ones among the last 2 x `norm` steps
         self.level: float | None = None  # the loss, smoothed
         self.error = 0.0  # as a fraction of a white image's, smoothed
-        self.drawn = 0.0  # opacity inside less that outside, smoothed
+        self.drawn = 0.0  # opacity inside the silhouette less that outside, smoothed
         self.best: float | None = None
         self.best_step = 0
 
     def observe(self, step: int, values: dict[str, float], skipped: bool) -> None:
-        """Take in a step's loss, gradient norm (`grad_norm`) and STATISTICS, the step counted from 1. Raises AlarmError."""
-        # A sum of finite numbers is finite: the cheapest test of all.
+        """Look at a step.
+
+        Args:
+            step: counted from 1.
+            values: loss, grad_norm and STATISTICS.
+            skipped: whether the step's gradients were dropped.
+
+        Raises:
+            AlarmError: if the run has failed.
+        """
         if not abs(values["loss"]) < float("inf"):
             raise AlarmError(
                 f"the loss is {values['loss']} at step {step}. Lower train.learning_rate or train.clip_norm, or use "
@@ -97,28 +120,30 @@ class Watch:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing looks like the beginning of a failure: the present weights may be kept as good ones."""
+        """Whether nothing looks like the beginning of a failure, so that the present weights may be kept as good ones."""
         return not self.white and len(self.skips) * 4 < (self.settings.norm or NORM)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """The watch's numbers, for a checkpoint."""
         return {name: value for name, value in vars(self).items() if name != "settings"}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue with the numbers of a checkpoint."""
         vars(self).update({name: state[name] for name in self.state()})
 
     def _observe_norm(self, step: int, values: dict[str, float], skipped: bool) -> None:
+        # With the alarm off, skips are counted all the same: `clear` needs them.
         limit = self.settings.norm or NORM
         self.skips = [each for each in self.skips if each > step - 2 * limit] + [step] * skipped
         if self.settings.norm is not None and len(self.skips) >= limit:
             raise AlarmError(
                 f"norm explosion: {len(self.skips)} of the last {2 * limit} steps up to step {step} were skipped, because "
-                f"the gradients' norm was far above train.clip_norm, in the last of them {values['grad_norm']:.3g}. Lower "
+                f"the gradients' norm was far above train.clip_norm ({values['grad_norm']:.3g} in this step). Lower "
                 "train.learning_rate (1e-6 to 5e-6 for weights of FaceLift); set train.loss.lpips to 0"
             )
 
     def _observe_white(self, step: int, values: dict[str, float]) -> None:
+        # Relative to the mouse's own darkness: a white mouse is rightly drawn white.
         limit = max(WHITE * values["target_darkness"], WHITE_FLOOR)
         self.white = self.white + 1 if values["darkness"] < limit else 0
         if self.settings.white is not None and self.white >= self.settings.white:
@@ -138,6 +163,7 @@ class Watch:
         limit = self.settings.plateau
         if limit is None:
             return
+        # Smoothed over a twentieth of the alarm's patience: single steps say little, but a fall must show in time.
         weight = min(1.0, 20 / limit)
         error = values["error"] / max(values["white_error"], 1e-6)
         drawn = values["alpha_foreground"] - values["alpha_background"]
@@ -148,7 +174,8 @@ class Watch:
         self.drawn += weight * (drawn - self.drawn)
         if self.best is None or self.level < IMPROVED * self.best:
             self.best, self.best_step = self.level, step
-        # Fog of any colour is opaque everywhere; a white mouse has little error to lose, but its shape is drawn.
+        # A converged run does not fall either, so the prediction must be bad too. Its error is large, and its shape is not
+        # drawn: fog of any colour is opaque everywhere, while a white mouse has little error to lose but has a shape.
         if step - self.best_step >= limit and self.error > LEARNED and self.drawn < DRAWN:
             raise AlarmError(
                 f"plateau: the loss has not fallen below {self.best:.4g} since step {self.best_step}, and at step {step} the "

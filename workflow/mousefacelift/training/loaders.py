@@ -1,4 +1,4 @@
-"""The batches of a training, from either form of the shards."""
+"""The batches of a training run, from either form of the shards."""
 
 from typing import Any
 
@@ -10,20 +10,28 @@ from torch.utils.data import DataLoader
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import HeldOut, Samples, Visits, floating, recipe, shuffle_seed
+from mousefacelift.training.data import Samples, floating
 from mousefacelift.training.stream import TarVisits
+from mousefacelift.training.visits import HeldOut, Visits, recipe, shuffle_seed
 
 
 class ShardData(lightning.LightningDataModule):
     """Training and validation batches: from HDF5, in any order, or streamed from tars (`train.container`).
 
-    A loader's batch holds rgba uint8 [B, V, S, S, 4] over white, c2w, w2c [B, V, 4, 4], fxfycxcy [B, V, 4], inputs,
-    held_out and index; `on_after_batch_transfer`, which Lightning calls on the device, makes of rgba the float32 image
-    [B, V, 3, S, S] and alpha [B, V, S, S]. `step` counts the steps done: a loader begins there and ends at the next
-    validation, so that a training that continues sees what an undisturbed one would.
+    A batch of B samples of V views:
 
-    A step's samples are the same for any number of processes (`world`) and of parts (`accumulate`): with HDF5, part a of
-    rank r is the (a x world + r)-th piece of them. Of tars every rank streams a share of its own.
+    rgba: uint8 [B, V, S, S, 4] over white. On the device Lightning calls `on_after_batch_transfer`, which replaces it by
+        image float32 [B, V, 3, S, S] and alpha float32 [B, V, S, S].
+    c2w, w2c: [B, V, 4, 4].
+    fxfycxcy: [B, V, 4] in px.
+    inputs, held_out: view indices [B, number of them].
+    index: places in the split [B].
+
+    `step` counts the steps done. A loader begins there and ends at the next validation, so a run that continues sees what
+    an undisturbed one would.
+
+    With HDF5 a step's samples are the same for any number of processes (`world`) and of parts (`accumulate`): part a of
+    rank r is the (a x world + r)-th piece of them. From tars every rank streams a share of its own.
     """
 
     def __init__(self, manifest: Manifest, settings: Train, rank: int = 0, world: int = 1):
@@ -57,7 +65,7 @@ class ShardData(lightning.LightningDataModule):
         return self._loader(visits, 0 if self.train.cached else settings.workers, batch_size=size, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, one sample at a time; each rank has as many, the last of them twice if need be."""
+        """The validation split, one sample at a time. All ranks have equally many; some samples come twice if need be."""
         workers = 0 if self.val.cached else self.settings.workers
         share = range(self.rank, -(-len(self.val) // self.world) * self.world, self.world)
         order = [index % len(self.val) for index in share]

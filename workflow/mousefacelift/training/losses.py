@@ -1,8 +1,4 @@
-"""Image losses of the training and image metrics of the evaluation.
-
-Shapes: images [..., 3, H, W] in [0, 1], masks and alpha [..., H, W] in [0, 1]; the leading dimensions are views (and
-samples). Losses average over everything and return a scalar; metrics return one value per view.
-"""
+"""Image losses of a training run, and the means and the structural similarity that they are made of."""
 
 from typing import Any
 
@@ -15,14 +11,20 @@ from mousefacelift.config.train import Loss
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-MIN_ERROR = 1e-10  # mean squared error that counts as none: PSNR ends at 100 dB
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity of each view, clamped to [0, 1]; [..., 3, H, W] twice -> [...].
+    """Structural similarity of each view.
 
-    Wang et al. 2004: Gaussian window of 11 px with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, averaged over the
-    pixels where the whole window fits. Unclamped, rounding gives constant regions an SSIM above 1 and a negative loss.
+    Wang et al. (2004), Image quality assessment: from error visibility to structural similarity. Gaussian window of
+    11 px with sigma 1.5, K1 = 0.01, K2 = 0.03, data range 1, averaged over the pixels where the whole window fits.
+
+    Args:
+        first: views [..., 3, H, W] in [0, 1]; H and W at least 11 px.
+        second: views [..., 3, H, W] in [0, 1].
+
+    Returns:
+        [...], clamped to [0, 1]: rounding would give constant regions an SSIM above 1 and a negative loss.
     """
     with torch.autocast(first.device.type, enabled=False):  # variances are small differences: in bf16 they are noise
         return _ssim(first.float(), second.float())
@@ -47,16 +49,27 @@ def _ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values [B, ..., H, W] over the pixels of a mask of the same shape, in each sample; 0 for an empty mask.
+    """Mean over the pixels of a mask, in each sample.
 
-    [B, ..., H, W] twice -> [B].
+    Args:
+        values: [B, ..., H, W].
+        mask: [B, ..., H, W], bool.
+
+    Returns:
+        [B]; 0 for an empty mask.
     """
     mask = mask.to(values.dtype)
     return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
 
 
 def open_lpips() -> Any:
-    """LPIPS with VGG features (Zhang et al. 2018), frozen. Raises UserError if its package is not installed."""
+    """LPIPS with VGG features, frozen.
+
+    Zhang et al. (2018), The unreasonable effectiveness of deep features as a perceptual metric.
+
+    Raises:
+        UserError: if its package is not installed.
+    """
     try:
         import lpips
     except ImportError as error:
@@ -70,13 +83,24 @@ def open_lpips() -> Any:
 def image_loss(
     rgb: Tensor, alpha: Tensor, target: Tensor, target_alpha: Tensor, weights: Loss, lpips: Any = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the loss terms, and every term with a weight, unweighted.
+    """The loss: a weighted sum of terms.
 
-    rgb, target [B, V, 3, H, W]; alpha, target_alpha [B, V, H, W], the silhouette being where target_alpha > 0.5. `l2`
-    over all pixels learns white where the mouse covers a tenth of them; `masked_l2` and `background` average inside and
-    outside the silhouette, so that their balance does not depend on the mouse's size. Over a white background colours
-    cannot tell white Gaussians from none, which hide the mouse from other views: `alpha` can. Every term is a mean over
-    samples of a sample's own mean: a batch that is divided among GPUs has the same loss. lpips: as `open_lpips` gives.
+    `l2` is over all pixels, of which the mouse covers a tenth: alone it learns white. `masked_l2` and `background` average
+    inside and outside the silhouette, so their balance does not depend on the mouse's size. White Gaussians on a white
+    background look like none, but hide the mouse from other views: only `alpha` sees them. Every term is a mean over
+    samples of the sample's own mean, so a batch that is divided among GPUs has the same loss.
+
+    Args:
+        rgb: predicted views [B, V, 3, H, W].
+        alpha: predicted opacity [B, V, H, W] in [0, 1].
+        target: true views [B, V, 3, H, W] over white, in [0, 1].
+        target_alpha: true opacity [B, V, H, W] in [0, 1]; the silhouette is where it exceeds 0.5.
+        weights: of the terms; a term of weight 0 is not computed.
+        lpips: of `open_lpips`, if that term has a weight.
+
+    Returns:
+        The weighted sum, a scalar.
+        term -> its value without the weight, a scalar.
     """
     error = (rgb - target).square()
     terms = {}
@@ -94,23 +118,3 @@ def image_loss(
         terms["alpha"] = (alpha - target_alpha).square().mean()
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=error.new_zeros(()))
     return total, terms
-
-
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each view in dB, at most 100; [..., 3, H, W] twice -> [...]."""
-    return -10 * (image - target).square().mean(dim=(-3, -2, -1)).clamp_min(MIN_ERROR).log10()
-
-
-def psnr_foreground(image: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
-    """PSNR of each view inside the target's silhouette (alpha > 0.5) in dB; NaN where the silhouette is empty."""
-    mask = (alpha > 0.5).to(image.dtype)
-    error = ((image - target).square().mean(-3) * mask).sum(dim=(-2, -1)) / mask.sum(dim=(-2, -1))
-    return -10 * error.clamp_min(MIN_ERROR).log10()
-
-
-def mask_iou(alpha: Tensor, target_alpha: Tensor) -> Tensor:
-    """Intersection over union of each view's silhouettes (alpha > 0.5); 1 if both are empty. [..., H, W] -> [...]."""
-    found, expected = alpha > 0.5, target_alpha > 0.5
-    intersection = (found & expected).sum(dim=(-2, -1))
-    union = (found | expected).sum(dim=(-2, -1))
-    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)

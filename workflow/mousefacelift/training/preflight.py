@@ -1,8 +1,9 @@
-"""The checks before the first step of a training: what the data, the weights and the settings are, in one table."""
+"""The checks before the first step of a training run: data, weights and settings in one table."""
 
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,10 +21,10 @@ from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, ME
 from mousefacelift.models.adapt import counts
 from mousefacelift.models.network import Network
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import Recipe
 from mousefacelift.training.guards import WHITE_FLOOR
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.stream import TarVisits
+from mousefacelift.training.visits import Recipe
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels
@@ -32,7 +33,7 @@ STYLES = {"ok": "green", "note": "yellow", "stop": "bold red"}
 
 @dataclass(frozen=True)
 class Check:
-    """One row: what was found, what it should be, and whether training can start; advice unless the verdict is ok."""
+    """One row: what was found, what is wanted, and whether the run can start; with advice, unless the verdict is ok."""
 
     name: str
     found: str
@@ -42,7 +43,13 @@ class Check:
 
 
 def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
-    """All checks, in the order of the table. PROBED samples, evenly spread, stand for the training split."""
+    """All checks, in the order of the table.
+
+    Args:
+        shards: of the run. PROBED samples stand for the training split: evenly spread in HDF5, the first ones in tars.
+        model: as the run starts with it, adapted.
+        device: "cuda" or "cpu".
+    """
     settings, data = shards.settings, shards.manifest
     samples = _probe(shards)
     rgba = torch.stack([torch.as_tensor(sample["rgba"]) for sample in samples])
@@ -61,7 +68,11 @@ def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
 
 
 def report(checks: list[Check], console: Console | None = None) -> None:
-    """Print the table. Raises UserError if a check says stop."""
+    """Print the table of checks.
+
+    Raises:
+        UserError: if a check says stop.
+    """
     table = Table("", "", "found", "wanted", "advice", title="before the first step", title_justify="left")
     for check in checks:
         table.add_row(check.name, f"[{STYLES[check.verdict]}]{check.verdict}", check.found, check.wanted, check.advice)
@@ -190,7 +201,7 @@ def _keys(data: Manifest, split: str) -> set[str] | None:
     """The names of a split's samples; None if some file of theirs is not here."""
     keys: set[str] = set()
     for shard in data.split(split):
-        path = data.folder / shard.h5
+        path = Path(data.folder / shard.h5)
         if data.url or not path.exists():
             return None
         with open_h5(path, "mousefacelift shard") as file:

@@ -10,27 +10,33 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.containers import TarSample, shard_samples
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import (
-    STAGGER,
-    CamerasName,
-    Recipe,
-    camera_tensors,
-    check_size,
-    over_white,
-    permutation,
-)
+from mousefacelift.training.data import CamerasName, camera_tensors, check_size, over_white
+from mousefacelift.training.visits import STAGGER, Recipe, permutation
 
 
 class TarVisits(IterableDataset[dict[str, Any]]):
-    """Training samples for one rank's batches from `first` up to `last`, the latter not included.
+    """Training samples for one rank's batches from `first` up to but not including `last`.
 
-    An epoch's shards are put in an order of its own and their samples counted through; each of world x workers consumers
-    streams one stretch of them, all of equal length to a sample, into a buffer from which the next one is drawn at
-    random. So every sample is visited once per epoch, and which comes when is a function of recipe, epoch and number of
-    consumers: one that continues in the middle leaves out what was visited before, unread where whole shards were.
-    `cameras` as in `camera_tensors`.
+    There are world x workers consumers. Each has a share of the training samples; the shares differ by one sample at
+    most. In every epoch a consumer streams its share, the shards in another order, into a buffer, and draws the next
+    sample from the buffer at random. So every sample is visited once per epoch, and the order is a function of recipe,
+    epoch and number of consumers. A stream that begins in the middle of an epoch leaves out what was visited before, and
+    does not open shards of which nothing is left.
 
-    Raises UserError, naming shard and sample, for what is damaged, missing or not what the manifest says.
+    Args:
+        manifest: of the shards.
+        recipe: how a sample becomes a visit.
+        image_size: S, px.
+        buffer: samples among which the next one is drawn.
+        batch_size: samples of one batch of this rank.
+        first: number of the first batch, counted from the beginning of the run.
+        last: number of the batch after the last one.
+        rank: of this process among `world`.
+        world: number of processes.
+        cameras: as in `camera_tensors`.
+
+    Raises:
+        UserError: naming shard and sample, for what is damaged, missing or not what the manifest says.
     """
 
     def __init__(
@@ -47,9 +53,11 @@ class TarVisits(IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        # The loader takes batches from its workers in turn, and begins with worker 0 wherever the run continues.
+        # The loader takes batches from its workers in turn and begins with worker 0, wherever the run continues: worker 0
+        # must then play the part of the one whose turn it is.
         worker = (worker + self.first) % workers
         consumer, consumers = self.rank * workers + worker, self.world * workers
+        # From the rank's batches to the visits of this consumer, which has every workers-th batch.
         visit, end = ((step - worker + workers - 1) // workers * self.batch_size for step in (self.first, self.last))
         total = int(self.starts[-1])
         share = range(total * consumer // consumers, total * (consumer + 1) // consumers)
@@ -67,6 +75,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
 
     def _epoch(self, epoch: int, share: range, skip: int, consumer: int) -> Iterator[dict[str, Any]]:
         """The samples of a consumer's share in an epoch's order, without the first `skip`."""
+        # The buffer's order is known before anything is read: what was visited, and shards without the rest, are skipped.
         random = np.random.default_rng([self.recipe.seed, epoch + 1, consumer])
         upcoming = drawn(share, self.buffer, random)[skip:][::-1]
         wanted, held = set(upcoming), {}
@@ -78,6 +87,7 @@ class TarVisits(IterableDataset[dict[str, Any]]):
                 continue
             where, first = self.manifest.location(shard, "tar"), int(self.starts[number])
             for slot, stored in zip(slots, shard_samples(self.manifest, shard), strict=True):
+                # A sample waits undecoded until its turn in the buffer's order comes.
                 if slot in wanted:
                     held[slot] = first + slot - slots.start, where, stored
                 while upcoming and upcoming[-1] in held:
@@ -101,7 +111,10 @@ class TarVisits(IterableDataset[dict[str, Any]]):
 
 
 def drawn(slots: range, buffer: int, random: np.random.Generator) -> list[int]:
-    """The order in which a stream of slots leaves a buffer: when it is full, one of it is drawn at random."""
+    """The order in which a stream of slots leaves a buffer.
+
+    When the buffer is full, one of its slots is drawn at random. The rest leaves in random order at the stream's end.
+    """
     held: list[int] = []
     order = []
     for slot, pick in zip(slots, random.random(len(slots)), strict=True):

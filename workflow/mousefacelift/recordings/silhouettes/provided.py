@@ -44,9 +44,10 @@ def check_files(capture: Capture, settings: Center) -> None:
 def silhouettes(
     capture: Capture, view: int, frames: range, settings: Center, threads: int = 1, arena: Arena | None = None
 ) -> Iterator[tuple[Frame | Missing, Image]]:
-    """A camera's frames in order, each with its mask; a frame without a mask is missing.
+    """A camera's frames in order, each with its mask [H, W]; a frame without a mask is missing. See `registry.Silhouettes`.
 
-    Raises UserError if a mask has another size than its frame, or masks are labels instead of black and white.
+    Raises:
+        UserError: a mask has another size than its frame, or masks are labels instead of black and white.
     """
     images = read_camera(capture, capture.videos, view, frames, settings, threads)
     masks = read_camera(capture, capture.masks, view, frames, settings, threads)

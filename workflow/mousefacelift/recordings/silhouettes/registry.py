@@ -26,7 +26,16 @@ class Silhouettes(Protocol):
     def __call__(
         self, capture: Capture, view: int, frames: range, settings: Center, threads: int = 1, arena: Arena | None = None
     ) -> Iterator[tuple[Frame | Missing, Image]]:
-        """view: the camera's place in the capture. frames: of the capture. arena: for a method that needs it."""
+        """Go through a camera's frames.
+
+        Args:
+            capture: the recording.
+            view: the camera's place in it.
+            frames: which of the capture's frames.
+            settings: the section `center`.
+            threads: of the decoder.
+            arena: what is known of the camera's empty arena, for a method that needs it.
+        """
 
 
 def _no_check(capture_name: str, settings: Center) -> None:
@@ -46,9 +55,12 @@ def _no_file_check(capture: Capture, settings: Center) -> None:
 class Method:
     """One way to find the mouse in a frame, and what it needs.
 
-    silhouettes: goes through one camera's frames. needs_arena: the empty arena is estimated first, for `arena`.
-    check: raises UserError before the first job if the settings cannot work. files: the files it reads beside the
-    videos, by name, as inputs of a rule. check_files: raises UserError if these do not fit the videos, by their headers.
+    Attributes:
+        silhouettes: goes through one camera's frames.
+        needs_arena: whether the empty arena is estimated first, for the argument `arena`.
+        check: raises UserError before the first job if the settings cannot work; given a capture's name for its text.
+        files: the files read beside the videos, by name, as inputs of a rule.
+        check_files: raises UserError if these files do not fit the videos, by their headers alone.
     """
 
     silhouettes: Silhouettes

@@ -24,6 +24,6 @@ NOTHING: Image = np.zeros((0, 0), np.uint8)
 def segment_frames(
     capture: Capture, view: int, frames: range, settings: Center, threads: int, segment: Segment
 ) -> Iterator[tuple[Frame | Missing, Image]]:
-    """A camera's frames in order, each with what `segment` makes of it."""
+    """A camera's frames in order, each with what `segment` makes of it. See `registry.Silhouettes`."""
     for frame in read_camera(capture, capture.videos, view, frames, settings, threads):
         yield frame, NOTHING if isinstance(frame, Missing) else segment(frame.rgb())

@@ -14,7 +14,13 @@ from mousefacelift.recordings.silhouettes.segmentation import Image
 
 @dataclass(frozen=True)
 class Tile:
-    """One frame of a contact sheet: image [H, W, 3] RGB and its mask [H, W], of which above 127 is mouse."""
+    """One frame of a contact sheet.
+
+    Attributes:
+        frame: its number.
+        image: [H, W, 3] uint8 RGB.
+        mask: [H, W] uint8, above 127 is mouse.
+    """
 
     frame: int
     image: Image
@@ -27,9 +33,16 @@ def preview_sheet(
     backgrounds: Mapping[str, Image] | None = None,
     tile_width: int = 320,
 ) -> None:
-    """Write a contact sheet (PNG, atomically): one row per camera, one column per moment, outlines of the silhouettes.
+    """Write a contact sheet: one row per camera, one column per moment, with the silhouettes' outlines.
 
-    rows: tiles by camera name. backgrounds: the empty arena by camera name, [H, W, 3] RGB, as a first column.
+    Args:
+        path: the PNG to write.
+        rows: tiles by camera name.
+        backgrounds: [H, W, 3] uint8 RGB, the empty arena by camera name, as a first column.
+        tile_width: width of a tile, px.
+
+    Raises:
+        UserError: there is no frame to draw.
     """
     drawn = []
     for camera, tiles in rows.items():

@@ -1,7 +1,7 @@
 """Files of any container (JSON, TOML, YAML, XML, MATLAB, HDF5, pickle) as plain nested values, opened without trust.
 
-A calibration comes from somewhere else. Nothing in it is executed, no other file is opened for it, sizes are checked
-before memory is taken, and whatever is wrong with it ends in a UserError.
+A calibration may come from anyone. Nothing in it is executed, it cannot make the parser open another file, sizes are
+checked before memory is taken, and whatever is wrong with it is a UserError.
 """
 
 import json
@@ -139,13 +139,13 @@ def _load_json(path: Path, where: str) -> Any:
         table = dict(pairs)
         if len(table) < len(pairs):
             names = [name for name, _ in pairs]
-            raise UserError(f"{where}: {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+            raise UserError(f"{where}: {next(n for n in names if names.count(n) > 1)!r} occurs twice")
         return table
 
     def parse() -> Any:
         content = json.loads(text, object_pairs_hook=unique)
         for place in _not_finite(content, ""):
-            raise UserError(f"{where}: field '{place.lstrip('.')}' is NaN or infinity, which are no numbers")
+            raise UserError(f"{where}: field '{place.lstrip('.')}' is NaN or infinity, which are not numbers")
         return content
 
     text = read_text(path, where, 4 * MAX_TEXT_BYTES)
@@ -153,7 +153,7 @@ def _load_json(path: Path, where: str) -> Any:
 
 
 def _not_finite(value: Any, place: str) -> Iterator[str]:
-    """Where in a JSON value NaN or infinity stand."""
+    """The places of NaN and infinity in a JSON value."""
     if isinstance(value, float) and not math.isfinite(value):
         yield place
     elif isinstance(value, dict):

@@ -131,7 +131,7 @@ def load_pickle(data: bytes, where: str) -> Any:
         return _plain(_Unpickler(io.BytesIO(data), encoding="latin1").load(), [MAX_VALUES], 0)
     except _RefusedError as error:
         raise UserError(
-            f"{where}: the pickle asks for {error}, which is refused, and nothing of it was run: a calibration holds arrays, "
+            f"{where}: the pickle asks for {error}, which is refused, and nothing in it was run: a calibration holds arrays, "
             "numbers, text, lists and dicts only"
         ) from None
     except RecursionError:

@@ -105,7 +105,7 @@ def _element(element: ElementTree.Element) -> Any:
         return [_element(child) for child in children]
     table = {child.tag: _element(child) for child in children}
     if len(table) < len(children):
-        raise ValueError(f"an element stands twice in <{element.tag}>")
+        raise ValueError(f"an element occurs twice in <{element.tag}>")
     return matrix(table) if element.get("type_id") in ("opencv-matrix", "opencv-nd-matrix") else table
 
 
@@ -134,5 +134,5 @@ def _words(value: Any) -> list[str]:
     """A list as YAML has it, or XML's words."""
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("an opencv-matrix whose data are no list of numbers")
+        raise ValueError("an opencv-matrix whose data are not a list of numbers")
     return words

@@ -72,7 +72,7 @@ def write(rig: Rig, path: Path) -> None:
             raise UserError(f"{path}: camera {camera.name!r} has more than Anipose's {count} distortion coefficients")
         if not camera.width:
             raise UserError(
-                f"{path}: camera {camera.name!r}: the image size is unknown, and Anipose needs it: give it (--size)"
+                f"{path}: camera {camera.name!r}: the image size is unknown, and Anipose needs it: give it with --size"
             )
         matrix = camera.K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
         lines += [

@@ -106,7 +106,7 @@ def check_writable(camera: Camera, path: Path) -> None:
     """Raise UserError for a camera that a format with image sizes and image names cannot hold."""
     if not camera.width:
         raise UserError(
-            f"{path}: camera {camera.name!r}: the image size is unknown, and this format needs it: give it (--size)"
+            f"{path}: camera {camera.name!r}: the image size is unknown, and this format needs it: give it with --size"
         )
     if set(camera.name) & set("/\\") or camera.name.strip() != camera.name or set(camera.name) == {"."}:
         raise UserError(f"{path}: camera {camera.name!r} cannot be the name of an image file, which this format needs")

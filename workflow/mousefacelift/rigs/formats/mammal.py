@@ -77,11 +77,11 @@ def _map_size(table: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _miss(rig: list[Camera]) -> float:
-    """How badly the optical axes fix one point before all cameras: their mean distance from the nearest point, by the
-    mean depth, and by how well the axes' directions fix it. inf if it lies behind a camera.
+    """How far the optical axes are from meeting in one point; inf if the point nearest to all lies behind a camera.
 
-    If the world's origin is the animal, every axis passes it with any R: the transposed ones bundle the cameras on one
-    side, and the directions tell.
+    It is the axes' mean distance from that point, divided by the mean depth, and by how well the axes' directions fix the
+    point. The directions matter where the world's origin is the animal: there every axis passes the origin, whether R is
+    transposed or not, but transposed rotations put all cameras on one side.
     """
     depths, point = optical_axes_meet(tuple(rig)), axes_meeting_point(tuple(rig))
     if not (depths > 0).all():

@@ -56,7 +56,7 @@ def read(document: Document, name: str, where: str) -> list[Camera]:
     if not isinstance(names, list) or not len(K) == len(R) == len(t) == len(dist) == len(names):
         raise UserError(
             f"{where}: {len(K)} intrinsic, {len(R)} rotation, {len(t)} translation, {len(dist)} {dist_name}, "
-            f"{len(names) if isinstance(names, list) else 'no readable'} names: these must be as many"
+            f"{len(names) if isinstance(names, list) else 'no readable'} names: their numbers must be equal"
         )
     return [
         checked_camera(

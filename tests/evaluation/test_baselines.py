@@ -1,0 +1,68 @@
+"""The baselines are what their names say, and the registry names them."""
+
+import pytest
+import torch
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.evaluation.baselines.nearest_view import nearest_view
+from mousefacelift.evaluation.baselines.registry import BASELINES, baseline
+from mousefacelift.evaluation.predict import input_views
+from mousefacelift.shards.manifest import read_manifest
+from mousefacelift.training.data import Samples
+
+
+@pytest.fixture
+def held_out_samples(synthetic_shards):
+    return Samples(read_manifest(synthetic_shards), "test", 32, 1.0)
+
+
+def test_the_nearest_view_is_the_one_that_looks_the_same_way(held_out_samples):
+    c2w = held_out_samples[0]["c2w"]
+    for view in range(6):
+        inputs = input_views(6, 5, view)
+        angles = {other: float(c2w[other, :3, 2] @ c2w[view, :3, 2]) for other in inputs}
+        assert nearest_view(c2w, inputs, view) == max(angles, key=angles.get)
+        assert nearest_view(c2w, inputs, view) in ((view - 1) % 6, (view + 1) % 6)
+
+
+INPUTS = [input_views(6, 5, view) for view in range(6)]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_predicts_every_view_in_range(synthetic_shards, held_out_samples, name):
+    sample = held_out_samples[0]
+    predict = baseline(name).prepare(lambda: Samples(read_manifest(synthetic_shards), "train", 32, 1.0))
+    rgb, alpha = predict(sample, INPUTS)
+    assert rgb.shape == sample["image"].shape and alpha.shape == sample["alpha"].shape
+    assert rgb.min() >= 0 and rgb.max() <= 1 and alpha.min() >= 0 and alpha.max() <= 1
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_no_baseline_looks_at_a_view_that_was_not_given(synthetic_shards, held_out_samples, name):
+    """With the images of the views that are not inputs replaced by noise, a held-out view is predicted as before."""
+    sample = held_out_samples[0]
+    predict = baseline(name).prepare(lambda: Samples(read_manifest(synthetic_shards), "train", 32, 1.0))
+    inputs = [input_views(6, 2, view) for view in range(6)]
+    rgb, alpha = predict(sample, inputs)
+    for view, given in enumerate(inputs):
+        hidden = torch.tensor([other not in given for other in range(6)])
+        noise = {"image": sample["image"].clone(), "alpha": sample["alpha"].clone()}
+        for value in noise.values():
+            value[hidden] = torch.rand(value[hidden].shape, generator=torch.Generator().manual_seed(0))
+        other_rgb, other_alpha = predict(sample | noise, inputs)
+        assert torch.equal(other_rgb[view], rgb[view]) and torch.equal(other_alpha[view], alpha[view])
+
+
+def test_only_the_mean_opens_the_training_split(held_out_samples):
+    def refuse():
+        raise AssertionError("the training split was opened")
+
+    for name in ("white", "nearest_view"):
+        baseline(name).prepare(refuse)(held_out_samples[0], INPUTS)
+    with pytest.raises(AssertionError, match="was opened"):
+        baseline("mean_train").prepare(refuse)
+
+
+def test_an_unknown_baseline_is_refused_with_those_that_there_are():
+    with pytest.raises(UserError, match="black: no such baseline; there are white, mean_train, nearest_view"):
+        baseline("black")

@@ -1,0 +1,1 @@
+"""Scores of predicted views, one file each, and the registry that names them."""

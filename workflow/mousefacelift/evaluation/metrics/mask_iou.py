@@ -1,0 +1,20 @@
+"""Overlap of the drawn and the true silhouette."""
+
+import torch
+from torch import Tensor
+
+
+def mask_iou(_rgb: Tensor, alpha: Tensor, _target: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of each view's silhouettes, which are where an opacity exceeds 0.5.
+
+    Args:
+        alpha: predicted opacity [..., H, W] in [0, 1].
+        mask: true opacity [..., H, W] in [0, 1].
+
+    Returns:
+        [...] in [0, 1]; 1 where both silhouettes are empty.
+    """
+    found, expected = alpha > 0.5, mask > 0.5
+    intersection = (found & expected).sum(dim=(-2, -1))
+    union = (found | expected).sum(dim=(-2, -1))
+    return torch.where(union > 0, intersection / union.clamp_min(1), 1.0)

@@ -1,0 +1,21 @@
+"""Peak signal-to-noise ratio inside the silhouette: the mouse covers a tenth of a view, and white the rest."""
+
+from torch import Tensor
+
+from mousefacelift.evaluation.metrics.psnr import decibels
+
+
+def psnr_foreground(rgb: Tensor, _alpha: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """PSNR of each view over the pixels of the true silhouette.
+
+    Args:
+        rgb: predicted views [..., 3, H, W] in [0, 1].
+        target: true views [..., 3, H, W] in [0, 1].
+        mask: true opacity [..., H, W] in [0, 1]; the silhouette is where it exceeds 0.5.
+
+    Returns:
+        [...] in dB, at most 100; NaN where the silhouette is empty.
+    """
+    inside = (mask > 0.5).to(rgb.dtype)
+    error = ((rgb - target).square().mean(-3) * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1))
+    return decibels(error)

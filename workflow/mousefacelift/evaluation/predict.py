@@ -1,0 +1,118 @@
+"""Predictions of a trained model: every view of a sample, drawn from views that were given as input."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.reading import load_yaml, validate
+from mousefacelift.config.train import Train
+from mousefacelift.models.gaussians import Gaussians, render
+from mousefacelift.models.network import Network
+from mousefacelift.models.weights.files import load_weights
+from mousefacelift.shards.integrity import refuse_damaged
+from mousefacelift.shards.manifest import Manifest, read_manifest
+from mousefacelift.training.data import Samples, SplitName
+from mousefacelift.training.machine import choose_accelerator, set_threads
+from mousefacelift.training.visits import input_order, shuffle_seed
+
+Sample = dict[str, Any]  # as `Samples` gives it
+# A sample, and the input views of each of its V views -> rgb [V, 3, S, S] and alpha [V, S, S]. View v must be predicted
+# from inputs[v] alone: of the other images, v's own among them, only the cameras may be used.
+Predict = Callable[[Sample, list[list[int]]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model on its device, and the samples of one split to try it on.
+
+    train: the settings of the training run. record: the whole config.yaml of the run, which names its data.
+    """
+
+    model: Network
+    device: str
+    train: Train
+    record: dict[str, Any]
+    data: Manifest
+    split: SplitName
+    samples: Samples
+
+    def open_training(self) -> Samples:
+        """The training split of the same shards, at the same image size."""
+        return Samples(self.data, "train", self.train.image_size, cache_gb=0)
+
+
+def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, threads: int) -> Trained:
+    """Open the model that `train` wrote, with the samples of a split.
+
+    Args:
+        manifest: manifest.json of the shards, a path or a URL.
+        train_dir: folder of model.safetensors and config.yaml.
+        split: the samples' split. Their cameras are those that the model was trained with (`train.cameras`).
+        threads: of this process, and for checksums.
+
+    Raises:
+        UserError: for missing or damaged files, an empty split, and samples with too few views to hold one out.
+    """
+    data = read_manifest(manifest)
+    record = load_yaml(train_dir / "config.yaml")
+    train = validate(Train, record.get("train"), f"{train_dir / 'config.yaml'}: train")
+    model = load_weights(train_dir / "model.safetensors").eval()
+    refuse_damaged(data, "h5", (split,), threads)
+    set_threads(threads)
+    # A split is read once, so a cache would only cost memory.
+    samples = Samples(data, split, train.image_size, 0, train.cameras)
+    if not len(samples):
+        raise UserError(f"{manifest}: no {split} samples; see why `sample` rejected them (rejected.tsv)")
+    if train.num_input_views >= samples.views:
+        raise UserError(
+            f"{manifest}: samples have {samples.views} views, and the model of {train_dir} takes "
+            f"{train.num_input_views} as inputs: none would be held out"
+        )
+    # A model that was trained on a GPU may be evaluated without one.
+    device = choose_accelerator(train) if torch.cuda.is_available() else "cpu"
+    return Trained(model.to(device), device, train, record, data, split, samples)
+
+
+def predict_views(trained: Trained, sample: Sample) -> tuple[Tensor, Tensor]:
+    """Predict every view of a sample from its input views, and draw it with its own camera.
+
+    Args:
+        trained: the model.
+        sample: as `Samples` gives it; c2w, w2c and fxfycxcy may be others than the stored ones.
+
+    Returns:
+        rgb [V, 3, S, S] over white, clamped to [0, 1].
+        alpha [V, S, S] in [0, 1].
+    """
+    views, size = len(sample["image"]), sample["image"].shape[-1]
+    predicted_rgb, predicted_alpha = [], []
+    for view in range(views):
+        with torch.inference_mode():
+            gaussians = reconstruct(trained, sample, view)
+            w2c, fxfycxcy = (sample[name][None, view : view + 1].to(trained.device) for name in ("w2c", "fxfycxcy"))
+            rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
+        predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
+        predicted_alpha.append(alpha[0, 0].cpu())
+    return torch.stack(predicted_rgb), torch.stack(predicted_alpha)
+
+
+def reconstruct(trained: Trained, sample: Sample, held_out: int) -> Gaussians:
+    """One sample's Gaussians from the input views of a held-out view, in the order of the training run."""
+    inputs = input_views(len(sample["image"]), trained.train.num_input_views, held_out)
+    order = input_order(len(inputs), shuffle_seed(trained.train), sample["index"], held_out)
+    inputs = [inputs[place] for place in order]
+    given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in ("image", "c2w", "fxfycxcy"))
+    # The precision of the training run, and the fast one: attention has no quick float32 form on a GPU.
+    mixed = trained.device == "cuda" and trained.train.precision == "bf16-mixed"
+    with torch.autocast(trained.device, torch.bfloat16, enabled=mixed):
+        return trained.model(*given)
+
+
+def input_views(views: int, num_inputs: int, held_out: int) -> list[int]:
+    """The input views of a held-out view: the `num_inputs` before it around the circle, in ascending order."""
+    return sorted((held_out - 1 - i) % views for i in range(num_inputs))

@@ -1,0 +1,60 @@
+"""The variants of the ablation: settings that differ from the configured ones in one change each. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mousefacelift.base.errors import UserError
+from mousefacelift.config.reading import validate
+from mousefacelift.config.train import Guards, Loss, Train
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One change against the configured run: what it is in words, and the keys of `train` that it sets."""
+
+    label: str
+    changes: dict[str, Any]
+
+
+VARIANTS = {
+    # The only input view cannot be dropped.
+    "one_input": Variant(
+        "one input view, in training and evaluation", {"num_input_views": 1, "i_know": True, "view_dropout": 0.0}
+    ),
+    "plain_loss": Variant(
+        "mean squared error over the whole image as the only loss",
+        {"loss": {name: float(name == "l2") for name in Loss.model_fields}},
+    ),
+    "canonical": Variant("cameras moved to distance 2.7, images as they were", {"cameras": "canonical"}),
+    "random_order": Variant("input views in random order", {"view_order": "random"}),
+}
+
+
+def variant(train: Train, name: str) -> Train:
+    """The settings of a variant of the configured training run.
+
+    Alarms are off: a variant that fails is measured, not stopped.
+
+    Args:
+        train: the configured settings.
+        name: of the variant.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
+    values = train.model_dump(mode="json") | VARIANTS[name].changes
+    values |= {"run": f"{train.run}.{name}", "guards": dict.fromkeys(Guards.model_fields)}
+    return validate(Train, values, f"ablation, {name}: train")
+
+
+def applicable(train: Train) -> list[str]:
+    """The names of the variants that change something of the configured settings."""
+    values = train.model_dump(mode="json")
+    return [name for name, v in VARIANTS.items() if any(values[key] != value for key, value in v.changes.items())]
+
+
+def left_out(name: str) -> str:
+    """The sentence on a variant that is not among the runs."""
+    return f"`{name}` is left out: the configured run has this setting ({VARIANTS[name].label}) already."
