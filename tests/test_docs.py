@@ -10,6 +10,9 @@ import typer
 import mousefacelift
 from mousefacelift.cli import app
 from mousefacelift.config.presets import PRESETS
+from mousefacelift.evaluation.baselines.registry import BASELINES
+from mousefacelift.evaluation.conditions import CONDITIONS
+from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.recordings.silhouettes.registry import METHODS
 from mousefacelift.rigs.registry import FORMATS
@@ -105,6 +108,18 @@ def test_every_page_can_be_found_from_the_readme():
     assert set(linked) == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
 
 
+def test_the_tree_of_the_design_is_the_packages():
+    (tree,) = re.findall(
+        r"^```\n(cli/ .*?)^```$", (ROOT / "docs" / "design.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    named, parent = [], ""
+    for indent, name in re.findall(r"^( *)([\w.]+)/? ", tree, re.MULTILINE):
+        parent = parent if indent else name
+        named.append(f"{parent}/{name}" if indent else name)
+    there = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/"), *PACKAGE.glob("*/*/")]
+    assert sorted(named) == sorted(str(path.relative_to(PACKAGE)) for path in there if not path.name.startswith("__"))
+
+
 def test_the_list_of_calibration_formats_is_the_registry():
     listed = {row[0].strip("`"): row[2] == "yes" for row in table("calibration.md", "## Formats")}
     assert listed == {name: each.write is not None for name, each in FORMATS.items()}
@@ -116,12 +131,19 @@ def test_the_list_of_calibration_formats_is_the_registry():
         ("captures.md", "**Silhouettes** come from one of these methods.", METHODS),
         ("shards.md", "`export` writes", EXPORTS),
         ("training.md", "## Presets", PRESETS),
+        ("results.md", "## Metrics", METRICS),
+        ("results.md", "Baselines stand beside the model:", BASELINES),
+        ("results.md", "## `poc`", CONDITIONS),
         ("results.md", "## `ablation`", VARIANTS),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value),
 )
 def test_the_tables_of_methods_list_the_registries(name, heading, there):
     assert [row[0].strip("`") for row in table(name, heading)] == list(there)
+
+
+def test_the_metrics_are_called_what_tables_call_them():
+    assert [row[1] for row in table("results.md", "## Metrics")] == [metric.title for metric in METRICS.values()]
 
 
 def test_what_the_package_calls_stable_is_there():
