@@ -21,8 +21,8 @@ def sample(synthetic_shards):
 
 @pytest.fixture(scope="module")
 def world_from_mm(synthetic_shards):
-    (shard,) = [s for s in read_manifest(synthetic_shards).shards if s["split"] == "test"]
-    with h5py.File(synthetic_shards.parent / shard["h5"]) as file:
+    (shard,) = [s for s in read_manifest(synthetic_shards).shards if s.split == "test"]
+    with h5py.File(synthetic_shards.parent / shard.h5) as file:
         return file["world_from_mm"][1]
 
 

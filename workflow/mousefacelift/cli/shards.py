@@ -51,7 +51,12 @@ def verify(
 def export_(
     manifest: Annotated[Path, typer.Argument(help="manifest.json of the shards.")],
     folder: Annotated[Path, typer.Argument(help="New folder to write.")],
-    to: Annotated[str, typer.Option(help="Layout to write, such as facelift or transforms; an unknown name is an error that lists all.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Layout to write, such as facelift or transforms; an unknown name is an error that lists all."
+        ),
+    ],
     split: Annotated[
         list[SplitChoice] | None, typer.Option(help="Splits to write; may be given several times; else all.")
     ] = None,
