@@ -16,9 +16,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
 from mousefacelift.geometry.camera import pad_distortion, project
 from mousefacelift.rigs.formats.opencv_json import rig_from_json, rig_to_json
-from mousefacelift.rigs.registry import FORMATS, read_rig
+from mousefacelift.rigs.registry import read_rig
 from support import rigfiles
-from support.paths import ROOT
 from support.rigfiles import FIXTURES
 from support.rigs import CORNER, assert_same_rig, expected, rig
 
@@ -545,11 +544,3 @@ def test_a_file_that_is_no_rig_is_named(tmp_path, content):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"{path}: not a rig .*run `mousefacelift cameras` again"):
         rig_from_json(path)
-
-
-def test_the_documentations_table_lists_the_formats_and_those_that_are_written():
-    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
-    table = re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| (yes )?\|$", text, re.MULTILINE)
-    assert [(name, bool(written)) for name, written in table] == [
-        (n, each.write is not None) for n, each in FORMATS.items()
-    ]
