@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.sheets import GAP, LINE
 from mousefacelift.config.center import Background, Center, Onnx
 from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.silhouettes import background, onnx
@@ -372,12 +373,14 @@ def test_the_contact_sheet_shows_every_camera_and_the_outline(tmp_path):
     path = tmp_path / "sheet.png"
     preview_sheet(path, {"left": tiles, "right": tiles[:2]}, {"left": frames[0]}, tile_width=200)
     sheet = cv2.imread(str(path))
-    assert sheet.shape == (2 * (150 + 2), 4 * (200 + 2), 3)
+    band = LINE + GAP + 150 + GAP
+    assert sheet.shape == (LINE + 2 * band, GAP + 4 * (200 + GAP), 3)
     green = (sheet == (0, 255, 0)).all(-1)
-    for row, filled in ((0, (0, 1, 1, 1)), (1, (1, 1, 0, 0))):
+    # The empty arena, then a column per moment: a camera without a frame leaves its place empty.
+    for row, filled in ((0, (0, 1, 1, 1)), (1, (0, 1, 1, 0))):
         for column, expected in enumerate(filled):
-            outline = green[152 * row : 152 * row + 150, 202 * column : 202 * column + 200]
-            assert outline.any() == bool(expected)
+            top, left = LINE + row * band + LINE + GAP, GAP + column * (200 + GAP)
+            assert green[top : top + 150, left : left + 200].any() == bool(expected)
     assert not [other for other in tmp_path.iterdir() if other != path]
     with pytest.raises(UserError, match="no frame to draw"):
         preview_sheet(path, {})
