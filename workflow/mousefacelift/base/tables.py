@@ -1,11 +1,14 @@
 """Tables of text: tab-separated files, and Markdown."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
+
+_BAR = re.compile(r"(?<!\\)\|")  # one that no backslash escapes
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = "\t") -> None:
@@ -31,6 +34,6 @@ def read_table(path: Path, made_by: str, delimiter: str = "\t") -> list[dict[str
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table without a trailing newline. Cells are text; a vertical bar in one is escaped."""
+    """A Markdown table without a trailing newline. Cells are text; a vertical bar that is not escaped yet is."""
     lines = [list(columns), ["---"] * len(columns), *map(list, rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(_BAR.sub(r"\|", cell) for cell in cells) + " |" for cells in lines)

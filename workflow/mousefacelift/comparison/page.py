@@ -12,6 +12,7 @@ import numpy as np
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, write_json
 from mousefacelift.base.pages import figure_html, render
+from mousefacelift.base.tables import markdown_table
 from mousefacelift.comparison.measure import Comparison, number_text, per_camera
 from mousefacelift.comparison.sets import CameraSet
 from mousefacelift.geometry.camera import Array, Camera, Rig
@@ -158,19 +159,16 @@ def _plain(value: Any) -> Any:
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as GitHub's Markdown."""
+
+    def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+        return markdown_table([_md(name) for name in head], ([_md(cell) for cell in row] for row in rows))
+
     lines = ["# Comparison of cameras", "", *(f"- {_md(line)}" for line in sources(comparison)), ""]
-    lines += [*_md_table(TABLE_HEAD, ([r.quantity, *r.texts, r.tolerance, r.verdict] for r in comparison.rows)), ""]
+    lines += [table(TABLE_HEAD, ([r.quantity, *r.texts, r.tolerance, r.verdict] for r in comparison.rows)), ""]
     lines += [comparison.summary[0], "", *(f"- {line}" for line in comparison.summary[1:]), ""]
     lines += [f"Per camera (means over samples): {UNITS}.", ""]
-    return "\n".join(
-        [*lines, *_md_table([f"{x} {name}" for x in "AB" for name in CAMERA_HEAD], camera_rows(comparison)), ""]
-    )
-
-
-def _md_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    names = list(head)
-    written = [" | ".join(map(_md, cells)) for cells in (names, *rows)]
-    return [f"| {written[0]} |", "|" + "---|" * len(names), *(f"| {row} |" for row in written[1:])]
+    lines += [table([f"{x} {name}" for x in "AB" for name in CAMERA_HEAD], camera_rows(comparison)), ""]
+    return "\n".join(lines)
 
 
 def _md(text: str) -> str:
