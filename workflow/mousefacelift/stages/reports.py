@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mousefacelift.artifacts.subject import Subject
-from mousefacelift.base.files import atomic
+from mousefacelift.base.files import save_figure
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import SHAPE
@@ -114,7 +114,7 @@ def plot_agreement(path: Path, subject: Subject) -> None:
         return np.array([np.median(p[np.isfinite(p)]) if np.isfinite(p).any() else np.nan for p in parts])
 
     time = np.array([time_s[number == b].mean() for b in range(bins)])
-    figure = Figure(figsize=(10, 6), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained", dpi=DPI)
     above, below = figure.subplots(2, 1, sharex=True)
     for v, name in enumerate(subject.cameras):
         above.plot(time, medians(subject.residual_px[:, v]), lw=1, label=name)
@@ -128,8 +128,7 @@ def plot_agreement(path: Path, subject: Subject) -> None:
     below.set(xlabel="time, s", ylabel="IoU of hull and silhouette", ylim=(0, 1))
     for axis in (above, below):
         axis.grid(alpha=0.3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+    save_figure(figure, path)
 
 
 def print_sampling(summary: dict[str, Any]) -> None:
@@ -176,7 +175,7 @@ def plot_sampling(path: Path, summary: dict[str, Any], time_s: Array, outcome: n
     from matplotlib.figure import Figure
 
     reasons = summary["rejected"]["by_reason"]
-    figure = Figure(figsize=(10, 3.2 + 0.45 * max(len(reasons), 1)), layout="constrained")
+    figure = Figure(figsize=(10, 3.2 + 0.45 * max(len(reasons), 1)), layout="constrained", dpi=DPI)
     above, below = figure.subplots(2, 1, height_ratios=(0.45 * max(len(reasons), 1), 2))
     bars = above.barh([textwrap.fill(reason, 40) for reason in reasons], list(reasons.values()), color="0.35")
     above.bar_label(bars, padding=3)
@@ -204,5 +203,4 @@ def plot_sampling(path: Path, summary: dict[str, Any], time_s: Array, outcome: n
     for axis in (above, below):
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+    save_figure(figure, path)
