@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from support.balls import write_shards
@@ -81,12 +82,18 @@ def trained(synthetic_shards, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_run(tmp_path_factory):
-    """Stages 1 to 5 on every 8th frame of the demo capture, in two chunks, as rodent.Run."""
+def demo_run(tmp_path_factory, worker_id):
+    """Stages 1 to 5 on every 8th frame of the demo capture, in two chunks, as rodent.Run. One for all processes."""
     from mousefacelift.config.config import Config
-    from support.rodent import demo_capture, run_stages
+    from support.rodent import Run, demo_capture, run_stages
 
     config = Config.model_validate(
         {"center": {"stride": 8, "chunk_frames": 100}, "normalize": {"zoom": "fit"}, "sample": {"gap_s": 0.4}}
     )
-    return run_stages(demo_capture(), tmp_path_factory.mktemp("demo"), config)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "demo"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            run_stages(demo_capture(), folder.with_name("unfinished"), config)
+            folder.with_name("unfinished").rename(folder)
+    return Run(folder, demo_capture(), config)
