@@ -9,6 +9,7 @@ import typer
 
 import mousefacelift
 from mousefacelift.cli import app
+from mousefacelift.config.config import Config
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.conditions import CONDITIONS
@@ -118,6 +119,12 @@ def test_the_tree_of_the_design_is_the_packages():
         named.append(f"{parent}/{name}" if indent else name)
     there = [*PACKAGE.glob("*.py"), *PACKAGE.glob("*/"), *PACKAGE.glob("*/*/")]
     assert sorted(named) == sorted(str(path.relative_to(PACKAGE)) for path in there if not path.name.startswith("__"))
+
+
+def test_the_stages_are_the_sections_of_the_configuration_and_the_rows_of_the_readme():
+    rows = [row[0].strip("`") for row in table("../README.md", "## Stages")]
+    assert rows == [name for name in Config.model_fields if name in mousefacelift.STAGE_VERSIONS]
+    assert all((ROOT / "rules" / f"{name}.smk").exists() for name in rows)
 
 
 def test_the_list_of_calibration_formats_is_the_registry():

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from mousefacelift.base.errors import UserError
 from mousefacelift.geometry.camera import Camera, pad_distortion
 from mousefacelift.rigs.registry import FORMATS, read_rig, write_rig
+from support.rigfiles import FIXTURES
 from support.rigs import PLAIN, assert_same_rig
 
 lengths = st.floats(-2000, 2000, allow_subnormal=False)
@@ -38,13 +39,7 @@ def cameras(draw, skew, count, fisheye, unknown_size=False):
     return tuple(made)
 
 
-ABILITIES = {
-    "opencv-json": {"skew": True, "count": 14, "fisheye": True, "unknown_size": True},
-    "anipose": {"skew": False, "count": 5, "fisheye": True},
-    "colmap": {"skew": False, "count": 8, "fisheye": True},
-    "transforms": {"skew": False, "count": 5, "fisheye": False},
-    "facelift": {"skew": False, "count": 0, "fisheye": False},
-}
+ABILITIES = {fixture.format: fixture.writes for fixture in FIXTURES.values() if fixture.writes is not None}
 
 
 @pytest.mark.parametrize("format", ABILITIES)

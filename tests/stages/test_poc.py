@@ -112,7 +112,8 @@ def made_up(samples=8, noise=0.1, **psnr):
 
     def table(level):
         values = torch.from_numpy(level + difficulty + random.normal(0, noise, (samples, 1)) * np.ones((1, 6)))
-        return {"psnr": values, "psnr_foreground": values - 10, "ssim": values / 40, "mask_iou": values / 50}
+        known = {"psnr": values, "psnr_foreground": values - 10, "ssim": values / 40, "mask_iou": values / 50}
+        return {name: known.get(name, values / 60) for name in METRICS}
 
     white = {metric: torch.full((samples, 6), 15.0) for metric in METRICS}
     return {name: table(psnr.get(name, 20.0)) for name in CONDITIONS}, white

@@ -14,7 +14,7 @@ import yaml
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Loss, Train
-from mousefacelift.evaluation.metrics.registry import METRICS
+from mousefacelift.evaluation.metrics.registry import METRICS, validation_metrics
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.stages.train import train
@@ -82,7 +82,7 @@ def test_a_run_writes_weights_metrics_and_config(undisturbed):
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert list(rows[0]) == [
         "step", "loss", "l2", "masked_l2", "background", "ssim", "alpha", "lr", "grad_norm", "skipped",
-        *STATISTICS, "val_psnr", "val_psnr_foreground", "val_mask_iou",
+        *STATISTICS, *validation_metrics(),
     ]  # fmt: skip
     assert [row["step"] for row in rows if row["val_psnr"]] == ["6", "12"]
     config = yaml.safe_load((undisturbed.folder / "out" / "config.yaml").read_text())
@@ -365,5 +365,6 @@ def test_a_metric_of_the_registry_that_is_validated_is_a_column(run, monkeypatch
     monkeypatch.setitem(METRICS, "closeness", replace(CLOSENESS, validated=True))
     run.train(SETTINGS.model_copy(update={"steps": 1}))
     (row,) = run.rows
-    assert list(row)[-4:] == ["val_psnr", "val_psnr_foreground", "val_mask_iou", "val_closeness"]
+    assert list(row)[-1] == "val_closeness"
+    assert list(row)[-len(validation_metrics()) :] == list(validation_metrics())
     assert 0 < float(row["val_closeness"]) < 1

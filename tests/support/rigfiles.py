@@ -345,7 +345,11 @@ def colmap_binary(folder, truths):
 
 @dataclass(frozen=True)
 class Fixture:
-    """format: the reader's name. write: (folder, truths) -> what read_rig takes. What of a camera the format holds."""
+    """format: the reader's name. write: (folder, truths) -> what read_rig takes. What of a camera the format holds.
+
+    rotation: how it holds it: as a matrix, a quaternion or a vector. writes: what of a camera its writer can hold, as arguments of
+    test_writing.py's `cameras`; None for a format that is only read.
+    """
 
     format: str
     write: Callable[[Path, list[Truth]], Path | Mapping[str, Path]]
@@ -354,6 +358,8 @@ class Fixture:
     dist: bool = True
     size: bool = False
     named: bool = True
+    rotation: str = "matrix"
+    writes: Mapping[str, object] | None = None
 
     def truths(self, **options):
         names = {} if self.named else {"names": ("0", "1", "2", "3")}
@@ -380,17 +386,17 @@ FIXTURES = {
     "mammal": Fixture("mammal", mammal, {"K": "K", "R": "R", "t": "T"}, dist=False, named=False),
     "multicam-hdf5": Fixture("multicam", multicam_h5, {"K": "intrinsic", "R": "rotation", "t": "translation", "dist": "dist_coefs"}),
     "multicam-json": Fixture("multicam", multicam_json, MULTICAM_FIELDS),
-    "anipose": Fixture("anipose", anipose, {"K": "matrix", "R": "rotation", "t": "translation", "dist": "distortions"}, size=True),
+    "anipose": Fixture("anipose", anipose, {"K": "matrix", "R": "rotation", "t": "translation", "dist": "distortions"}, size=True, rotation="vector", writes={"skew": False, "count": 5, "fisheye": True}),
     "jarvis": Fixture("jarvis", jarvis, {"K": "intrinsicMatrix", "R": "R", "t": "T", "dist": "distortionCoefficients"}),
     "easymocap": Fixture("easymocap", easymocap, {"K": "K_", "R": "Rot_", "t": "T_", "dist": "dist_"}, size=True),
-    "colmap-text": Fixture("colmap", colmap_text, COLMAP_FIELDS, skew=False, size=True),
-    "colmap-binary": Fixture("colmap", colmap_binary, COLMAP_FIELDS, skew=False, size=True),
-    "transforms": Fixture("transforms", transforms, {"K": "fl_x", "R": "transform_matrix", "t": "transform_matrix", "dist": "k1|NaN"}, skew=False, size=True),
-    "facelift": Fixture("facelift", facelift, {"K": "fx", "R": "w2c", "t": "w2c"}, skew=False, dist=False, size=True),
-    "opencv-json": Fixture("opencv-json", opencv_json, {"K": "K", "R": "R", "t": "t", "dist": "dist_k1k2p1p2k3"}, size=True),
+    "colmap-text": Fixture("colmap", colmap_text, COLMAP_FIELDS, skew=False, size=True, rotation="quaternion", writes={"skew": False, "count": 8, "fisheye": True}),
+    "colmap-binary": Fixture("colmap", colmap_binary, COLMAP_FIELDS, skew=False, size=True, rotation="quaternion"),
+    "transforms": Fixture("transforms", transforms, {"K": "fl_x", "R": "transform_matrix", "t": "transform_matrix", "dist": "k1|NaN"}, skew=False, size=True, writes={"skew": False, "count": 5, "fisheye": False}),
+    "facelift": Fixture("facelift", facelift, {"K": "fx", "R": "w2c", "t": "w2c"}, skew=False, dist=False, size=True, writes={"skew": False, "count": 0, "fisheye": False}),
+    "opencv-json": Fixture("opencv-json", opencv_json, {"K": "K", "R": "R", "t": "t", "dist": "dist_k1k2p1p2k3"}, size=True, writes={"skew": True, "count": 14, "fisheye": True, "unknown_size": True}),
     "storage-yaml": Fixture("opencv-storage", storage_yaml, STORAGE_FIELDS, size=True),
     "storage-xml": Fixture("opencv-storage", storage_xml, STORAGE_FIELDS, size=True),
-    "storage-one-file": Fixture("opencv-storage", storage_one_file, {"K": "K", "R": "rvec", "t": "tvec", "dist": "D"}, size=True),
+    "storage-one-file": Fixture("opencv-storage", storage_one_file, {"K": "K", "R": "rvec", "t": "tvec", "dist": "D"}, size=True, rotation="vector"),
 }  # fmt: skip
 
 

@@ -9,7 +9,13 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.cli.options import UnitOption
 
 app = typer.Typer(no_args_is_help=True, help="Look at a calibration, or convert it.")
-RigOption = Annotated[str, typer.Option("--format", help="The file's format; auto recognises it by its content.")]
+RigOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="The file's format, as `mousefacelift rig formats` lists them; auto recognises it by its content.",
+    ),
+]
 OriginOption = Annotated[
     str | None,
     typer.Option(
@@ -53,7 +59,7 @@ def rig_show(
 def rig_convert(
     source: Annotated[Path, typer.Argument(help="A calibration file or folder.")],
     target: Annotated[Path, typer.Argument(help="File to write; for colmap a folder.")],
-    to: Annotated[str, typer.Option(help="Format to write.")],
+    to: Annotated[str, typer.Option(help="Format to write, as `mousefacelift rig formats` lists them.")],
     format: RigOption = "auto",
     unit: UnitOption = "mm",
     pixel_origin: OriginOption = None,

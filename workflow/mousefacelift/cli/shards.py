@@ -62,7 +62,7 @@ def export_(
     ] = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Write the shards' samples as folders for FaceLift's own trainer, or for nerfstudio."""
+    """Write the shards' samples as folders in the layout of another program."""
     threads = limit_threads(threads)
     from mousefacelift.shards.exports.registry import find_export
 

@@ -63,7 +63,7 @@ class Center(Section):
     # Any name: the methods register themselves in a package above this one, and the plan checks the name.
     masks: str = Field(
         "provided",
-        description="source of the silhouettes. provided: the table's mask files; background: the difference to the empty arena; onnx: a network of yours",
+        description="source of the silhouettes; docs/captures.md describes each method",
     )
     background: Background = Background()
     onnx: Onnx = Onnx()
