@@ -7,7 +7,6 @@ Two threads.
 
 import resource
 
-import numba
 import pytest
 import torch
 
@@ -17,10 +16,10 @@ from scenes import pixel_aligned_scene
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield
-    numba.set_num_threads(before)
+    torch.set_num_threads(before)
 
 
 WORKLOADS = [

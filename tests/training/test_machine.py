@@ -2,7 +2,6 @@
 
 import os
 
-import numba
 import pytest
 import torch
 
@@ -15,9 +14,9 @@ def test_threads_are_capped_at_the_cpus_of_the_job():
     before = torch.get_num_threads()
     try:
         set_threads(10_000)
-        assert torch.get_num_threads() == numba.get_num_threads() <= len(os.sched_getaffinity(0))
+        assert torch.get_num_threads() <= len(os.sched_getaffinity(0))
         set_threads(1)
-        assert torch.get_num_threads() == numba.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
     finally:
         set_threads(before)
 

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 
-import numba
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -43,9 +42,7 @@ def choose_accelerator(settings: Train) -> str:
 
 def set_threads(threads: int) -> None:
     """Use no more threads than the job was given, and no more than there are CPUs."""
-    threads = max(1, min(threads, len(os.sched_getaffinity(0)), numba.config.NUMBA_NUM_THREADS))
-    numba.set_num_threads(threads)  # first: when numba starts its OpenMP threads, it resets torch's number of them
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))
 
 
 def without_auto(settings: Train, device: str) -> Train:

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,18 +40,21 @@ from mousefacelift.models.rasterize.projection import project, project_back
 @functools.cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The helper threads of one process; a forked child starts its own."""
-    return ThreadPoolExecutor(max(numba.config.NUMBA_NUM_THREADS - 1, 1), "rasterize")
+    return ThreadPoolExecutor(max(len(os.sched_getaffinity(0)) - 1, 1), "rasterize")
 
 
 def _parallel(kernel: Callable[..., None], size: int, block: int, *args: Any) -> None:
-    """Run kernel(start, stop, *args) on blocks of range(size), by as many threads as numba may use."""
+    """Run kernel(start, stop, *args) on blocks of range(size), by as many threads as torch may use.
+
+    Not numba's number: to ask for it takes a lock that forked processes share, and one that is killed would keep it.
+    """
     starts = iter(range(0, size, block))
 
     def work() -> None:
         for start in starts:
             kernel(start, min(start + block, size), *args)
 
-    helpers = min(numba.get_num_threads(), -(-size // block)) - 1
+    helpers = min(torch.get_num_threads(), -(-size // block)) - 1
     futures = [_pool(os.getpid()).submit(work) for _ in range(helpers)]
     work()
     for future in futures:
