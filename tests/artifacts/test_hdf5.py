@@ -148,3 +148,44 @@ def test_no_stage_of_a_capture_spells_the_name_of_a_dataset():
         assert not re.search(r"\bh5py\b|\bopen_h5\b", path.read_text()), path
     # A row of qc.json, which has a value of the same name, is no file.
     assert [each for each in spelled if "row['hull_iou']" not in each] == []
+
+
+def a_group(file, name):
+    del file[name]
+    file.create_group(name)
+
+
+def a_number(file, name):
+    del file[name]
+    file[name] = 3.0
+
+
+def a_text(file, name):
+    del file[name]
+    file[name] = "x"
+
+
+def too_short(file, name):
+    values = file[name][()]
+    del file[name]
+    file[name] = values[:-1]
+
+
+@pytest.mark.parametrize("damage", [a_group, a_number, a_text, too_short])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_dataset_that_is_no_row_of_numbers_per_frame_is_named_with_the_command(stage, damage, path):
+    FILES[stage]().write(path)
+    with h5py.File(path, "r+") as file:
+        damage(file, "flags")
+    with pytest.raises(UserError, match=rf"flags does not hold a row of numbers.*`mousefacelift {stage}` again"):
+        KINDS[stage].read(path)
+
+
+@pytest.mark.parametrize("value", [3, np.nan, [[1.0]]])
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_attribute_that_cannot_be_what_it_says_is_named_with_the_command(stage, value, path):
+    FILES[stage]().write(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["cameras" if np.ndim(value) == 0 else "capture"] = value
+    with pytest.raises(UserError, match=rf"(attribute cameras is damaged|does not say).*`mousefacelift {stage}` again"):
+        KINDS[stage].read(path)

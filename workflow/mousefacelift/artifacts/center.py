@@ -90,8 +90,9 @@ class CenteredChunk(ChunkMeasures):
         HDF5 takes its time for each request: ask for all cameras of a frame at once.
         """
         with open_stage_file(path, cls.STAGE, cls.command(), capture) as file:
-            small = {each.name: file[each.name][()] for each in ChunkMeasures._datasets()}
-            yield cls(**cls._attributes(file), **small, crop_zstd=file["crop_zstd"])
+            stored = cls._stored(file, path)
+            small = {each.name: stored[each.name][()] for each in ChunkMeasures._datasets()}
+            yield cls(**cls._attributes(file, path), **small, crop_zstd=stored["crop_zstd"])
 
 
 @dataclass(frozen=True)

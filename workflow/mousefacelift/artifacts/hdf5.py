@@ -36,7 +36,7 @@ def open_stage_file(path: Path, stage: str, command: str, capture: str | None = 
     """
     with open_h5(path, command) as file:
         found = {name: file.attrs.get(name) for name in ("stage", "version", "capture")}
-        if None in found.values():
+        if any(value is None or np.ndim(value) for value in found.values()):
             raise UserError(
                 f"{path}: does not say which stage and version wrote it, of which capture; delete it and run `{command}` again"
             )
@@ -89,7 +89,8 @@ class StageFile:
     def read(cls, path: Path, capture: str | None = None) -> Self:
         """Read this class's fields from the file. Raises UserError as `open_stage_file` does, or if one is missing."""
         with open_stage_file(path, cls.STAGE, cls.command(), capture) as file:
-            return cls(**cls._attributes(file), **{each.name: file[each.name][()] for each in cls._datasets()})
+            stored = cls._stored(file, path)
+            return cls(**cls._attributes(file, path), **{name: dataset[()] for name, dataset in stored.items()})
 
     def write(self, path: Path) -> None:
         """Write the file, complete or not at all. The fields' dtypes are those of the datasets."""
@@ -130,9 +131,30 @@ class StageFile:
         return [each for each in fields(cls) if "attribute" not in each.metadata]
 
     @classmethod
-    def _attributes(cls, file: Any) -> dict[str, Any]:
-        return {
-            each.name: each.metadata["convert"](file.attrs[each.metadata["attribute"] or each.name])
-            for each in fields(cls)
-            if "attribute" in each.metadata
-        }
+    def _attributes(cls, file: Any, path: Path) -> dict[str, Any]:
+        """The fields that are attributes. Raises UserError for one that cannot be what the field says."""
+        found = {}
+        for each in fields(cls):
+            if "attribute" in each.metadata:
+                name = each.metadata["attribute"] or each.name
+                try:
+                    found[each.name] = each.metadata["convert"](file.attrs[name])
+                except (TypeError, ValueError, OverflowError):
+                    raise UserError(
+                        f"{path}: attribute {name} is damaged; delete it and run `{cls.command()}` again"
+                    ) from None
+        return found
+
+    @classmethod
+    def _stored(cls, file: Any, path: Path) -> dict[str, Any]:
+        """The fields that are datasets, unread. Raises UserError unless they hold numbers, a row per frame in each."""
+        stored = {each.name: file[each.name] for each in cls._datasets()}
+        for name, dataset in stored.items():
+            numbers = isinstance(dataset, h5py.Dataset) and (
+                dataset.dtype.kind in "biuf" or h5py.check_vlen_dtype(dataset.dtype) == np.uint8
+            )
+            if not numbers or not dataset.shape or len(dataset) != len(next(iter(stored.values()))):
+                raise UserError(
+                    f"{path}: {name} does not hold a row of numbers per frame; delete it and run `{cls.command()}` again"
+                )
+        return stored

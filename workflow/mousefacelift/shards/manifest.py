@@ -267,6 +267,8 @@ def _read_shard(h5: Path, folder: Path) -> _StoredShard:
         count, views, size = (int(n) for n in file["image"].shape[:3])
         keys = [key.decode() for key in file["key"][()]]
         names = [str(name) for name in file.attrs.get("views", ())]
+    if len(keys) != count:
+        raise UserError(f"{h5}: {len(keys)} keys for {count} samples; delete it and run `mousefacelift shard` again")
     return _StoredShard(tar, h5, split, capture, int(chunk), keys, count, (views, size), names)
 
 
