@@ -52,7 +52,7 @@ rule center_preview:
         mem_mb=2000,
         runtime=30,
     params:
-        background=of_job(PLAN.background_option, "capture"),
+        background=option_of("--background", "background"),
         row=of_job(PLAN.row, "capture"),
         settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],
@@ -77,7 +77,7 @@ rule center_chunk:
         mem_mb=2000,
         runtime=60,
     params:
-        background=of_job(PLAN.background_option, "capture"),
+        background=option_of("--background", "background"),
         row=of_job(PLAN.row, "capture"),
         settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],

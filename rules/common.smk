@@ -21,6 +21,11 @@ def of_job(question, *names):
     return lambda wildcards: planned(question, *(getattr(wildcards, name) for name in names))
 
 
+def option_of(option, name):
+    """A command's option with the job's input of a name, if it has one. Snakemake keeps no record of such params."""
+    return lambda wildcards, input: [option, input[name]] if name in input.keys() else []
+
+
 PLAN = planned(Plan.of, config)
 RESULTS = PLAN.results
 LOGS = f"{RESULTS}/logs"

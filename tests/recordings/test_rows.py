@@ -50,3 +50,13 @@ def test_a_row_that_the_workflow_did_not_write_is_one_line(text, message):
         capture_from_json(text, "--row")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("fps", -1), ("fps", 0), ("unit", "furlong"), ("format", "mylab"), ("name", "../../etc"), ("cameras", [])],
+)
+def test_what_the_table_may_not_hold_a_row_may_not_either(key, value):
+    row = json.loads(capture_json(demo_capture())) | {key: value}
+    with pytest.raises(UserError, match=f"--row: {key}: not what the captures table may hold"):
+        capture_from_json(json.dumps(row), "--row")

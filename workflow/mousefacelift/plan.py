@@ -197,11 +197,6 @@ class Plan:
 
     # Options of the commands.
 
-    def background_option(self, capture: str) -> list[str]:
-        """What tells a command where the empty arena is, if the method of center.masks needs one."""
-        arena = self._arena(capture)
-        return ["--background", arena] if arena else []
-
     def split_option(self, capture: str) -> list[str]:
         """What tells `sample` the capture's split, if whole captures or animals go to one split."""
         return ["--split", self.split_of[capture]] if capture in self.split_of else []

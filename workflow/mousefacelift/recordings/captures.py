@@ -14,6 +14,7 @@ COLUMNS = (
     "capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit", "sync", "calibration_names",
 )  # fmt: skip
 REQUIRED = ("capture", "videos", "calibration")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a capture: part of files' names
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _read_row(folder: Path, row: dict[str, str], where: str) -> Capture:
         if not row.get(column):
             raise UserError(f"{where}: column {column!r} is empty")
     name = row["capture"]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+    if not NAME.fullmatch(name):
         raise UserError(
             f"{where}: capture {name!r}: use at most 64 letters, digits, '_' and '-' (it becomes part of file names)"
         )

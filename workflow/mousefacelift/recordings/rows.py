@@ -6,7 +6,9 @@ from dataclasses import asdict, fields
 from pydantic import TypeAdapter, ValidationError
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.captures import NAME, Capture
+from mousefacelift.rigs.checks import MM_PER_UNIT
+from mousefacelift.rigs.registry import FORMATS
 
 KEYS = sorted(field.name for field in fields(Capture))
 
@@ -19,12 +21,12 @@ def capture_json(capture: Capture) -> str:
 def capture_from_json(text: str, where: str) -> Capture:
     """The capture that `capture_json` wrote. `where` names the option that the text came from.
 
-    Raises UserError if the text is not JSON, a key is missing, unknown or of another type, or a list per camera has
-    another length than there are cameras.
+    Raises UserError if the text is not JSON, a key is missing, unknown or of another type, a list per camera has
+    another length than there are cameras, or a value is one that the captures table may not hold.
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise UserError(f"{where}: not valid JSON ({error})") from None
     if not isinstance(values, dict) or sorted(values) != KEYS:
         raise UserError(f"{where}: expected one JSON object with the keys {', '.join(KEYS)}")
@@ -37,6 +39,16 @@ def capture_from_json(text: str, where: str) -> Capture:
     lengths = {"videos": len(capture.videos), "sync": len(capture.sync), "masks": len(capture.masks or capture.cameras)}
     if isinstance(capture.calibration, tuple):
         lengths["calibration"] = len(capture.calibration)
+    checks = {
+        "name": NAME.fullmatch(capture.name),
+        "cameras": capture.cameras and len(set(capture.cameras)) == len(capture.cameras),
+        "fps": capture.fps is None or 0 < capture.fps < float("inf"),
+        "format": capture.format in ("auto", *FORMATS),
+        "unit": capture.unit in MM_PER_UNIT,
+    }
+    for key, right in checks.items():
+        if not right:
+            raise UserError(f"{where}: {key}: not what the captures table may hold (found {values[key]!r:.80})")
     for key, length in lengths.items():
         if length != len(capture.cameras):
             raise UserError(f"{where}: {key}: {length} entries for {len(capture.cameras)} cameras")
