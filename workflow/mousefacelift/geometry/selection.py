@@ -12,7 +12,6 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.vq import kmeans2
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import natural_key
@@ -31,7 +30,8 @@ MAX_SUBSETS = 20_000  # of the views; as many are tried one by one in a fraction
 def thinned(items: NDArray[Any], count: int) -> NDArray[Any]:
     """Choose at most `count` items, evenly spread, first and last included.
 
-    For the points of a hull alone: every number stored of it depends on this rounding. Elsewhere use `evenly_spaced`.
+    For what was chosen with this rounding from the start and stays so: points of a hull, frames whose hulls leave a camera
+    out, samples that `show` draws. Elsewhere use `evenly_spaced`.
 
     Args:
         items: [N, ...] in order.
@@ -156,6 +156,8 @@ def pose_strata(points: Array) -> Indices:
     Returns:
         [N] number of each frame's stratum, below POSES.
     """
+    from scipy.cluster.vq import kmeans2  # takes long to import, for `sample.stratify` alone
+
     points = np.nan_to_num(points)
     with catch_warnings():
         simplefilter("ignore", UserWarning)  # fewer poses than strata leave some empty, which is no problem

@@ -7,8 +7,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from mousefacelift.models.rasterize.api import rasterize
-
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic, 1 / (2 sqrt(pi)): colour = 0.5 + SH_C0 * dc
 
 
@@ -73,6 +71,8 @@ def render(
         ValueError: as `rasterize`.
         ImportError: as `rasterize`.
     """
+    from mousefacelift.models.rasterize.api import rasterize  # imports numba, which reading weights does without
+
     drawn = []
     with torch.autocast(w2c.device.type, enabled=False):
         for i in range(w2c.shape[0]):

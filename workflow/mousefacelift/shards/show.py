@@ -14,7 +14,7 @@ from mousefacelift.base.files import open_h5
 from mousefacelift.base.sheets import GAP, SheetRow, write_sheet
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.camera import Array
-from mousefacelift.geometry.selection import evenly_spaced
+from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.views import azimuth_elevation
 from mousefacelift.shards.containers import TarSample, tar_samples
 from mousefacelift.shards.images import Image
@@ -99,7 +99,7 @@ def _show_shard(path: Path, limit: int, console: "Console") -> Drawn:
         f"{contents.size}x{contents.size} px, {contents.codec}, {size}",
         soft_wrap=True,
     )
-    listed, drawn = (evenly_spaced(contents.samples, count).tolist() for count in (TABLE_ROWS, limit))
+    listed, drawn = (thinned(np.arange(contents.samples), count).tolist() for count in (TABLE_ROWS, limit))
     table, rows = _table(("sample", *COLUMNS), CAPTION), []
     for place, sample in zip(sorted({*listed, *drawn}), read_shown(contents, {*listed, *drawn}), strict=True):
         if place == 0:
@@ -119,7 +119,7 @@ def _show_manifest(path: Path, limit: int, console: "Console") -> Drawn:
     data = read_manifest(path)
     console.print(f"{path}: {_count(data.views, 'view')}, {data.image_size}x{data.image_size} px", soft_wrap=True)
     table = _table(("split", "shard", "samples", "tar MB", "HDF5 MB"))
-    listed = [data.shards[k] for k in evenly_spaced(len(data.shards), TABLE_ROWS)]
+    listed = [data.shards[k] for k in thinned(np.arange(len(data.shards)), TABLE_ROWS)]
     for entry in listed:
         name = str(Path(entry.h5).with_suffix(""))
         table.add_row(entry.split, name, str(entry.samples), *_sizes(data, [entry]))
@@ -141,7 +141,7 @@ def _sizes(data: Manifest, entries: Sequence[ShardEntry]) -> list[str]:
 def _drawn_from_all(data: Manifest, path: Path, limit: int) -> Drawn:
     """`limit` samples, evenly spread over all shards."""
     every = [(entry, place) for entry in data.shards for place in range(entry.samples)]
-    drawn = [every[k] for k in evenly_spaced(len(every), limit)]
+    drawn = [every[k] for k in thinned(np.arange(len(every)), limit)]
     places: dict[str, set[int]] = {}
     for entry, place in drawn:
         places.setdefault(entry.h5, set()).add(place)
