@@ -1,6 +1,5 @@
 """Options that several commands share, and the values they stand for."""
 
-import json
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import parse_json
 
 SettingsOption = Annotated[
     str | None,
@@ -49,17 +49,9 @@ def section(stage: str, settings: str | None, config: Path) -> Any:
 
     if settings is None:
         return getattr(load_config(config), stage)
-    values = json_settings(settings)
+    values = parse_json(settings, "--settings")
     model: Any = Config.model_fields[stage].annotation
     return validate(model, values, f"--settings, section {stage}")
-
-
-def json_settings(settings: str) -> Any:
-    """The value of --settings. Raises UserError if it is not JSON."""
-    try:
-        return json.loads(settings)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--settings: not valid JSON ({error})") from None
 
 
 def find_capture(row: str | None, table: Path | None, name: str | None, config: Path) -> Any:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import parse_json
 from mousefacelift.cli.options import (
     CONFIG,
     BackgroundOption,
@@ -23,7 +24,6 @@ from mousefacelift.cli.options import (
     ThreadsOption,
     TrainedOption,
     find_capture,
-    json_settings,
     limit_threads,
     section,
 )
@@ -182,7 +182,7 @@ def manifest(
     threads = limit_threads(threads)
     from mousefacelift.shards.manifest import STAGES, write_manifest
 
-    values = None if settings is None else json_settings(settings)
+    values = None if settings is None else parse_json(settings, "--settings")
     if settings is not None and (not isinstance(values, dict) or set(values) != set(STAGES)):
         raise UserError(f"--settings: expected the sections {', '.join(STAGES)} in one JSON object")
     write_manifest(shards, output, tuple(need), values, threads)

@@ -1,6 +1,5 @@
 """Reading and checking configuration: one clear error per mistake."""
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -9,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import nearest
 from mousefacelift.config.config import Config
 from mousefacelift.config.section import Section
 
@@ -31,8 +31,7 @@ def validate(model: type[SectionT], values: object, where: str) -> SectionT:
             key = ".".join(str(part) for part in location) or "(top level)"
             if unknown:
                 names = _valid_names(model, location[:-1])
-                near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"valid keys here: {', '.join(names)}"
+                hint = nearest(str(location[-1]), names) or f"valid keys here: {', '.join(names)}"
                 lines.append(f"unknown key {key!r}: {hint}")
             else:
                 lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (found {problem['input']!r:.80})")

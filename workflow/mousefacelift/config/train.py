@@ -1,10 +1,10 @@
 """Settings of stage 6, train."""
 
-import difflib
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mousefacelift.base.parsing import nearest
 from mousefacelift.base.remote import is_url
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.section import Fraction, Section
@@ -154,9 +154,8 @@ class Train(Section):
     @classmethod
     def _known_preset(cls, name: str) -> str:
         if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown preset: {hint}valid presets: {', '.join(PRESETS)}")
+            hint = f"{nearest(name, PRESETS)} valid presets: {', '.join(PRESETS)}"
+            raise ValueError(f"unknown preset: {hint.lstrip()}")
         return name
 
     @model_validator(mode="after")

@@ -3,10 +3,10 @@
 To add a network, write a module with a `Network` and add its line to NETWORKS; its presets go into config/presets.py.
 """
 
-import difflib
 from typing import Any
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import nearest
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.models.gslrm import GSLRM
 from mousefacelift.models.network import Network
@@ -17,9 +17,8 @@ NETWORKS: dict[str, type[Network]] = {GSLRM.name: GSLRM}
 def network(name: str) -> type[Network]:
     """The network of a name. Raises UserError with the valid names if there is none."""
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no network is named {name!r}{hint} (networks: {', '.join(NETWORKS)})")
+        hint = nearest(name, NETWORKS)
+        raise UserError(f"no network is named {name!r}{'; ' * bool(hint)}{hint} (networks: {', '.join(NETWORKS)})")
     return NETWORKS[name]
 
 

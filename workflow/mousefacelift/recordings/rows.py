@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pydantic import TypeAdapter, ValidationError
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import parse_json
 from mousefacelift.recordings.captures import NAME, Capture
 from mousefacelift.rigs.checks import MM_PER_UNIT
 from mousefacelift.rigs.registry import FORMATS
@@ -24,10 +25,7 @@ def capture_from_json(text: str, where: str) -> Capture:
     Raises UserError if the text is not JSON, a key is missing, unknown or of another type, a list per camera has
     another length than there are cameras, or a value is one that the captures table may not hold.
     """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-        raise UserError(f"{where}: not valid JSON ({error})") from None
+    values = parse_json(text, where)
     if not isinstance(values, dict) or sorted(values) != KEYS:
         raise UserError(f"{where}: expected one JSON object with the keys {', '.join(KEYS)}")
     try:

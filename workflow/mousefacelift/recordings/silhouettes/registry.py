@@ -3,13 +3,13 @@
 Add a method: write a module beside these, and one line in METHODS. Nothing else lists them.
 """
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.base.parsing import nearest
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.silhouettes import background, onnx, provided
@@ -80,7 +80,6 @@ METHODS: dict[str, Method] = {
 def method(name: str) -> Method:
     """The method of a name. Raises UserError that names the nearest one, or all."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(METHODS)}"
+        hint = nearest(name, METHODS) or f"valid: {', '.join(METHODS)}"
         raise UserError(f"center.masks: unknown method {name!r}: {hint}")
     return METHODS[name]
