@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 from filelock import FileLock
 from hypothesis import settings
@@ -62,6 +63,13 @@ def call(monkeypatch, capsys):
 def synthetic_shards(tmp_path_factory) -> Path:
     """The manifest of 5 training, 2 validation and 2 test samples of 6 views, 64 px. Read only: shared by all tests."""
     return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def world_from_mm(synthetic_shards):
+    """The similarity of the second test sample of the synthetic shards, [4, 4]."""
+    with h5py.File(next(synthetic_shards.parent.glob("test/*.h5"))) as file:
+        return file["world_from_mm"][1]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import math
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,13 +16,6 @@ CONDITIONS = ("raw", "z_up", "y_up", "facelift")
 @pytest.fixture(scope="module")
 def sample(synthetic_shards):
     return Samples(read_manifest(synthetic_shards), "test", 64, 1.0)[1]
-
-
-@pytest.fixture(scope="module")
-def world_from_mm(synthetic_shards):
-    (shard,) = [s for s in read_manifest(synthetic_shards).shards if s.split == "test"]
-    with h5py.File(synthetic_shards.parent / shard.h5) as file:
-        return file["world_from_mm"][1]
 
 
 @pytest.fixture(scope="module")

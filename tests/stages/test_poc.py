@@ -19,7 +19,6 @@ from mousefacelift.evaluation.conditions import camera_conditions
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.predict import open_trained, predict_views
 from mousefacelift.evaluation.scores import paired_difference
-from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.poc import checkpoint_note, poc, verdict
 from support.balls import list_shards, write_shards
@@ -27,13 +26,6 @@ from support.registered import CLOSENESS
 from support.tables import rows_of
 
 CONDITIONS = ("raw", "z_up", "y_up", "facelift")
-
-
-@pytest.fixture(scope="module")
-def world_from_mm(synthetic_shards):
-    (shard,) = [s for s in read_manifest(synthetic_shards).shards if s.split == "test"]
-    with h5py.File(synthetic_shards.parent / shard.h5) as file:
-        return file["world_from_mm"][1]
 
 
 @pytest.fixture(scope="module")
