@@ -53,7 +53,7 @@ def test_a_table_of_other_columns_is_named_and_so_is_one_of_no_columns(tmp_path,
         Samples.read(tmp_path / "samples.tsv")
 
 
-@pytest.mark.parametrize("change", [lambda line: line + "\tmore", lambda line: line.rpartition("\t")[0], lambda line: line.replace("1.0", "soon")])  # fmt: skip
+@pytest.mark.parametrize("change", [lambda line: line + "\tmore", lambda line: line.rpartition("\t")[0], lambda line: line.replace("1.0", "soon"), lambda line: f"\n{line}"])  # fmt: skip
 def test_a_line_that_is_no_row_is_named(tmp_path, change):
     path = tmp_path / "samples.tsv"
     Samples((ROW, ROW)).write(path)

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar, get_type_hints
 
 from mousefacelift.artifacts.poses import Poses
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.tables import read_table, write_table
+from mousefacelift.base.tables import read_rows, write_table
 from mousefacelift.config.sample import SPLITS
 
 COMMAND = "mousefacelift sample"
@@ -117,16 +117,15 @@ Row = TypeVar("Row", SampleRow, RejectedRow)
 
 def _read(path: Path, kind: type[Row]) -> tuple[Row, ...]:
     types = get_type_hints(kind)
-    table = read_table(path, COMMAND)
-    with path.open(encoding="utf-8") as file:  # of a table without rows the header is all there is
-        if file.readline().rstrip("\r\n").split("\t") != list(types):
-            raise UserError(f"{path}: expected the columns {', '.join(types)}")
+    header, *lines = read_rows(path, COMMAND) or [[]]
+    if header != list(types):
+        raise UserError(f"{path}: expected the columns {', '.join(types)}")
     rows = []
-    for number, cells in enumerate(table, 2):
+    for number, cells in enumerate(lines, 2):
         try:
-            if None in cells or None in cells.values():
+            if len(cells) != len(types):
                 raise ValueError("more cells than columns, or fewer")
-            rows.append(kind(**{name: PARSE[types[name]](cell) for name, cell in cells.items()}))
+            rows.append(kind(**{name: PARSE[types[name]](cell) for name, cell in zip(types, cells, strict=True)}))
         except ValueError as error:
             raise UserError(
                 f"{path}, line {number}: not a row as `{COMMAND}` writes it ({error}); delete the file and run `{COMMAND}` again"

@@ -19,18 +19,27 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obje
         writer.writerows(rows)
 
 
-def read_table(path: Path, made_by: str, delimiter: str = "\t") -> list[dict[str, str]]:
-    """Read a table with a header as one dictionary per row.
+def read_rows(path: Path, made_by: str, delimiter: str = "\t") -> list[list[str]]:
+    """Read the cells of every line of a table, its header among them.
 
     Raises UserError naming the file and the command that makes it, if the file is missing or not text.
     """
     try:
         with path.open(encoding="utf-8", newline="") as handle:
-            return list(csv.DictReader(handle, delimiter=delimiter))
+            return list(csv.reader(handle, delimiter=delimiter))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; it is written by `{made_by}`") from None
     except (UnicodeDecodeError, OSError, csv.Error) as error:
         raise UserError(f"{path}: damaged ({error}); delete it and run `{made_by}` again") from None
+
+
+def read_table(path: Path, made_by: str, delimiter: str = "\t") -> list[dict[str, str]]:
+    """Read a table with a header as one dictionary per row, which lacks the cells that the row lacks.
+
+    Raises UserError as `read_rows` does.
+    """
+    header, *rows = read_rows(path, made_by, delimiter) or [[]]
+    return [dict(zip(header, cells, strict=False)) for cells in rows if cells]
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
