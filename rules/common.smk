@@ -26,6 +26,11 @@ def option_of(option, name):
     return lambda wildcards, input: [option, input[name]] if name in input.keys() else []
 
 
+def gpu_ready(wildcards):
+    """No input, but an error if this machine's GPU cannot be used. Jobs with an environment of their own look there."""
+    return [] if workflow.deployment_settings.deployment_method else planned(PLAN.gpu_ready)
+
+
 PLAN = planned(Plan.of, config)
 RESULTS = PLAN.results
 LOGS = f"{RESULTS}/logs"

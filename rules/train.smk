@@ -5,6 +5,7 @@ rule train:
     input:
         manifest=of_job(PLAN.trained_manifest),
         init=of_job(PLAN.initial_weights),
+        gpu=gpu_ready,
     output:
         weights=f"{RESULTS}/train/{RUN}/model.safetensors",
         metrics=f"{RESULTS}/train/{RUN}/metrics.csv",

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "workflow" / "mousefacelift"
 # From the top down: a package may import itself and those after it.
 PACKAGES = (
     "cli", "plan", "stages", "evaluation", "training", "comparison", "shards", "recordings", "rigs", "models", "artifacts",
-    "geometry", "config", "base",
+    "geometry", "gpu", "config", "base",
 )  # fmt: skip
 LONGEST = 450  # lines
 

@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.gpu.driver import System
+from mousefacelift.gpu.toolchain import Tool, Torch
 from mousefacelift.plan import Plan
 from mousefacelift.recordings.rows import capture_from_json
 from support.paths import ROOT
@@ -240,7 +243,42 @@ def test_training_asks_for_what_its_processes_need_together(plan):
         "",
     )
     made = plan(train={"gpus": 2, "nodes": 3, "batch_size": 6})
-    assert (made.train_mem_mb, made.train_gpus) == (8000, 6), "memory per machine, GPUs of all machines"
-    assert (made.evaluate_mem_mb, made.evaluate_gpus) == (4000, 1)
+    assert (made.train_mem_mb, made.train_gpus) == (10000, 6), (
+        "memory per machine to compile gsplat, GPUs of all machines"
+    )
+    assert (made.evaluate_mem_mb, made.evaluate_gpus) == (10000, 1)
+    three = plan(train={"gpus": 3, "batch_size": 3})
+    assert (three.train_mem_mb, three.evaluate_mem_mb) == (12000, 10000)
+    assert plan(train={"gpus": 2, "accelerator": "cpu", "batch_size": 2}).train_mem_mb == 8000
     assert made.train_nodes == {"mpi": "srun", "nodes": 3, "tasks": 6, "tasks_per_gpu": 1}
     assert re.fullmatch(r"srun --nodes=3 --ntasks=6 --ntasks-per-node=2 --kill-on-bad-exit=1 ", made.launcher())
+
+
+OLD_DRIVER = System(given=1, refused=0, on_bus=1, driver="550.54.14", hidden=False)
+GPU = replace(OLD_DRIVER, driver="580.65.06")
+
+
+@pytest.mark.parametrize(
+    ("system", "problems", "said"),
+    [
+        (OLD_DRIVER, [], r"driver here is 550\.54\.14.*cu126.*train\.accelerator: cpu$"),
+        (GPU, [Tool("ninja", "", "pip install ninja")], r"ninja: pip install ninja.*train\.accelerator: cpu$"),
+        (GPU, [], None),
+        (replace(GPU, given=0, refused=2), [Tool("ninja", "", "pip install ninja")], None),  # where jobs are sent from
+        (replace(OLD_DRIVER, hidden=True), [], None),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_known_before_the_first_job(plan, monkeypatch, system, problems, said):
+    monkeypatch.setattr("mousefacelift.plan.look", lambda: system)
+    monkeypatch.setattr("mousefacelift.plan.rapid", lambda: problems)
+    monkeypatch.setattr("mousefacelift.plan.installed_torch", lambda: Torch("2.13.0+cu130", "13.0"))
+    base = plan(train={"preset": "base"})
+    if said is None:
+        assert base.gpu_ready() == []
+    else:
+        with pytest.raises(UserError) as caught:
+            base.gpu_ready()
+        assert re.search(said, str(caught.value))
+    assert plan(train={"preset": "tiny"}).gpu_ready() == [], "trains on the CPU, and says so"
+    assert plan(train={"preset": "base", "accelerator": "cpu"}).gpu_ready() == []
+    assert plan(train={"preset": "base", "gpus": 0}).gpu_ready() == []

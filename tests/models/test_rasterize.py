@@ -7,6 +7,8 @@ import types
 import pytest
 import torch
 
+from mousefacelift.base.errors import UserError
+from mousefacelift.gpu.extension import ready
 from mousefacelift.models.rasterize.api import _gsplat, rasterize
 from mousefacelift.models.rasterize.reference import rasterize_reference
 
@@ -253,11 +255,10 @@ def test_gsplat_draws_the_same_on_cuda():
 
 
 def test_without_gsplat_the_error_says_how_to_install_it(monkeypatch):
-    from mousefacelift.models.rasterize import api as module
-
-    monkeypatch.setitem(__import__("sys").modules, "gsplat", None)
-    with pytest.raises(ImportError, match=r"pip install gsplat==1\.5\.3 packaging"):
-        module._gsplat(random_gaussians(5, seed=0), *cameras(8, 8), 8, 8, 1.0)
+    monkeypatch.setattr("mousefacelift.gpu.extension.installed_gsplat", lambda: None)
+    ready.cache_clear()
+    with pytest.raises(UserError, match=r"needs gsplat, which is not installed: pip install"):
+        ready(1)
 
 
 def test_gsplat_is_asked_for_the_same_renderer(monkeypatch):

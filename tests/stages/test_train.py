@@ -15,6 +15,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Loss, Train
 from mousefacelift.evaluation.metrics.registry import METRICS, validation_metrics
+from mousefacelift.gpu.toolchain import Torch
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.stages.train import train
@@ -301,8 +302,9 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     monkeypatch, synthetic_shards, tmp_path
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("mousefacelift.training.machine.importlib.util.find_spec", lambda name: None)
-    settings = SETTINGS.model_copy(update={"accelerator": "auto"})
+    monkeypatch.setattr("mousefacelift.gpu.checks.installed_torch", lambda: Torch("2.13.0+cu130", "13.0"))
+    monkeypatch.setattr("mousefacelift.gpu.checks.installed_gsplat", lambda: None)
+    settings = SETTINGS.model_copy(update={"accelerator": "auto", "preset": "base"})
     with pytest.raises(UserError, match=r"needs gsplat.*pip install.*accelerator: cpu"):
         train(synthetic_shards, tmp_path / "out", tmp_path / "checkpoints", settings, 1)
     assert not (tmp_path / "out").exists()

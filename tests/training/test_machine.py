@@ -7,6 +7,8 @@ import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
+from mousefacelift.gpu.driver import System
+from mousefacelift.gpu.toolchain import Tool
 from mousefacelift.training.machine import choose_accelerator, rank, set_threads, without_auto
 
 
@@ -29,13 +31,68 @@ def test_auto_is_resolved_and_nothing_else_changes(preset, recompute):
     assert without_auto(found, "cpu") == found
 
 
-def test_more_gpus_than_there_are_are_refused(monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine whose one GPU torch sees, with all that drawing needs."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("mousefacelift.training.machine.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("mousefacelift.training.machine.rapid", lambda: [])
+    return monkeypatch
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """A machine with a GPU whose driver is too old for torch."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    system = System(given=1, refused=0, on_bus=1, driver="550.54.14", hidden=False)
+    monkeypatch.setattr("mousefacelift.training.machine.look", lambda: system)
+    monkeypatch.setattr("mousefacelift.training.machine.torch_error", lambda: "the driver is too old")
+    return monkeypatch
+
+
+def test_more_gpus_than_there_are_are_refused(gpu):
     assert choose_accelerator(Train()) == "cuda"
     with pytest.raises(UserError, match=r"train\.gpus is 2, but torch sees 1"):
         choose_accelerator(Train(gpus=2, batch_size=2))
+
+
+def test_the_cpu_is_never_taken_in_silence(unseen, capsys):
+    for settings in (Train(preset="base"), Train(preset="small"), Train(preset="tiny", accelerator="cuda")):
+        with pytest.raises(UserError, match=r"driver here is 550\.54\.14.*580\.65.*cu126"):
+            choose_accelerator(settings)
+    with pytest.raises(UserError, match=r"set train\.accelerator: cpu$"):
+        choose_accelerator(Train(preset="base"))
+    assert choose_accelerator(Train(preset="base", accelerator="cpu")) == "cpu"
+    assert not capsys.readouterr().err
+    # tiny is made for a CPU: the demo trains everywhere, and says why it does not use the GPU.
+    assert choose_accelerator(Train(preset="tiny")) == "cpu"
+    assert "using the CPU, although there is a GPU: the NVIDIA driver here is 550.54.14" in capsys.readouterr().err
+
+
+def test_a_job_that_asks_for_no_gpu_is_not_asked_about_one(unseen, capsys):
+    assert choose_accelerator(Train(preset="base", gpus=0)) == "cpu"
+    assert not capsys.readouterr().err
+
+
+def test_without_a_gpu_there_is_nothing_to_say(monkeypatch, capsys):
+    none = System(given=0, refused=0, on_bus=0, driver=None, hidden=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("mousefacelift.training.machine.look", lambda: none)
+    assert choose_accelerator(Train()) == "cpu"
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match="torch sees no CUDA GPU, and the system shows none"):
+        choose_accelerator(Train(accelerator="cuda"))
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "cuda"])
+def test_a_gpu_that_cannot_draw_stops_what_needs_it(gpu, capsys, accelerator):
+    gpu.setattr("mousefacelift.training.machine.rapid", lambda: [Tool("ninja", "", "pip install ninja")])
+    with pytest.raises(UserError, match="cannot be drawn on the GPU here: ninja: pip install ninja"):
+        choose_accelerator(Train(preset="base", accelerator=accelerator))
+    if accelerator == "auto":
+        assert choose_accelerator(Train(preset="tiny")) == "cpu"
+        assert "pip install ninja" in capsys.readouterr().err
 
 
 def test_the_rank_under_srun_is_slurms(monkeypatch):

@@ -17,6 +17,9 @@ from mousefacelift.config.reading import section_json, validate
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.evaluation.variants import applicable, variant
 from mousefacelift.geometry.selection import capture_splits
+from mousefacelift.gpu.checks import missing, rapid
+from mousefacelift.gpu.driver import look, why_unusable
+from mousefacelift.gpu.toolchain import installed_torch
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
@@ -26,6 +29,9 @@ from mousefacelift.stages.sample import check_views
 
 # The keys of `center` that the empty arena depends on: a changed stride does not estimate it again.
 BACKGROUND_KEYS = {"masks", "background", "timing", "on_bad_frame"}
+
+# What a job on a GPU has at least: four compilers of gsplat at once, 2 GB each, beside the process that waits for them.
+COMPILING_MB = 10000
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,22 @@ class Plan:
             raise UserError(f"train.init: {error}") from None
         return self.config.train.init
 
+    def gpu_ready(self) -> list[str]:
+        """No input. Raises UserError if this machine has a GPU for training and it cannot be used.
+
+        A machine without one may be where a cluster's jobs are sent from: they look for themselves.
+        """
+        train, system = self.config.train, look()
+        if not system.given or system.hidden or train.accelerator == "cpu" or not train.gpus:
+            return []
+        if train.accelerator == "auto" and PRESETS[train.preset].on_cpu:
+            return []  # it then trains on the CPU, and says so
+        torch = installed_torch()
+        too_old = why_unusable(system, torch.version, torch.cuda) if torch else None
+        if wrong := too_old or missing(rapid()):
+            raise UserError(f"{wrong}. To train on the CPU all the same, set train.accelerator: cpu")
+        return []
+
     # Options of the commands.
 
     def split_option(self, capture: str) -> list[str]:
@@ -220,7 +242,7 @@ class Plan:
     @property
     def evaluate_mem_mb(self) -> int:
         """Memory of a job that runs the model in one process."""
-        return PRESETS[self.config.train.preset].memory_mb
+        return self._memory(1)
 
     @property
     def evaluate_gpus(self) -> int:
@@ -230,7 +252,13 @@ class Plan:
     @property
     def train_mem_mb(self) -> int:
         """Memory per machine of a training run."""
-        return self.evaluate_mem_mb * self.config.train.devices
+        return self._memory(self.config.train.devices)
+
+    def _memory(self, processes: int) -> int:
+        """Memory of processes that run the model. On a GPU, the first of them may have to compile gsplat before that."""
+        train = self.config.train
+        on_gpu = train.gpus > 0 and train.accelerator != "cpu"
+        return max(processes * PRESETS[train.preset].memory_mb, COMPILING_MB if on_gpu else 0)
 
     @property
     def train_gpus(self) -> int:

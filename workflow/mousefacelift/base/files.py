@@ -1,9 +1,11 @@
 """Files that are either complete or absent: everything is written under a temporary name and renamed."""
 
+import fcntl
 import glob
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,32 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, meanwhile: str) -> Iterator[None]:
+    """Hold a lock; while another process holds it, wait and say so. The system releases that of a killed process.
+
+    Args:
+        path: of the lock's file, which stays.
+        meanwhile: what the other process does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: {meanwhile} (lock {path})", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}); use a folder on another"
+            ) from None
+        try:
+            yield
+        finally:
+            # Processes started meanwhile may hold copies of the handle: closing this one would not release it.
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def write_json(path: Path, value: Any) -> None:

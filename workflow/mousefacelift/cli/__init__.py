@@ -6,7 +6,7 @@ import sys
 import typer
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.cli import comparison, configuration, experiments, rigs, shards, stages, weights
+from mousefacelift.cli import comparison, configuration, experiments, gpu, rigs, shards, stages, weights
 
 app = typer.Typer(
     name="mousefacelift", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -16,10 +16,14 @@ for group in (stages, shards, experiments, comparison, configuration):
     app.add_typer(group.app)
 app.add_typer(rigs.app, name="rig")
 app.add_typer(weights.app, name="weights")
+app.add_typer(gpu.app, name="gpu")
 
 
 def main() -> None:
     """Run the command line: a user's mistake is one message and exit status 1, never a traceback."""
+    # For GPU memory that is not in pieces. torch reads it when it is loaded, so it is set before any command.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     try:
         app()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder that cannot be written

@@ -9,13 +9,15 @@ class Preset:
     """A network of one size, and what training it takes.
 
     network: its name in models/registry.py. model: its settings that are not the network's defaults, `layers` always.
-    memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for.
+    memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for. on_cpu: whether a CPU trains
+    it in minutes, so that it may do so where a GPU cannot be used.
     """
 
     network: str
     model: dict[str, Any]
     memory_mb: int
     recompute: Literal["none", "selective", "all"] = "selective"
+    on_cpu: bool = False
 
     @property
     def layers(self) -> int:
@@ -30,6 +32,7 @@ PRESETS = {
         {"width": 192, "head_width": 32, "layers": 6, "scale_bias": -4.2, "skip_blank": True},
         memory_mb=4000,
         recompute="none",
+        on_cpu=True,
     ),
     "small": Preset("gslrm", {"width": 512, "layers": 12}, memory_mb=16000),
     "base": Preset("gslrm", {"layers": 24}, memory_mb=32000),  # FaceLift's

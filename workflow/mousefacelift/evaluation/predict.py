@@ -1,5 +1,6 @@
 """Predictions of a trained model: every view of a sample, drawn from views that were given as input."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
+from mousefacelift.gpu.driver import look, torch_error, why_unseen
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import load_weights
@@ -73,9 +75,18 @@ def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, thread
             f"{manifest}: samples have {samples.views} views, and the model of {train_dir} takes "
             f"{train.num_input_views} as inputs: none would be held out"
         )
-    # A model that was trained on a GPU may be evaluated without one.
-    device = choose_accelerator(train) if torch.cuda.is_available() else "cpu"
+    device = _device(train)
     return Trained(model.to(device), device, train, record, data, split, samples)
+
+
+def _device(train: Train) -> str:
+    """The device to evaluate on: a model that was trained on a GPU may be evaluated without one, but says so."""
+    if torch.cuda.is_available():
+        return choose_accelerator(train)
+    why = why_unseen(look(), torch.__version__, torch.version.cuda, torch_error())
+    if why and train.accelerator != "cpu":
+        print(f"evaluating on the CPU, although there is a GPU: {why}", file=sys.stderr, flush=True)
+    return "cpu"
 
 
 def predict_views(trained: Trained, sample: Sample) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic
+from mousefacelift.base.files import atomic, locked
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, validation_metrics
 from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import save_weights
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import read_manifest
-from mousefacelift.training.checkpoints import finished_model, keep_good, locked
+from mousefacelift.training.checkpoints import finished_model, keep_good
 from mousefacelift.training.curves import write_curves
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch
@@ -86,7 +86,7 @@ def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Pat
     """Train and write the results. If the run fails, write the metrics and curves that show why."""
     settings, table = module.settings, MetricsTable(_columns(module))
     title = f"{settings.run}: {settings.preset}, {settings.steps} steps of {settings.batch_size} samples"
-    with locked(checkpoint.with_name("lock")):
+    with locked(checkpoint.with_name("lock"), "another process trains this very run"):
         _note_other_runs(checkpoint)
         try:
             fit(module, table, checkpoint, out_dir, device)

@@ -1,12 +1,9 @@
 """The checkpoints of a training run: written while it runs, read when it continues or ends, locked in between."""
 
-import fcntl
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,26 +123,6 @@ class Checkpoints(Callback):
         for each in (signal.SIGTERM, signal.SIGINT):
             self._before.setdefault(each, signal.getsignal(each))
             signal.signal(each, note)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a run's checkpoints; while another process holds it, wait and say so.
-
-    The system releases the lock of a process that was killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting: another process trains this very run (lock {path})", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Loader processes that have not ended yet hold copies of the handle: closing this one would not release it.
-            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def resume(module: FineTuning, table: MetricsTable, path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The machine that a training run has: its device, its threads, and the processes that train together."""
 
-import importlib.util
 import os
+import sys
 
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
@@ -10,34 +10,50 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
+from mousefacelift.gpu.checks import missing, rapid
+from mousefacelift.gpu.driver import look, torch_error, why_unseen
 
 
 def choose_accelerator(settings: Train) -> str:
     """Choose the device of a training run.
 
+    `auto` is a GPU where there is one. A GPU that is there and cannot be used is an error, except that `tiny` then trains
+    on the CPU, for which it is made; a line on stderr says why.
+
     Returns:
         "cuda" or "cpu".
 
     Raises:
-        UserError: for a GPU that is asked for and absent, or present without its rasteriser.
+        UserError: for a GPU that is asked for and absent, or there and unusable, with what to do.
     """
-    cuda = torch.cuda.is_available()
-    if settings.accelerator == "cuda" and not cuda:
-        raise UserError(
-            "train.accelerator is cuda, but torch sees no CUDA GPU; use auto or cpu, or a CUDA build of torch"
-        )
-    if settings.accelerator == "cpu" or not cuda:
-        if settings.optimizer == "paged_adamw8bit":
-            raise UserError("train.optimizer: paged_adamw8bit pages a GPU's memory; on the CPU use adamw")
-        return "cpu"
-    if importlib.util.find_spec("gsplat") is None:
-        raise UserError(
-            "drawing Gaussians on the GPU needs gsplat, which is not installed: pip install -c envs/constraints.txt -e "
-            "'.[gpu]' (it compiles its CUDA code at first use), or set train.accelerator: cpu"
-        )
-    if settings.gpus > torch.cuda.device_count():
-        raise UserError(f"train.gpus is {settings.gpus}, but torch sees {torch.cuda.device_count()}")
-    return "cuda"
+    if settings.accelerator == "cpu":
+        return _cpu(settings)
+    wrong = _unusable()
+    if wrong is None:
+        if settings.gpus > torch.cuda.device_count():
+            raise UserError(f"train.gpus is {settings.gpus}, but torch sees {torch.cuda.device_count()}")
+        return "cuda"
+    if settings.accelerator == "cuda":
+        raise UserError(f"train.accelerator is cuda: {wrong or 'torch sees no CUDA GPU, and the system shows none'}")
+    expected = wrong and settings.gpus > 0
+    if expected and not PRESETS[settings.preset].on_cpu:
+        raise UserError(f"{wrong}. To train on the CPU all the same, set train.accelerator: cpu")
+    if expected:
+        print(f"using the CPU, although there is a GPU: {wrong}", file=sys.stderr, flush=True)
+    return _cpu(settings)
+
+
+def _unusable() -> str | None:
+    """Why no GPU can be used: "" if there is none; None if one can be used."""
+    if torch.cuda.is_available():
+        return missing(rapid()) or None
+    return why_unseen(look(), torch.__version__, torch.version.cuda, torch_error()) or ""
+
+
+def _cpu(settings: Train) -> str:
+    if settings.optimizer == "paged_adamw8bit":
+        raise UserError("train.optimizer: paged_adamw8bit pages a GPU's memory; on the CPU use adamw")
+    return "cpu"
 
 
 def set_threads(threads: int) -> None:
@@ -61,7 +77,8 @@ def strategy(settings: Train, device: str) -> Strategy | str:
         return "auto"
     backend = "nccl" if device == "cuda" else "gloo"
     if settings.strategy == "ddp":
-        return DDPStrategy(process_group_backend=backend)
+        # Gradients lie in the buckets that are sent, instead of beside them: base saves 1.2 GB.
+        return DDPStrategy(process_group_backend=backend, gradient_as_bucket_view=True)
     return ModelParallelStrategy(
         data_parallel_size=settings.processes, tensor_parallel_size=1, process_group_backend=backend
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mousefacelift.gpu.extension import ready
 from mousefacelift.models.rasterize.constants import LOW_PASS, NEAR_PLANE
 from mousefacelift.models.rasterize.cpu import CpuRasterizer
 
@@ -47,7 +48,7 @@ def rasterize(
 
     Raises:
         ValueError: a tensor has the wrong shape or dtype, or tensors live on different devices.
-        ImportError: the tensors are on CUDA and gsplat is not installed.
+        UserError: the tensors are on CUDA, and gsplat is not installed or its extension cannot be compiled.
     """
     gaussians = {"means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors}
     cameras = {"w2c": w2c, "fxfycxcy": fxfycxcy}
@@ -59,6 +60,7 @@ def rasterize(
     scene = means, quats, scales, opacities, colors.clamp_min(0)
     with torch.autocast(means.device.type, enabled=False):
         if means.device.type == "cuda":
+            ready(torch.get_num_threads())
             return _gsplat(scene, w2c.to(dtype), fxfycxcy.to(dtype), width, height, background)
         return CpuRasterizer.apply(width, height, background, w2c, fxfycxcy, *scene)
 
@@ -67,14 +69,8 @@ def _gsplat(
     scene: tuple[Tensor, ...], w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, background: float
 ) -> tuple[Tensor, Tensor]:
     """`rasterize` by gsplat (Ye et al. 2025); it clamps alpha at 0.999 instead of 0.99."""
-    try:
-        from gsplat import rasterization
-    except ImportError as error:
-        raise ImportError(
-            f"drawing Gaussians that are on {w2c.device} needs gsplat ({error}). Install it with "
-            "`pip install gsplat==1.5.3 packaging`, beside a CUDA build of torch and a CUDA toolkit (nvcc): it "
-            "compiles its CUDA code at first use, which takes minutes. Or move the tensors to the CPU."
-        ) from error
+    from gsplat import rasterization
+
     fx, fy, cx, cy = fxfycxcy.unbind(-1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     intrinsics = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).reshape(-1, 3, 3)

@@ -1,20 +1,20 @@
-"""The lock of a run's checkpoints."""
+"""Locks between processes."""
 
 import fcntl
 import multiprocessing
 import threading
 
-from mousefacelift.training.checkpoints import locked
+from mousefacelift.base.files import locked
 
 
 def test_two_processes_never_train_the_same_run(tmp_path, capsys):
     entered = threading.Event()
 
     def second():
-        with locked(tmp_path / "run" / "lock"):
+        with locked(tmp_path / "run" / "lock", "another process trains this very run"):
             entered.set()
 
-    with locked(tmp_path / "run" / "lock"):
+    with locked(tmp_path / "run" / "lock", "another process trains this very run"):
         thread = threading.Thread(target=second)
         thread.start()
         assert not entered.wait(0.2)
@@ -32,7 +32,7 @@ def test_the_lock_is_released_although_a_loader_process_lives_on(tmp_path):
         end.wait(60)
 
     lock = tmp_path / "run" / "lock"
-    with locked(lock):
+    with locked(lock, "another process works"):
         process = multiprocessing.get_context("fork").Process(target=loader)
         process.start()
         assert ready.wait(20)
