@@ -119,3 +119,25 @@ def test_building_without_a_gpu_needs_to_know_for_which(cuda_torch):
     assert isinstance(result.exception, UserError) and "--arch 8.6,9.0" in str(result.exception)
     result = CliRunner().invoke(app, ["gpu", "build", "--arch", "hopper"])
     assert isinstance(result.exception, UserError) and "compute capability" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("capability", "codes", "said"),
+    [
+        ((6, 1), ["sm_75", "sm_90"], r"GTX has compute capability 6\.1.*7\.5, 9\.0 alone; its cu126 build"),
+        ((8, 9), ["sm_75", "sm_86"], ""),
+        ((12, 1), ["sm_75", "sm_120"], ""),
+        ((13, 0), ["sm_75", "sm_120"], r"13\.0.*7\.5, 12\.0 alone$"),
+        ((13, 0), ["sm_75", "sm_120", "compute_120"], ""),
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_named(monkeypatch, capability, codes, said):
+    import re
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda place: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda place: "GTX")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: codes)
+    found = checks.unsupported()
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0].remedy)

@@ -302,6 +302,7 @@ def test_a_gpu_without_its_rasteriser_says_what_to_install_before_anything_start
     monkeypatch, synthetic_shards, tmp_path
 ):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("mousefacelift.gpu.checks.installed_torch", lambda: Torch("2.13.0+cu130", "13.0"))
     monkeypatch.setattr("mousefacelift.gpu.checks.installed_gsplat", lambda: None)
     settings = SETTINGS.model_copy(update={"accelerator": "auto", "preset": "base"})

@@ -37,6 +37,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr("mousefacelift.training.machine.rapid", lambda: [])
+    monkeypatch.setattr("mousefacelift.training.machine.unsupported", lambda: [])
     return monkeypatch
 
 

@@ -1,5 +1,6 @@
 """Whether this machine can draw on its GPU: what is there, what is missing, and how to get it."""
 
+import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from mousefacelift.gpu.extension import (
     compiling_environment,
     device_archs,
     format_arch,
+    runs_on,
     shipped,
 )
 from mousefacelift.gpu.toolchain import (
@@ -84,6 +86,28 @@ def thorough(threads: int) -> list[Tool]:
     return [*rows, Tool("compilers", f"{jobs} at a time ({threads} threads, {room:.1f} GiB of memory free)")]
 
 
+def unsupported() -> list[Tool]:
+    """The GPUs that torch sees and has no machine code for: they are too old, or too new."""
+    import torch
+
+    codes = [(int(code[3:-1]), int(code[-1])) for code in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", code)]
+    # PTX is compiled by the driver for newer GPUs.
+    ptx = [
+        (int(code[8:-1]), int(code[-1])) for code in torch.cuda.get_arch_list() if re.fullmatch(r"compute_\d+", code)
+    ]
+    rows = []
+    for place in range(torch.cuda.device_count()):
+        arch = torch.cuda.get_device_capability(place)
+        if not any(runs_on(code, arch) for code in codes) and not any(code <= arch for code in ptx):
+            older = f"; its {driver.OLDER_BUILD} build has code for GPUs from 5.0 on" if arch < min(codes) else ""
+            text = (
+                f"{torch.cuda.get_device_name(place)} has compute capability {format_arch(arch)}, and torch "
+                f"{torch.__version__} has code for {', '.join(map(format_arch, codes))} alone{older}"
+            )
+            rows.append(Tool("GPU", "", text))
+    return rows
+
+
 def missing(rows: list[Tool]) -> str:
     """What is missing and how to get it, as one sentence; "" if nothing is."""
     wrong = "; ".join(f"{row.name}: {row.remedy}" for row in rows if not row.found)
@@ -107,6 +131,8 @@ def _gpu(found: Torch) -> Tool:
     import torch
 
     if torch.cuda.is_available():
+        if foreign := unsupported():
+            return foreign[0]
         names = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
         archs = ", ".join(map(format_arch, device_archs()))
         return Tool(

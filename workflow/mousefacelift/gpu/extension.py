@@ -66,7 +66,7 @@ def built(archs: list[Arch]) -> Path | None:
             compiled = [parse_arch(text) for text in record["archs"]]
         except (OSError, ValueError, KeyError, TypeError, UserError):
             continue  # not ours, or half deleted
-        if library.exists() and all(any(_runs_on(code, arch) for code in compiled) for arch in archs):
+        if library.exists() and all(any(runs_on(code, arch) for code in compiled) for arch in archs):
             return library
     return None
 
@@ -319,7 +319,7 @@ def _suffix(archs: list[Arch]) -> str:
     return "-".join(f"sm{major}{minor}" for major, minor in archs)
 
 
-def _runs_on(code: Arch, arch: Arch) -> bool:
+def runs_on(code: Arch, arch: Arch) -> bool:
     """Whether machine code for one compute capability runs on a GPU of another: same major version, not a newer minor."""
     return code[0] == arch[0] and code[1] <= arch[1]
 

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
-from mousefacelift.gpu.checks import missing, rapid
+from mousefacelift.gpu.checks import missing, rapid, unsupported
 from mousefacelift.gpu.driver import look, torch_error, why_unseen
 
 
@@ -46,7 +46,7 @@ def choose_accelerator(settings: Train) -> str:
 def _unusable() -> str | None:
     """Why no GPU can be used: "" if there is none; None if one can be used."""
     if torch.cuda.is_available():
-        return missing(rapid()) or None
+        return missing(unsupported() or rapid()) or None
     return why_unseen(look(), torch.__version__, torch.version.cuda, torch_error()) or ""
 
 
