@@ -35,7 +35,7 @@ from mousefacelift.gpu.toolchain import (
 )
 
 NAME = "gsplat_cuda"  # of the module, in gsplat's code
-COMPILER_GB = 2.0  # memory that one compiler takes at most
+COMPILER_GB = 2.2  # memory that one compiler takes at most, measured with nvcc 13.0
 Arch = tuple[int, int]  # compute capability: (9, 0)
 BUILD = "import gsplat.cuda._backend as backend; assert backend._C is not None, 'gsplat found no CUDA toolkit'"
 

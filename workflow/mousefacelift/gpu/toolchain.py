@@ -112,14 +112,13 @@ def nvcc_release(nvcc: Path) -> tuple[int, int] | None:
 def fitting(cuda: str) -> Toolkit | None:
     """The toolkit to use with a torch of this CUDA version.
 
-    The very version comes first, then one of the same major version, which torch accepts too. Complete ones come before
-    those that lack a header or the runtime. In each case the system's is taken before pip's.
+    The most complete one comes first, then the very version before another one of the same major version, which torch
+    accepts too. Between equals the system's is taken before pip's.
     """
     wanted = tuple(int(number) for number in cuda.split(".")[:2])
     found = [toolkit for toolkit in toolkits() if toolkit.version[0] == wanted[0]]
-    found.sort(
-        key=lambda each: (bool(each.missing_headers()) or each.cudart() is None, each.version != wanted)
-    )  # stable: the order of `toolkits` decides between equals
+    # Stable: the order of `toolkits` decides between equals.
+    found.sort(key=lambda each: (len(each.missing_headers()) + (each.cudart() is None), each.version != wanted))
     return found[0] if found else None
 
 
@@ -152,21 +151,22 @@ def tools(torch: Torch) -> list[Tool]:
     assert torch.cuda is not None
     toolkit = fitting(torch.cuda)
     major = torch.cuda.partition(".")[0]
-    by_pip = f"{INSTALL}, which brings CUDA's compiler by pip" if int(major) >= 13 else ""
-    by_system = f"install CUDA {torch.cuda} from NVIDIA or conda-forge (cuda-toolkit={torch.cuda}) and set CUDA_HOME"
-    remedy = " or ".join(filter(None, [by_pip, by_system]))
+    by_pip = [f"{INSTALL} brings it"] if int(major) >= 13 else []  # before CUDA 13 pip has no nvcc
+    remedy = ", or ".join([*by_pip, f"install CUDA {torch.cuda} and set CUDA_HOME"])
     if toolkit is None:
         others = ", ".join(f"{each.home} is CUDA {_dotted(each.version)}" for each in toolkits())
         rows = [
             Tool("nvcc", "", f"torch is built for CUDA {torch.cuda}{f', and {others}' if others else ''}: {remedy}")
         ]
     else:
-        missing = toolkit.missing_headers()
+        home, missing = toolkit.home, toolkit.missing_headers()
         cudart = toolkit.cudart()
         rows = [
             Tool("nvcc", f"{toolkit.nvcc} ({_dotted(toolkit.version)}, {toolkit.source})"),
-            Tool("CUDA headers", "" if missing else str(toolkit.include), f"no {', '.join(missing)}: {remedy}"),
-            Tool("libcudart", str(cudart) if cudart else "", f"no libcudart.so in {toolkit.home}: {remedy}"),
+            Tool(
+                "CUDA headers", "" if missing else str(toolkit.include), f"{home} lacks {', '.join(missing)}: {remedy}"
+            ),
+            Tool("libcudart", str(cudart) if cudart else "", f"{home} lacks libcudart.so: {remedy}"),
         ]
     path = scripts_first(dict(os.environ))
     # nvcc calls g++ by its name, torch calls CXX or c++.
