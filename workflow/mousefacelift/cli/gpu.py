@@ -1,6 +1,5 @@
 """Commands for machines with a GPU."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -10,18 +9,16 @@ from mousefacelift.cli.options import limit_threads
 
 app = typer.Typer(no_args_is_help=True, help="See whether a GPU can be used, and compile what drawing on it needs.")
 
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Compilers that run at once, as far as memory allows; by default one per CPU.")
-]
+Threads = Annotated[int, typer.Option(min=1, help="Compilers that run at once, as far as memory allows.")]
 
 
 @app.command("check")
-def gpu_check(threads: Threads = None) -> None:
+def gpu_check(threads: Threads = 4) -> None:
     """Print what drawing on a GPU needs and where it was found; exit status 1 if something is missing."""
     limit_threads(1)
     from mousefacelift.gpu.checks import report, thorough
 
-    report(thorough(threads or len(os.sched_getaffinity(0))))
+    report(thorough(threads))
 
 
 @app.command("build")
@@ -33,7 +30,7 @@ def gpu_build(
             "default those of the GPUs here."
         ),
     ] = None,
-    threads: Threads = None,
+    threads: Threads = 4,
 ) -> None:
     """Compile gsplat's CUDA extension now; otherwise the first job that draws on a GPU does it. Once, for all processes."""
     limit_threads(1)
@@ -47,6 +44,6 @@ def gpu_build(
     archs = [extension.parse_arch(each) for each in arch.split(",")] if arch else extension.device_archs()
     if not archs:
         raise UserError("there is no GPU here to compile for: say which, as in mousefacelift gpu build --arch 8.6,9.0")
-    library = extension.built(archs) or extension.build(sorted(set(archs)), threads or len(os.sched_getaffinity(0)))
+    library = extension.built(archs) or extension.build(sorted(set(archs)), threads)
     extension.load(library)
     print(library)
