@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from functorch.compile import make_boxed_compiler
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn.attention import SDPBackend
 
 from mousefacelift.base.errors import UserError
@@ -181,3 +183,25 @@ def test_calls_are_measured_until_the_time_is_up(monkeypatch):
     assert attention.seconds_on_gpu(lambda: None) == pytest.approx(0.01)
     now = iter([0.0, 1.5])
     assert attention.seconds_on_gpu(lambda: None) == 1.5, "a slow kernel is called once"
+
+
+def test_compiled_layers_have_the_kernel_of_the_choice():
+    """The CPU has one kernel beside the plain one, and calls it flash: it is compiled where flash may be used."""
+
+    def operations(order):
+        found = []
+
+        def look(graph, _inputs):
+            found.extend(str(node.target) for node in graph.graph.nodes)
+            return graph
+
+        torch._dynamo.reset()
+        model = GSLRM(MICRO)
+        layer = torch.compile(model.transformer_layers[0], backend=aot_autograd(fw_compiler=make_boxed_compiler(look)))
+        with AttentionChoice(order).applied():
+            layer(torch.rand(1, 10, 32), None).sum().backward()
+        return " ".join(found)
+
+    assert "flash_attention_for_cpu.default" in operations(("flash",))
+    assert "flash_attention_for_cpu_backward" in operations(("flash",))
+    assert "flash_attention" not in operations(("efficient",))
