@@ -1,7 +1,7 @@
 """How fast a GPU trains and runs a preset's network, beside what it can do at best.
 
     python benchmarks/train_gpu.py --json gpu.json
-    python benchmarks/train_gpu.py --sizes 512 --inputs 5 --recompute none selective all --memory-gb 12
+    python benchmarks/train_gpu.py --sizes 512 --inputs 5 --recompute all --rerender --memory-gb 12 --skip loading
     python benchmarks/train_gpu.py --device cpu --preset tiny --sizes 64 --steps 2
 
 A step is that of `FineTuning`, without Lightning. Options that take several values give a row for each combination.
@@ -14,7 +14,7 @@ import argparse
 import os
 from pathlib import Path
 
-from gpu.bench import BACKENDS, Bench
+from gpu.bench import Bench
 from gpu.inference import show_latency
 from gpu.loading import show_loading
 from gpu.rates import show_attention, show_rates
@@ -23,6 +23,15 @@ from gpu.verdicts import show_verdicts
 from measuring import machine
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
+from mousefacelift.models.attention import KERNELS
+
+TABLES = {
+    "matmul": show_rates,
+    "attention": show_attention,
+    "training": show_training,
+    "latency": show_latency,
+    "loading": show_loading,
+}
 
 
 def run(bench: Bench) -> None:
@@ -32,8 +41,11 @@ def run(bench: Bench) -> None:
     memory = f", limited to {options.memory_gb:g} GiB" if bench.cuda and options.memory_gb else ""
     report.say("machine", found, ", ".join(f"{name} {value}" for name, value in found.items()) + memory)
     report.say("options", {k: str(v) for k, v in vars(options).items()}, "")
-    for show in (show_rates, show_attention, show_training, show_latency, show_loading, show_verdicts):
-        show(bench)
+    for name, show in TABLES.items():
+        if name not in options.skip:
+            show(bench)
+            report.save(options.json)  # a run that is ended has what it measured so far
+    show_verdicts(bench)
     report.save(options.json)
 
 
@@ -67,7 +79,11 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     add("--compile", nargs="*", choices=list(switch), default=["off"], help="on, off or both; alone: on")
     add("--optimizer", nargs="+", choices=["adamw", "adamw8bit", "paged_adamw8bit"], default=["adamw"])
     add("--adapt", nargs="+", choices=["full", "heads", "last_n", "lora"], default=["full"])
-    add("--attention", nargs="+", choices=["default", *BACKENDS], default=["default"], help="default: torch's choice")
+    add(
+        "--attention", nargs="+", choices=["auto", *KERNELS, "default"], default=["auto"],
+        help="as train.attention; default: torch's own choice",
+    )  # fmt: skip
+    add("--skip", nargs="+", choices=list(TABLES), default=[], help="tables that are not wanted")
     add("--memory-gb", type=float, metavar="GIB", help="act as a card of this memory")
     add("--manifest", type=Path, help="manifest.json of shards to load; without it, synthetic shards are written")
     add("--container", nargs="+", choices=["h5", "tar"], default=["h5"])

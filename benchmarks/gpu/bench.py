@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
 from gpu.inputs import pixel_sized
 from measuring import Clock, Report, Row, chosen_device
@@ -17,17 +17,14 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt
+from mousefacelift.models.attention import KERNELS, choose_attention
 from mousefacelift.models.network import Network
-from mousefacelift.models.registry import network
+from mousefacelift.models.precision import set_cuda_precision
+from mousefacelift.models.registry import network, preset_config
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.stages.train import set_threads
 
 CONTEXT = 0.6  # GiB that CUDA, its libraries and kernels take, beside what torch allocates
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-}
 
 
 class Bench:
@@ -43,6 +40,8 @@ class Bench:
         self.report = Report()
         self.dtype = torch.bfloat16 if self.cuda else torch.float32
         self.peak: float | None = None  # FLOP/s
+        if self.cuda:
+            set_cuda_precision("bf16-mixed")
         if self.cuda and options.memory_gb:
             total = torch.cuda.get_device_properties(self.device).total_memory
             limit = (options.memory_gb - CONTEXT) * 2**30
@@ -76,9 +75,25 @@ class Bench:
             return nullcontext()
         return torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False)
 
-    def attend_by(self, name: str) -> AbstractContextManager[Any]:
-        """Compute attention by one backend alone, or by torch's choice."""
-        return nullcontext() if name == "default" else sdpa_kernel(BACKENDS[name])
+    def tokens(self, size: int, inputs: int) -> int:
+        """Tokens of a sample of which no patch is left out, the free ones included."""
+        config = preset_config(self.options.preset)
+        return int(config.free_gaussians + inputs * (size // config.patch) ** 2)
+
+    def attend_by(self, name: str, settings: Train, training: bool) -> tuple[AbstractContextManager[Any], str]:
+        """Compute attention as with this `train.attention`, or by torch's choice: the context, and the kernel's name."""
+        if name == "default":
+            return nullcontext(), ""
+        config = preset_config(self.options.preset)
+        tokens = self.tokens(settings.image_size, settings.num_input_views)
+        samples = settings.batch_size if training else 1
+        wanted: Any = name
+        choice = choose_attention(config, samples, tokens, self.dtype, self.device, wanted, training)
+        return choice.applied(), "".join(choice.order[:1])
+
+    def attend_alone(self, name: str) -> AbstractContextManager[Any]:
+        """Compute attention by one kernel and no other, or by torch's choice."""
+        return nullcontext() if name == "default" else sdpa_kernel(KERNELS[name])
 
 
 def attempt(measure: Callable[..., Row], *arguments: Any) -> Row:

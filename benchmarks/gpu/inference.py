@@ -21,7 +21,7 @@ def show_latency(bench: Bench) -> None:
         rows.append(row | attempt(latency, bench, size, inputs, attention))
     views = bench.options.views
     columns = {
-        "size": ("px", "d"), "inputs": ("inputs", "d"), "attention": ("attention", ""), "tokens": ("tokens", "d"),
+        "size": ("px", "d"), "inputs": ("inputs", "d"), "attention": ("attention", ""), "kernel": ("kernel", ""), "tokens": ("tokens", "d"),
         "gaussians": ("Gaussians", "d"), "model_ms": ("model ms", ".2f"), "model_spread_ms": ("± ms", ".2f"),
         "one_view_ms": ("1 view ms", ".2f"), "one_view_spread_ms": ("± ms", ".2f"),
         "all_views_ms": (f"{views} views ms", ".2f"), "all_views_spread_ms": ("± ms", ".2f"),
@@ -33,13 +33,15 @@ def show_latency(bench: Bench) -> None:
 
 def latency(bench: Bench, size: int, inputs: int, attention: str) -> Row:
     """Times of one sample."""
-    model = bench.model(bench.settings(size, inputs)).eval()
+    settings = bench.settings(size, inputs)
+    attention_context, kernel = bench.attend_by(attention, settings, training=False)
+    model = bench.model(settings).eval()
     batch = device_batch(bench.options.views, inputs, size, 1, bench.device)
     given = [batch[name][:, :inputs] for name in ("image", "c2w", "fxfycxcy")]
     w2c, fxfycxcy = batch["w2c"], batch["fxfycxcy"]
     repeat, warm_up = bench.options.steps, bench.options.warm_up
-    row: Row = {}
-    with torch.inference_mode(), bench.autocast(), bench.attend_by(attention):
+    row: Row = {"kernel": kernel}
+    with torch.inference_mode(), bench.autocast(), attention_context:
         gaussians = model(*given)
         measured = {
             "model": lambda: model(*given),

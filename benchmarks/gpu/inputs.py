@@ -51,18 +51,22 @@ def device_batch(views: int, inputs: int, size: int, samples: int, device: torch
     return floating({name: tensor.to(device) for name, tensor in batch.items()})
 
 
-def write_shards(folder: Path, views: int, size: int, samples: int, shards: int) -> Path:
-    """Write shards of `pictures` for training and return their manifest's path."""
+def write_shards(folder: Path, views: int, size: int, samples: int, shards: int, val: int = 0) -> Path:
+    """Write shards of `pictures` for training, and one of `val` samples for validation; return their manifest's path."""
     settings, names = Shard(), [f"{v + 1}" for v in range(views)]
     w2c, fxfycxcy = (tensor.double().numpy() for tensor in ring(views, size))
-    paths = [folder / "train" / f"disc-{n:04d}.h5" for n in range(shards)]
-    for n, path in enumerate(paths):
-        with ShardWriter(path.with_suffix(".tar"), path, samples, names, size, settings) as writer:
-            for i in range(n * samples, (n + 1) * samples):
+    counts = {folder / "train" / f"disc-{n:04d}.h5": samples for n in range(shards)}
+    if val:
+        counts[folder / "val" / "disc-0000.h5"] = val
+    first = 0
+    for path, count in counts.items():
+        with ShardWriter(path.with_suffix(".tar"), path, count, names, size, settings) as writer:
+            for i in range(first, first + count):
                 key = f"disc-{i:06d}"
                 images = list(pictures(views, size, i))
                 files = [f"{key}.cam{v}.{settings.tar_codec}" for v in range(views)]
                 meta = SampleMeta(id=key, frame=i, frames=opencv_cameras(w2c, fxfycxcy, size, files))
                 writer.add(meta, images, [encode_view(image, settings) for image in images])
-    write_manifest(paths, folder / "manifest.json")
+        first += count
+    write_manifest(list(counts), folder / "manifest.json")
     return folder / "manifest.json"

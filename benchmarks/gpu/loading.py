@@ -48,7 +48,8 @@ def loading(bench: Bench, manifest: Path, size: int, container: str) -> Row:
     )  # fmt: skip
     step = Step(bench.model(settings), settings, bench)
     shards = ShardData(data, settings)
-    with bench.attend_by(options.attention[0]):
+    attention, _ = bench.attend_by(options.attention[0], settings, training=True)
+    with attention:
         for loaded in shards.train_dataloader():
             batch = {name: tensor.to(bench.device, non_blocking=True) for name, tensor in loaded.items()}
             batch = shards.on_after_batch_transfer(batch, 0)

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend
 
-from gpu.bench import BACKENDS, Bench, attempt
+from gpu.bench import Bench, attempt
 from measuring import Row, summary
+from mousefacelift.models.attention import KERNELS
 from mousefacelift.models.gslrm import GSLRMConfig
 from mousefacelift.models.registry import preset_config
 
@@ -17,7 +18,7 @@ def show_rates(bench: Bench) -> None:
     """Table of matrix products at several sizes; rates of training are given as fractions of the best."""
     sides = (4096, 8192, 16384) if bench.cuda else (512, 1024)
     config = preset_config(bench.options.preset)
-    tokens = config.free_gaussians + max(bench.options.inputs) * (max(bench.options.sizes) // config.patch) ** 2
+    tokens = bench.tokens(max(bench.options.sizes), max(bench.options.inputs))
     shapes = [(side, side, side) for side in sides] + [(tokens, config.width, 4 * config.width)]
     rows = [{"m": m, "k": k, "n": n} | attempt(matmul, bench, m, k, n) for m, k, n in shapes]
     bench.peak = max((1e12 * row["tflop_per_s"] for row in rows if "tflop_per_s" in row), default=None)
@@ -44,8 +45,8 @@ def show_attention(bench: Bench) -> None:
     config = preset_config(bench.options.preset)
     rows = []
     for size, inputs in itertools.product(bench.options.sizes, bench.options.inputs):
-        tokens = config.free_gaussians + inputs * (size // config.patch) ** 2
-        for name in ("default", *BACKENDS):
+        tokens = bench.tokens(size, inputs)
+        for name in ("default", *KERNELS):
             row = {"backend": name, "size": size, "inputs": inputs, "tokens": tokens}
             rows.append(row | attempt(attention, bench, config, name, tokens))
     columns = {
@@ -72,7 +73,7 @@ def attention(bench: Bench, config: GSLRMConfig, name: str, tokens: int) -> Row:
     def forward() -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v)
 
-    with bench.attend_by(name):
+    with bench.attend_alone(name):
         out = forward()
         grad = torch.randn_like(out)
         there, spread = summary(bench.clock.times(forward, repeat, 2))

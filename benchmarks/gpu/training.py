@@ -37,12 +37,12 @@ def show_training(bench: Bench) -> None:
             "rerender": rerender, "compile": compiled, "attention": attention,
         }  # fmt: skip
         named = [adapted, optimizer, recompute] + ["rerender"] * rerender + ["compile"] * compiled
-        named += [attention] * (attention != "default")
+        named += [attention] * (attention != "auto")
         row["settings"] = " ".join(named)
         rows.append(row | attempt(training, bench, settings, attention))
     head = {"size": ("px", "d"), "inputs": ("inputs", "d"), "settings": ("settings", "")}
     columns = head | {
-        "tokens": ("tokens", "d"), "ms": ("step ms", ".1f"), "spread_ms": ("± ms", ".1f"),
+        "kernel": ("kernel", ""), "tokens": ("tokens", "d"), "ms": ("step ms", ".1f"), "spread_ms": ("± ms", ".1f"),
         "samples_per_s": ("samples/s", ".3f"), "tflop": ("TFLOP/step", ".4g"),
         "tflop_per_s": ("TFLOP/s", ".4g"), "mfu": ("of matmul", ".1%"),
         "allocated_gib": ("peak allocated GiB", ".2f"), "reserved_gib": ("reserved GiB", ".2f"),
@@ -59,10 +59,11 @@ def show_training(bench: Bench) -> None:
 def training(bench: Bench, settings: Train, attention: str) -> Row:
     """Time of a step, its parts, and its memory."""
     options = bench.options
+    context, kernel = bench.attend_by(attention, settings, training=True)
     model = bench.model(settings)
     batch = device_batch(options.views, settings.num_input_views, settings.image_size, options.batch_size, bench.device)
     step = Step(model, settings, bench)
-    with bench.attend_by(attention):
+    with context:
         for _ in range(options.warm_up):
             step(batch)
         bench.clock.wait()
@@ -75,7 +76,7 @@ def training(bench: Bench, settings: Train, attention: str) -> Row:
     middle, spread = summary(seconds)
     tflop = step_flop(model.config, step.tokens, settings) * options.batch_size / 1e12
     row = {
-        "tokens": step.tokens, "ms": 1e3 * middle, "spread_ms": 1e3 * spread, "tflop": tflop,
+        "kernel": kernel, "tokens": step.tokens, "ms": 1e3 * middle, "spread_ms": 1e3 * spread, "tflop": tflop,
         "samples_per_s": options.batch_size / middle, "tflop_per_s": tflop / middle,
         "mfu": tflop * 1e12 / middle / bench.peak if bench.peak else None,
     } | {f"{phase}_ms": 1e3 * part for phase, part in parts.items()}  # fmt: skip
@@ -108,6 +109,8 @@ class Step:
         settings = self.settings
         self.instants.append([])
         self._mark()
+        # As in `FineTuning`, before the forward pass, which then has the memory of the last step's gradients.
+        self.optimizer.zero_grad(set_to_none=True)
         with self.bench.autocast():
             rgb, alpha, gaussians = predict(self.model, batch, settings.rerender)
             self._mark()
@@ -121,7 +124,6 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm).item()
         self._mark()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         seen.tolist()
         self._mark()
 

@@ -12,12 +12,14 @@ import raster
 import train_gpu
 from gpu.bench import Bench, attempt
 from gpu.flop import model_flop, step_flop
-from gpu.training import PHASES
+from gpu.inputs import device_batch
+from gpu.training import PHASES, Step
 from gpu.verdicts import show_verdicts
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import adapt
+from mousefacelift.models.attention import AttentionChoice
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.registry import preset_config
 from scenes import ring
@@ -149,30 +151,111 @@ def test_a_gpu_that_is_asked_for_and_absent_is_an_error(script):
 
 
 @pytest.fixture
-def h100(monkeypatch):
-    """A bench as it would be after its measurements on an H100; they are put into its tables."""
+def card(monkeypatch):
+    """A bench as it would be after its measurements on a card; they are put into its tables."""
 
-    def bench(training, latency, *words):
+    def bench(training, latency, *words, name="NVIDIA H100 80GB HBM3"):
         found = Bench(train_gpu.parse(["--device", "cpu", "--threads", "1", *words]))
         monkeypatch.setattr(found, "cuda", True)
-        tables = {"machine": {"name": "NVIDIA H100 80GB HBM3"}, "training": training, "latency": latency}
-        found.report.tables.update(tables)
+        found.report.tables.update({"machine": {"name": name}, "training": training, "latency": latency})
         show_verdicts(found)
-        return [verdict["verdict"] for verdict in found.report.tables["verdicts"]]
+        return found.report.tables["verdicts"]
 
     return bench
 
 
-def test_verdicts_are_the_targets(h100):
-    row = {"size": 512, "inputs": 5, "settings": "full", "ms": 500.0}
-    there = {"size": 512, "inputs": 6}
-    good = [row | {"mfu": 0.41, "reserved_gib": 11.0}], [there | {"both_ms": 190.0}]
-    bad = [row | {"mfu": 0.39, "reserved_gib": 11.8}], [there | {"both_ms": 210.0}]
-    assert h100(*good) == ["met"] * 3
-    assert h100(*bad, "--memory-gb", "12") == ["not met"] * 3
-    assert h100(*bad)[2] == "not measured here", "without a limit torch reserves what it can get"
-    failed = [row | {"failed": "out of memory"}]
-    assert h100(failed, [], "--memory-gb", "12") == ["not measured here", "not measured here", "not met"]
+def words_of(verdicts):
+    return [verdict["verdict"] for verdict in verdicts]
+
+
+FULL = {"size": 512, "inputs": 5, "settings": "full", "adapt": "full", "optimizer": "adamw", "ms": 500.0}
+BOTH = {"size": 512, "inputs": 6}
+GOOD = [FULL | {"mfu": 0.46, "reserved_gib": 11.0}], [BOTH | {"both_ms": 145.0}]
+BAD = [FULL | {"mfu": 0.44, "reserved_gib": 11.8}], [BOTH | {"both_ms": 155.0}]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "NVIDIA H200"])
+def test_verdicts_are_the_targets(card, name):
+    assert words_of(card(*GOOD, name=name)) == ["met"] * 3
+    assert words_of(card(*BAD, "--memory-gb", "12", name=name)) == ["not met"] * 3
+    assert words_of(card(*BAD, name=name))[2] == "not measured here", "without a limit torch reserves what it can get"
+    failed = [FULL | {"failed": "out of memory"}]
+    found = words_of(card(failed, [], "--memory-gb", "12", name=name))
+    assert found == ["not measured here", "not measured here", "not met"]
+
+
+def test_another_card_gets_its_time_and_no_verdict_on_it(card):
+    latency, rate, memory = card(*BAD, name="NVIDIA A100-SXM4-80GB")
+    assert latency["verdict"] == "not measured here"
+    assert "no target for this card" in latency["found"] and "155.0 ms" in latency["found"]
+    assert rate["verdict"] == "not met", "a share of the card's own rate"
+    assert memory["verdict"] == "not measured here"
+
+
+def test_the_memory_target_is_of_training_all_weights(card):
+    lora = FULL | {"adapt": "lora", "reserved_gib": 5.0}
+    eight = FULL | {"optimizer": "adamw8bit", "reserved_gib": 7.0}
+    assert words_of(card([lora, eight], [], "--memory-gb", "12"))[2] == "not measured here"
+    out = FULL | {"failed": "out of memory"}
+    assert words_of(card([lora, eight, out], [], "--memory-gb", "12"))[2] == "not met"
+
+
+def test_a_step_that_could_not_be_made_for_want_of_a_package_is_no_verdict(card):
+    missing = card([FULL | {"failed": "gsplat is not installed"}], [], "--memory-gb", "12")[2]
+    assert (missing["verdict"], missing["found"]) == ("not measured here", "gsplat is not installed")
+
+
+def test_tables_that_are_not_wanted_are_left_out(micro, tmp_path):
+    path = tmp_path / "gpu.json"
+    skipped = ["matmul", "attention", "latency", "loading"]
+    train_gpu.main(train_gpu_words("--sizes", 32, "--inputs", 5, "--json", path, "--skip", *skipped))
+    found = json.loads(path.read_text())
+    assert found.keys() == {"machine", "options", "training", "verdicts"}
+    assert found["training"][0]["mfu"] is None, "the rate of the card was not measured"
+
+
+def test_a_run_that_is_ended_has_written_what_it_measured(micro, tmp_path, monkeypatch):
+    def end(_bench):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(train_gpu.TABLES, "latency", end)
+    path = tmp_path / "gpu.json"
+    with pytest.raises(KeyboardInterrupt):
+        train_gpu.main(train_gpu_words("--sizes", 32, "--inputs", 5, "--json", path, "--skip", "attention"))
+    assert json.loads(path.read_text())["training"]
+
+
+def test_the_forward_pass_of_a_step_holds_no_gradients_of_the_last(micro):
+    bench = Bench(train_gpu.parse(train_gpu_words("--sizes", 32, "--inputs", 5)))
+    settings = bench.settings(32, 5)
+    step, seen = Step(bench.model(settings), settings, bench), []
+    step.model.register_forward_pre_hook(lambda *_: seen.append(any(p.grad is not None for p in step.parameters)))
+    for _ in range(2):
+        step(device_batch(6, 5, 32, 1, bench.device))
+    assert seen == [False, False]
+    assert all(parameter.grad is not None for parameter in step.parameters)
+
+
+def test_steps_are_measured_with_the_kernel_that_training_would_choose(monkeypatch):
+    bench = Bench(train_gpu.parse(["--device", "cpu", "--threads", "1", "--batch-size", "2"]))
+    asked = []
+
+    def choose(config, *arguments):
+        asked.append((config, *arguments))
+        return AttentionChoice(("cudnn", "flash"))
+
+    monkeypatch.setattr("gpu.bench.choose_attention", choose)
+    settings = bench.settings(512, 5)
+    for training in (True, False):
+        context, kernel = bench.attend_by("auto", settings, training)
+        assert kernel == "cudnn"
+        with context:
+            assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+    device, config = torch.device("cpu"), preset_config("base")
+    assert asked == [
+        (config, 2, 20482, torch.float32, device, "auto", True),
+        (config, 1, 20482, torch.float32, device, "auto", False),
+    ]
 
 
 def test_rasterisers_are_measured_and_compared(tmp_path, capsys):

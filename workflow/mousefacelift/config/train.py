@@ -134,6 +134,10 @@ class Train(Section):
         False, description="each view is drawn again in the backward pass, so that only one is in memory at a time"
     )
     compile: bool = Field(False, description="torch.compile for the transformer's layers")
+    attention: Literal["auto", "flash", "cudnn", "efficient"] = Field(
+        "auto",
+        description="the attention kernel on a GPU; auto: the fastest for this run's tokens, measured at its start",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order and held-out views")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU where there is one")
     gpus: int = Field(1, ge=0, description="GPUs per node; 0: the job asks a cluster for none")

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.models.network import Network, Recompute
+from mousefacelift.models.precision import full_precision
 
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
 
@@ -69,7 +70,7 @@ def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[
         origins: [B, V, 1, 1, 3] the cameras' centres, world units, float32.
         directions: [B, V, H, W, 3] unit vectors in the world, float32.
     """
-    with torch.autocast(c2w.device.type, enabled=False):  # bf16 would move a ray by several pixels
+    with full_precision(c2w.device):  # bf16 would move a ray by several pixels, TF32 by a quarter of one
         c2w, fxfycxcy = c2w.float(), fxfycxcy.float()
         fx, fy, cx, cy = fxfycxcy[..., None, None, :].unbind(-1)
         col = torch.arange(width, device=c2w.device) + 0.5
@@ -277,7 +278,7 @@ class GSLRM(Network):
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
         for layer in self.transformer_layers:
             x = self._run_layer(layer, x, attend, self.recompute)
-        with torch.autocast(x.device.type, enabled=False):  # in bf16 a depth is rounded by 1e-3 world units
+        with full_precision(x.device):  # in bf16 or TF32 a depth is rounded by 1e-3 world units
             free, tokens = x.float().split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
             free_raw = self.gaussian_upsampler(free)
             pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Loss
+from mousefacelift.models.precision import full_precision
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -26,7 +27,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         [...], clamped to [0, 1]: rounding would give constant regions an SSIM above 1 and a negative loss.
     """
-    with torch.autocast(first.device.type, enabled=False):  # variances are small differences: in bf16 they are noise
+    with full_precision(first.device):  # variances are small differences: in bf16 or TF32 they are noise
         return _ssim(first.float(), second.float())
 
 
