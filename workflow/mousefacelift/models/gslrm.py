@@ -7,6 +7,7 @@ Shapes: B samples, V input views, H x W pixels, p the patch size, T = V*(H/p)*(W
 Conventions: OpenCV cameras, world units, pixel coordinates whose first centre is (0.5, 0.5).
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
-from mousefacelift.models.network import Network, Recompute
+from mousefacelift.models.network import Footprint, Network, Recompute
 from mousefacelift.models.precision import full_precision
 
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
@@ -236,6 +237,46 @@ class GSLRM(Network):
     def compile_layers(self) -> None:
         """Compile the layers at their first use; they share one compiled function."""
         self._run_layer = torch.compile(run_layer)
+
+    def footprint(self, samples: int, views: int, size: int, mixed: bool, recompute: Recompute) -> Footprint:
+        """As `Network.footprint`; docs/training.md derives the numbers. Blank patches are counted."""
+        config = self.config
+        pixels = samples * views * size**2
+        length = samples * (config.free_gaussians + views * (size // config.patch) ** 2)
+        gaussians = samples * config.free_gaussians + pixels
+        value = 2 if mixed else 4  # bytes of what autocast computes in bf16; normalised and added up is in fp32
+        stream, narrow = 4 * length * config.width, value * length * config.width
+        rank = next((len(down) for name, down in self.named_parameters() if name.endswith("lora_down")), 0)
+        trained = [layer for layer in self.transformer_layers if any(p.requires_grad for p in layer.parameters())]
+        first = list(self.transformer_layers).index(trained[0]) if trained else config.layers
+        layers = config.layers - first  # the backward pass ends at the first one that is trained
+
+        # Kept of a layer. Attention: normalised input, q, k, v, output. MLP: normalised input, both sides of GELU.
+        sums = 4 * length * config.width // config.head_width  # logarithm of attention's denominators
+        layer = 2 * stream + 14 * narrow + sums + 16 * length + 4 * value * length * rank
+        copies = 2 * sum(p.numel() for p in self.transformer_layers[-1].parameters() if p.ndim == 2) if mixed else 0
+        kept = {"none": layer, "selective": stream + narrow + sums, "all": stream}[recompute]
+        # Gradients: of the stream, of the MLP's output and hidden values, and of its matrix. A frozen matrix has none, and
+        # its low-rank update passes on a gradient of the hidden values, too.
+        gradients = stream + (8 * narrow if rank else (4 + mixed) * narrow + 4 * value * config.width**2)
+        copied = 1 if not rank else 2  # the outputs of a matrix and of its update, before they are added up
+        whole = recompute == "none" and layers > 0
+        embedder = self.patch_embedder[1].weight.requires_grad
+        embedded = stream + 9 * value * pixels if embedder else 0
+        # Images, pixels, patches and rays are variables of `forward`; in fp32 the embedder keeps the patches themselves.
+        local = (72 if embedder and not mixed else 108) * pixels
+        return Footprint(
+            gaussians=gaussians // samples,
+            copies=layers * copies if whole else 0,
+            kept=embedded + layers * kept,
+            heads=2 * stream + 124 * gaussians,
+            forward=local + 24 * pixels + (stream + copied * narrow if whole else 3 * stream + 8 * copied * narrow),
+            forward_heads=local + 56 * gaussians,
+            backward_layer=gradients + (0 if whole else layer - kept + copies) if layers else 0,
+            first_layer=embedded + (kept + (copies if whole else 0) if layers else 0),
+            backward_end=embedded + (3 * stream + 9 * narrow + sums + copies // 3 if layers else 0),
+            start=(math.exp(config.scale_bias), 1 / (1 + math.exp(-config.opacity_bias))),
+        )
 
     def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
         """Reconstruct B samples.

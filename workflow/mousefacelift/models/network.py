@@ -1,5 +1,6 @@
 """What every network offers to the code that trains, stores and runs it."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -7,6 +8,36 @@ from torch import Tensor, nn
 from mousefacelift.models.gaussians import Gaussians
 
 Recompute = Literal["none", "selective", "all"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """GPU memory of a network's forward and backward pass on one part of a batch, in bytes, without its parameters.
+
+    Attributes:
+        gaussians: N, the Gaussians of one sample.
+        copies: weights in bf16 that the layers keep for the backward pass.
+        kept: activations that the layers and what comes before them keep for the backward pass.
+        heads: activations that the heads keep, with the last layer's output, and the raw Gaussians.
+        forward: what a layer's forward pass needs on top of `kept`, for a moment.
+        forward_heads: what the heads' forward pass needs on top of `kept` and `heads`, for a moment.
+        backward_layer: what a layer's backward pass needs on top of `kept`, with what it computes again, before any
+            gradient of the layer's parameters is there.
+        first_layer: the share of `kept` and `copies` that is left when the backward pass comes to the first layer.
+        backward_end: what the first layer's backward pass needs in all when most of its gradients are there.
+        start: standard deviation in world units and opacity of a Gaussian of random weights.
+    """
+
+    gaussians: int
+    copies: int
+    kept: int
+    heads: int
+    forward: int
+    forward_heads: int
+    backward_layer: int
+    first_layer: int
+    backward_end: int
+    start: tuple[float, float]
 
 
 class Network(nn.Module):
@@ -34,6 +65,18 @@ class Network(nn.Module):
 
     def compile_layers(self) -> None:
         """Compile the layers at their first use; changes speed only."""
+        raise NotImplementedError
+
+    def footprint(self, samples: int, views: int, size: int, mixed: bool, recompute: Recompute) -> Footprint:
+        """Forecast the memory of a training step on a GPU; the parameters may be on the meta device.
+
+        Args:
+            samples: B.
+            views: input views V.
+            size: S of images of S x S px.
+            mixed: under autocast to bf16, as `precision: bf16-mixed`.
+            recompute: as the attribute.
+        """
         raise NotImplementedError
 
     def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:

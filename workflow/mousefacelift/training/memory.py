@@ -1,0 +1,262 @@
+"""A forecast of the GPU memory that a training run needs, by part. docs/training.md, "Memory", derives the numbers.
+
+All sizes are in bytes. Symbols: B samples that are computed at a time, V views of S x S px, N Gaussians of a sample.
+"""
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mousefacelift.config.presets import PRESETS
+from mousefacelift.config.train import Loss, Train
+from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
+from mousefacelift.models.adapt import adapt, trainable
+from mousefacelift.models.network import Footprint, Network, Recompute
+from mousefacelift.models.registry import build_model
+from mousefacelift.training.losses import SSIM_WINDOW
+
+GIB = 2**30
+CONTEXT = int(0.6 * GIB)  # CUDA's context, the kernels, and the workspace of cuBLAS
+MARGIN = 0.1  # of the free memory, for what torch's allocator holds between blocks
+BLOCK = 256  # values that share a scale in 8-bit AdamW
+TILE = 16  # px, of gsplat
+RADIUS = 3.33  # standard deviations at which gsplat cuts a Gaussian off
+LOW_PASS = 0.3  # px^2, added to a projected variance
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The memory of a run at the moments of a step that may need most: moment -> part -> bytes."""
+
+    moments: dict[str, dict[str, int]]
+
+    @property
+    def peak(self) -> str:
+        """The moment that needs most."""
+        return max(self.moments, key=lambda moment: sum(self.moments[moment].values()))
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts at the peak."""
+        return self.moments[self.peak]
+
+    @property
+    def bytes(self) -> int:
+        """The sum at the peak."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Memory of drawing, by gsplat 1.5.3 with packed=False: kept for the backward pass, and needed for a moment."""
+
+    kept: int
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Memory of the drawn views and the losses on them: kept for the backward pass, and needed for a moment."""
+
+    kept: int
+    forward: int
+    backward: int
+
+
+def forecast(settings: Train, views: int) -> Forecast:
+    """Forecast the memory of a step, the optimiser's states being there, and of a validation.
+
+    Args:
+        settings: of the run, in which `auto` is resolved.
+        views: views V of a sample, inputs and held out.
+    """
+    model = _skeleton(settings.preset, settings.adapt, settings.last_n, settings.lora.rank)
+    samples = settings.batch_size // (settings.processes * settings.accumulate)
+    size, mixed = settings.image_size, settings.precision == "bf16-mixed"
+    recompute: Recompute = settings.recompute  # type: ignore[assignment]  # auto was resolved
+    net = model.footprint(samples, settings.num_input_views, size, mixed, recompute)
+    drawing = draw(net, settings, samples, views)
+    images = image_terms(settings.loss, samples * views, size)
+    fixed = _fixed(model, settings, samples * views * size**2)
+    after_heads, after_layers, gradients = _gradients(model, settings)
+    # Buckets of ddp and the sums of several parts of a batch are there all the time.
+    before = 0
+    if settings.accumulate > 1 or _buckets(settings):
+        before = after_heads = after_layers = gradients
+
+    def moment(grads: int, activations: int, copies: int = 0, **parts: int) -> dict[str, int]:
+        listed = {"gradients": grads, "activations": activations, "weights in bf16": copies} | parts
+        return {name: value for name, value in (fixed | listed).items() if value}
+
+    trunk, seen = net.kept, {"heads": net.heads, "drawing": drawing.kept}
+    return Forecast(
+        {
+            "forward, layers": moment(before, trunk + net.forward, net.copies),
+            "forward, heads": moment(before, trunk, net.copies, heads=net.heads + net.forward_heads),
+            "forward, drawing": moment(before, trunk, net.copies, heads=net.heads, drawing=drawing.kept + drawing.forward),
+            "forward, loss": moment(before, trunk, net.copies, **seen, images=images.kept + images.forward),
+            "backward, loss": moment(before, trunk, net.copies, **seen, images=images.kept + images.backward),
+            "backward, drawing": moment(
+                before, trunk, net.copies, heads=net.heads, drawing=drawing.kept + drawing.backward
+            ),
+            "backward, last layer": moment(after_heads, trunk + net.backward_layer, net.copies),
+            "backward, first layer": moment(after_layers, net.first_layer + net.backward_layer),
+            "backward, end": moment(gradients, net.backward_end),
+            "optimiser": moment(gradients, 0),
+            "validation": _validation(model, settings, views, fixed | {"gradients": gradients}),
+        }
+    )  # fmt: skip
+
+
+def fitting_recompute(settings: Train, views: int, free_bytes: int) -> Recompute:
+    """What `train.recompute: auto` stands for on a GPU: the fastest choice that fits in its memory.
+
+    Args:
+        settings: of the run; `precision` is resolved.
+        views: views V of a sample, as in the manifest.
+        free_bytes: free memory of the GPU, after the CUDA context was made (`torch.cuda.mem_get_info`).
+
+    Returns:
+        The first of "none", "selective" and "all" that leaves a tenth of the memory free, or "all"; "none" for a preset
+        that recomputes nothing.
+    """
+    if PRESETS[settings.preset].recompute == "none":
+        return "none"
+    choices: tuple[Recompute, ...] = ("none", "selective")
+    for recompute in choices:
+        if fits(forecast(settings.model_copy(update={"recompute": recompute}), views), free_bytes):
+            return recompute
+    return "all"
+
+
+def fits(found: Forecast, free_bytes: int) -> bool:
+    """Whether a run fits into memory that is free beside its CUDA context, with a margin."""
+    return found.bytes - CONTEXT <= (1 - MARGIN) * free_bytes
+
+
+@functools.lru_cache(8)
+def _skeleton(preset: str, kind: str, last_n: int, rank: int) -> Network:
+    """The adapted model without values."""
+    with torch.device("meta"):
+        model = build_model(preset)
+        adapt(model, Train.model_validate({"preset": preset, "adapt": kind, "last_n": last_n, "lora": {"rank": rank}}))
+    return model
+
+
+def tiles(net: Footprint, settings: Train) -> float:
+    """Tiles of gsplat that a Gaussian touches in a view, about.
+
+    Gaussians of random weights have the network's own size; trained ones are taken to be a pixel wide. All of them are
+    counted, though a trained model hides those of the background.
+    """
+    size = settings.image_size
+    pixel = MEAN_CAMERA_DISTANCE / (FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE)  # world units
+    width, opacity = net.start if settings.init is None else (pixel, 1.0)
+    reach = min(RADIUS, math.sqrt(2 * math.log(max(255 * opacity, 1))))
+    radius = math.ceil(reach * math.sqrt((width / pixel) ** 2 + LOW_PASS))
+    return float(min((1 + 2 * radius / TILE) ** 2, math.ceil(size / TILE) ** 2))
+
+
+def draw(net: Footprint, settings: Train, samples: int, views: int) -> Drawing:
+    """The memory of drawing: of `rasterization` of gsplat 1.5.3, and of what activates the Gaussians before it.
+
+    Args:
+        net: of the network.
+        settings: image_size, init and rerender are used.
+        samples: B.
+        views: views V that are drawn of a sample.
+    """
+    count, pixels = net.gaussians, settings.image_size**2
+    together = 1 if settings.rerender else views
+    rows, pairs = together * count, int(together * count * tiles(net, settings))
+    # Per row: radii, means2d, conics, colours, opacity; per pair its row; per pixel opacity and last Gaussian.
+    call = 44 * rows + 4 * pairs + 8 * together * pixels
+    # Per row: depth, number of tiles and their sum; per pair: key and row before the sort, and the key after it.
+    binning = 16 * rows + 20 * pairs
+    back = 40 * rows + 56 * count + 16 * together * pixels
+    scene = 64 * samples * count
+    if not settings.rerender:
+        return Drawing(scene + samples * call, binning, back)
+    # One view at a time, drawn again in the backward pass; the gradients of the views are added up.
+    return Drawing(scene, call + binning + 16 * views * pixels, call + max(binning, back + 56 * count))
+
+
+def image_terms(loss: Loss, views: int, size: int) -> Images:
+    """The memory of the drawn views, the losses and the step's statistics.
+
+    Args:
+        loss: its terms; what LPIPS needs is not known.
+        views: of all samples.
+        size: S of views of S x S px.
+    """
+    pixels = views * size**2
+    # The error of three channels, and a mask for each mean.
+    kept = 12 + 4 * sum(weight > 0 for weight in (loss.masked_l2, loss.background, loss.alpha))
+    if not loss.ssim:
+        return Images(kept * pixels, 40 * pixels, 36 * pixels)
+    # Both images, five products of them, blurred along rows, and along columns with seven maps made of them.
+    inner = (size - SSIM_WINDOW + 1) / size
+    kept += math.ceil(84 + 60 * inner + 144 * inner**2)
+    return Images(kept * pixels, 40 * pixels, 180 * pixels)
+
+
+def _fixed(model: Network, settings: Train, pixels: int) -> dict[str, int]:
+    """What is there all the time."""
+    changed = list(trainable(model).values())
+    states = 8.0
+    if settings.optimizer != "adamw":
+        states = 2 + 8 / BLOCK
+    shares = _shares(settings)
+    whole = 0
+    if shares > 1:  # two layers at a time are gathered, and what is outside of the layers
+        layers = [_bytes(layer.parameters()) for layer in model.transformer_layers]
+        whole = _bytes(model.parameters()) - sum(layers) + 2 * max(layers)
+    tone = settings.brightness > 0 or settings.contrast > 0
+    return {
+        "parameters": _bytes(model.parameters()) // shares + whole,
+        "optimiser": int(states * _bytes(changed) / 4) // shares,
+        "averages": _bytes(changed) // shares if settings.ema is not None else 0,
+        "batch": (28 if tone else 16) * pixels,
+        "CUDA": CONTEXT,
+    }
+
+
+def _gradients(model: Network, settings: Train) -> tuple[int, int, int]:
+    """The gradients after the backward pass of the heads, of the layers but the first one that is trained, and of all.
+
+    With fsdp a share of them, and the whole of one layer's.
+    """
+    heads = _bytes(p for name, p in trainable(model).items() if name.split(".")[0] in model.parts["heads"])
+    layers = [_bytes(trainable(layer).values()) for layer in model.transformer_layers]
+    layers = [size for size in layers if size]
+    found = heads, heads + sum(layers[1:]), _bytes(trainable(model).values())
+    if (shares := _shares(settings)) == 1:
+        return found
+    return tuple(size // shares + max(layers) for size in found)  # type: ignore[return-value]
+
+
+def _validation(model: Network, settings: Train, views: int, fixed: dict[str, int]) -> dict[str, int]:
+    """One sample without gradients of its own, while those of the last step are still there; all views at once."""
+    size, mixed = settings.image_size, settings.precision == "bf16-mixed"
+    net = model.footprint(1, settings.num_input_views, size, mixed, "all")
+    drawing = draw(net, settings.model_copy(update={"rerender": False}), 1, views)
+    network = max(net.forward, net.heads + net.forward_heads)
+    drawn = net.heads + drawing.kept + drawing.forward
+    return fixed | ({"activations": network} if network > drawn else {"heads": net.heads, "drawing": drawn - net.heads})
+
+
+def _shares(settings: Train) -> int:
+    return settings.processes if settings.strategy == "fsdp" else 1
+
+
+def _buckets(settings: Train) -> bool:
+    return settings.processes > 1 and settings.strategy == "ddp"
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(4 * tensor.numel() for tensor in tensors)
