@@ -1,6 +1,5 @@
 """Shards behind a real web server train as local ones do."""
 
-import csv
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from mousefacelift.stages.evaluate import evaluate
 from mousefacelift.stages.train import train
 from support.balls import write_shards
 from support.presets import preset_of
+from support.tables import metrics_of
 
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
@@ -74,11 +74,9 @@ def site(shards, tmp_path_factory):
 
 
 def run(manifest, folder, settings=SETTINGS):
-    """Train; the weights' bytes and the rows of metrics without the clock."""
+    """Train; the weights' bytes and the rows of metrics."""
     train(manifest, folder / "out", folder / "checkpoints", settings, threads=1)
-    with (folder / "out" / "metrics.csv").open() as file:
-        rows = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-    return (folder / "out" / "model.safetensors").read_bytes(), rows
+    return (folder / "out" / "model.safetensors").read_bytes(), metrics_of(folder / "out")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -54,6 +54,10 @@ class Run:
         return (self.folder / "out" / "model.safetensors").read_bytes()
 
     @property
+    def best(self):
+        return (self.folder / "out" / "best.safetensors").read_bytes()
+
+    @property
     def rows(self):
         return metrics_of(self.folder / "out")
 
@@ -128,13 +132,17 @@ def kill_in_validation(step):
     FineTuning.validation_step = validation_step
 
 
-def kill_while_writing_checkpoint(number):
+def kill_while_writing_best(number):
+    kill_while_writing_checkpoint(number, "best")
+
+
+def kill_while_writing_checkpoint(number, name="last"):
     original, written = torch.save, []
 
     def save(state, path):
-        written.append(path)
+        written.extend([path] * (name in path.name))
         original(state, path)
-        if len(written) == number:
+        if name in path.name and len(written) == number:
             os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -149,10 +157,12 @@ def kill_while_writing_checkpoint(number):
         (kill_in_validation, 12, 8),
         (kill_while_writing_checkpoint, 2, 4),
         (kill_while_writing_checkpoint, 3, 8),
+        (kill_while_writing_best, 1, 4),
+        (kill_in_step, 8, 4),  # best.ckpt is of step 6, which the last checkpoint does not know
     ],
 )
 def test_a_killed_run_ends_like_an_undisturbed_one(run, undisturbed, capsys, arrange, moment, resumes_after):
-    """Same weights, bit for bit, and the same rows of metrics, none lost and none twice."""
+    """Same weights, bit for bit, last and best, and the same rows of metrics, none lost and none twice."""
 
     def child():
         arrange(moment)
@@ -167,7 +177,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(run, undisturbed, capsys, arr
         assert run.checkpoint["step"] == resumes_after
     run.train()
     assert ("continuing after step" in capsys.readouterr().err) == bool(resumes_after)
-    assert run.weights == undisturbed.weights
+    assert run.weights == undisturbed.weights and run.best == undisturbed.best
     assert run.rows == undisturbed.rows
 
 

@@ -1,6 +1,8 @@
-"""Tables that the stages write, read without the package."""
+"""Tables that the stages write, read without the package's readers."""
 
 import csv
+
+from mousefacelift.training.clock import MACHINE_COLUMNS
 
 
 def rows_of(path):
@@ -10,5 +12,5 @@ def rows_of(path):
 
 
 def metrics_of(folder):
-    """The rows of a training run's metrics.csv but for `seconds`, which no two runs share."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(folder / "metrics.csv")]
+    """The rows of a training run's metrics.csv but for what tells of the machine, which no two runs share."""
+    return [{k: v for k, v in row.items() if k not in MACHINE_COLUMNS} for row in rows_of(folder / "metrics.csv")]

@@ -153,6 +153,14 @@ class Train(Section):
     )
     val_every: int = Field(500, ge=1, description="steps between validations")
     log_every: int = Field(10, ge=1, description="steps between rows of metrics.csv")
+    wandb: str | None = Field(
+        None,
+        min_length=1,
+        description="project on Weights & Biases to log to, too; null: none",
+        exclude_if=lambda project: (
+            project is None
+        ),  # or every run's settings would differ from those of an older version
+    )
 
     @field_validator("preset")
     @classmethod

@@ -19,16 +19,20 @@ from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import save_weights
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import read_manifest
-from mousefacelift.training.checkpoints import finished_model, keep_good
+from mousefacelift.training.checkpoints import best_validation, finished_model, keep_good, same_file
+from mousefacelift.training.clock import MACHINE_COLUMNS
 from mousefacelift.training.curves import write_curves
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch
 from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.loggers import require_wandb
 from mousefacelift.training.machine import choose_accelerator, rank, set_threads, without_auto
 from mousefacelift.training.metrics_table import MetricsTable
 from mousefacelift.training.preflight import preflight, report
 from mousefacelift.training.runs import identity, initial_model, run_record
 from mousefacelift.training.trainer import fit
+
+PRIMARY_COLUMN = f"val_{PRIMARY}"  # of metrics.csv
 
 
 def train(
@@ -36,7 +40,8 @@ def train(
 ) -> None:
     """Fine-tune on the train split of shards.
 
-    Writes model.safetensors, metrics.csv, curves.png and config.yaml. A rerun continues after the last complete
+    Writes model.safetensors, metrics.csv, curves.png and config.yaml, and best.safetensors if something was validated.
+    metrics.csv grows with the run. A rerun continues after the last complete
     checkpoint. A second process with the same settings and data waits for the first one's lock.
 
     Args:
@@ -52,6 +57,7 @@ def train(
         AlarmError: when the run has failed.
         TerminatedError: after a SIGTERM or Ctrl-C.
     """
+    require_wandb(settings.wandb)
     number, device = 0 if check else rank(settings), choose_accelerator(settings)
     settings = without_auto(settings, device)
     data = read_manifest(manifest)
@@ -84,25 +90,45 @@ def train(
 
 def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Path, out_dir: Path, device: str) -> None:
     """Train and write the results. If the run fails, write the metrics and curves that show why."""
-    settings, table = module.settings, MetricsTable(_columns(module))
+    settings, metrics = module.settings, out_dir / "metrics.csv"
+    table = MetricsTable(_columns(module), metrics)
     title = f"{settings.run}: {settings.preset}, {settings.steps} steps of {settings.batch_size} samples"
     with locked(checkpoint.with_name("lock"), "another process trains this very run"):
         _note_other_runs(checkpoint)
         try:
             fit(module, table, checkpoint, out_dir, device)
         except AlarmError as alarm:
+            for name in ("metrics.csv", "best.safetensors"):  # the latter is of an earlier run
+                (out_dir / name).unlink(missing_ok=True)
             table.write(out_dir / "metrics-failed.csv")
             _write_curves(table, out_dir / "curves-failed.png", f"{title}: stopped at step {module.step}")
             kept = _keep_good(checkpoint, settings)
             raise AlarmError(f"{alarm}. See {out_dir / 'curves-failed.png'}. {kept}") from None
         # From the checkpoint, whether this process has just written it or finds the run finished.
         save_weights(finished_model(checkpoint, settings), out_dir / "model.safetensors")
+        _write_best(checkpoint, settings, table, out_dir)
         for name in ("metrics-failed.csv", "curves-failed.png"):
             (out_dir / name).unlink(missing_ok=True)
         _write_curves(table, out_dir / "curves.png", title)
         with atomic(out_dir / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
-        table.write(out_dir / "metrics.csv")
+        table.write(metrics)
+
+
+def _write_best(checkpoint: Path, settings: Train, table: MetricsTable, out_dir: Path) -> None:
+    """Write best.safetensors, the weights with the best validation, and say which they are."""
+    path, best = out_dir / "best.safetensors", best_validation(checkpoint)
+    if best is None:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return
+    last = table.rows.get(settings.steps, {}).get(PRIMARY_COLUMN)
+    if (best.step, best.value) == (settings.steps, last):
+        same_file(out_dir / "model.safetensors", path)
+    else:
+        save_weights(finished_model(best.path, settings), path)
+    primary = METRICS[PRIMARY]
+    value = f"{primary.text(best.value)} {primary.unit}".rstrip()
+    print(f"best validation: {primary.label} {value} after step {best.step} ({path})", file=sys.stderr, flush=True)
 
 
 def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:
@@ -110,14 +136,14 @@ def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:
     if settings.compile:
         model.compile_layers()
     measures = {column: metric.measure for column, metric in validation_metrics().items()}
-    return FineTuning(model, settings, shards, Watch(settings.guards), measures)
+    return FineTuning(model, settings, shards, Watch(settings.guards), measures, PRIMARY_COLUMN)
 
 
 def _columns(module: FineTuning) -> list[str]:
     """The columns of metrics.csv."""
     terms = [name for name, weight in module.settings.loss.model_dump().items() if weight]
     validation = list(validation_metrics()) if len(module.data.val) else []
-    return ["step", "loss", *terms, "lr", "grad_norm", "skipped", *STATISTICS, *validation, "seconds"]
+    return ["step", "loss", *terms, "lr", "grad_norm", "skipped", *STATISTICS, *validation, *MACHINE_COLUMNS]
 
 
 def _note_other_runs(checkpoint: Path) -> None:

@@ -1,9 +1,11 @@
 """The checkpoints of a training run: written while it runs, read when it continues or ends, locked in between."""
 
+import math
 import os
 import shutil
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from mousefacelift.training.runs import initial_model
 class Checkpoints(Callback):
     """Writes last.ckpt, always complete: weights, optimiser state and metrics as plain tensors and numbers.
 
-    good.ckpt beside it is the last checkpoint at which nothing looked like a failure. A cluster sends SIGTERM before it
+    good.ckpt beside it is the last checkpoint at which nothing looked like a failure. best.ckpt holds the weights with the
+    best validation by the module's `primary` metric. best.ckpt alone says which is the best so far.
+    So a run that was killed may know a better one than its last checkpoint does, and keeps it. A cluster sends SIGTERM before it
     takes a job's machine away. On SIGTERM and on Ctrl-C the step is finished, the checkpoint is written and
     TerminatedError is raised.
     """
@@ -58,6 +62,18 @@ class Checkpoints(Callback):
                 self.write(module, unvalidated=True)
             self._terminate(module)
 
+    # Before the module's own hook, which puts the averages away: the weights in place are those that were validated.
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Keep the weights that were validated, if none before them were as good."""
+        assert isinstance(module, FineTuning)
+        self.table.save()
+        value = module.validated.get(module.primary, math.nan)
+        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_best(value)):
+            # `averages` as in other checkpoints: these weights are the averages, if there are any.
+            state = {"step": module.step, "value": value, "model": module.trained(), "averages": {}}
+            if trainer.is_global_zero:
+                _save(state, self.path.with_name("best.ckpt"))
+
     # Before the next step, not after this one: by then the validation that belongs to this step has been logged.
     def on_train_batch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
         """Write a checkpoint where one is due."""
@@ -82,23 +98,20 @@ class Checkpoints(Callback):
         state = module.snapshot() | {"rows": self.table.rows, "unvalidated": unvalidated}
         if not module.trainer.is_global_zero:
             return
-        with atomic(self.path) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:  # what torch raises for a full disk
-                raise UserError(f"{self.path}: the checkpoint cannot be written ({error}); is the disk full?") from None
+        _save(state, self.path)
         if module.watch.clear:
-            with atomic(self.path.with_name("good.ckpt")) as temporary:
-                try:
-                    os.link(self.path, temporary)  # the same file: `last` is replaced, never changed
-                except OSError:  # a file system without links
-                    shutil.copyfile(self.path, temporary)
+            same_file(self.path, self.path.with_name("good.ckpt"))
+        self.table.save()
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Restore the signals' handlers, also after an error."""
         for each, handler in self._before.items():
             signal.signal(each, handler)
         self._before.clear()
+
+    def _is_best(self, value: float) -> bool:
+        best = best_validation(self.path)
+        return not math.isnan(value) and (best is None or value > best.value)
 
     def _terminate(self, module: FineTuning) -> None:
         # The signal may have reached another of the processes.
@@ -123,6 +136,40 @@ class Checkpoints(Callback):
         for each in (signal.SIGTERM, signal.SIGINT):
             self._before.setdefault(each, signal.getsignal(each))
             signal.signal(each, note)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation of a run: the step after which it was made, its value of the primary metric, the weights' file."""
+
+    step: int
+    value: float
+    path: Path
+
+
+def best_validation(checkpoint: Path) -> Best | None:
+    """The best validation so far of the run with this last.ckpt, None before the first. Its weights are not read.
+
+    Raises:
+        UserError: for a best.ckpt that is damaged.
+    """
+    path = checkpoint.with_name("best.ckpt")
+    if not path.exists():
+        return None
+    state = _read(path, "delete it", mmap=True)
+    try:
+        return Best(int(state["step"]), float(state["value"]), path)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _foreign(path, error) from None
+
+
+def same_file(source: Path, target: Path) -> None:
+    """Give a file, which is replaced but never changed, a second name. Where links are not possible, copy it."""
+    with atomic(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def resume(module: FineTuning, table: MetricsTable, path: Path) -> bool:
@@ -183,16 +230,30 @@ def keep_good(checkpoint: Path, settings: Train) -> str:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content. Only plain tensors and numbers are read from it, never code."""
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Replace a checkpoint. Raises UserError if there is no room for it."""
+    with atomic(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # what torch raises for a full disk
+            raise UserError(f"{path}: the checkpoint cannot be written ({error}); is the disk full?") from None
+
+
+def _read(
+    path: Path,
+    remedy: str = "replace it by the good.ckpt beside it, if there is one, or delete it to start over",
+    mmap: bool = False,
+) -> dict[str, Any]:
+    """A checkpoint's content. Only plain tensors and numbers are read from it, never code.
+
+    mmap: read a tensor when it is used.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (OSError, MemoryError):
         raise  # the file may be sound
     except Exception as error:  # torch.load has no error of its own for a damaged file
-        raise UserError(
-            f"{path}: damaged checkpoint ({error}); replace it by the good.ckpt beside it, if there is one, or delete it to start over"
-        ) from None
+        raise UserError(f"{path}: damaged checkpoint ({error}); {remedy}") from None
     return state if isinstance(state, dict) else {}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from mousefacelift.config.train import Train
 from mousefacelift.models.adapt import build_optimizer, trainable
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
+from mousefacelift.training.clock import StepClock
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.losses import image_loss, open_lpips
+from mousefacelift.training.pictures import log_picture, pictured, strip
 
 SKIP_FACTOR = (
     20  # a step whose gradient norm exceeds clip_norm this many times is skipped: clipping keeps its direction
@@ -53,11 +56,22 @@ def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Ten
         alpha [B, V, S, S] in [0, 1].
         The Gaussians.
     """
+    gaussians = reconstruct(model, batch)
+    return *draw(gaussians, batch, rerender), gaussians
+
+
+def reconstruct(model: nn.Module, batch: Batch) -> Gaussians:
+    """The Gaussians that the model makes of the batch's input views; arguments as of `predict`."""
     rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
     image, c2w, fxfycxcy = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy"))
-    size = image.shape[-1]
-    gaussians = model(image, c2w, fxfycxcy)
-    return *render(gaussians, batch["w2c"], batch["fxfycxcy"], size, size, rerender), gaussians
+    gaussians: Gaussians = model(image, c2w, fxfycxcy)
+    return gaussians
+
+
+def draw(gaussians: Gaussians, batch: Batch, rerender: bool = False) -> tuple[Tensor, Tensor]:
+    """Colour and opacity of all of the batch's views; arguments and results as of `predict`."""
+    size = batch["image"].shape[-1]
+    return render(gaussians, batch["w2c"], batch["fxfycxcy"], size, size, rerender)
 
 
 class FineTuning(lightning.LightningModule):
@@ -65,10 +79,15 @@ class FineTuning(lightning.LightningModule):
 
     For Lightning an epoch is the stretch up to the next validation, and a batch one of `accumulate` parts of a step.
     `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
-    `measures` are the metrics of held-out views, by their columns in metrics.csv.
+    `measures` are the metrics of held-out views, by their columns in metrics.csv, the higher the better. `validated` are
+    their means of the last validation. `primary` is the one by which a validation is the best.
+
+    The host waits for the device once per step, in `configure_gradient_clipping`: all numbers of a step are read there.
     """
 
-    def __init__(self, model: Network, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure]):
+    def __init__(
+        self, model: Network, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure], primary: str
+    ):
         super().__init__()
         self.model, self.settings, self.data, self.watch, self.measures = model, settings, data, watch, measures
         self.skipped = 0
@@ -78,11 +97,14 @@ class FineTuning(lightning.LightningModule):
         self.between_steps = True
         self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
         self.averages: dict[str, Tensor] | None = None  # of the parameters that are trained, if `ema` is set
+        self.primary = primary
+        self.validated: dict[str, float] = {}
+        self.clock = StepClock(torch.device("cpu"))
         self._parts: list[Tensor] = []
         self._terms: list[str] = []
-        self._grad_norm = math.nan
         self._skip = False
         self._validation: dict[int, list[list[float]]] = {}
+        self._strips: dict[int, np.ndarray] = {}
         # In a tuple, so that it is no part of the model.
         self._lpips = (open_lpips(),) if settings.loss.lpips else (None,)
         self._sharded = False
@@ -125,14 +147,20 @@ class FineTuning(lightning.LightningModule):
     def on_fit_start(self) -> None:
         """Set up on the device. Raises UserError if the processes do not begin at the same step."""
         self._prepare()
+        self.clock = StepClock(self.device)
         if self.trainer.world_size > 1:
             steps: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(steps, self.step)
             if len(set(steps)) > 1:  # another run was writing this one's checkpoint
                 raise UserError(f"the processes would begin at different steps ({steps}): start again")
 
+    def on_train_epoch_start(self) -> None:
+        """Wait for data from here on: what came before was a validation."""
+        self.clock.start()
+
     def on_train_batch_start(self, _batch: Batch, batch_index: int) -> None:
         """Set the step's learning rate."""
+        self.clock.start()  # the callbacks have ended `data`, and may have written a checkpoint
         self.between_steps = False
         if batch_index % self.settings.accumulate == 0:
             rate = learning_rate(self.step, self.settings)
@@ -141,18 +169,26 @@ class FineTuning(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _batch_index: int) -> Tensor:
         """The loss on all views, inputs and held out."""
-        rgb, alpha, gaussians = predict(self.model, batch, self.settings.rerender)
+        gaussians = reconstruct(self.model, batch)
+        self.clock.end("model")
+        rgb, alpha = draw(gaussians, batch, self.settings.rerender)
+        self.clock.end("render")
         loss, terms = image_loss(rgb, alpha, batch["image"], batch["alpha"], self.settings.loss, self._lpips[0])
         self._terms = list(terms)
         seen = statistics(rgb, alpha, gaussians, batch["image"], batch["alpha"])
         self._parts.append(torch.cat([torch.stack([loss, *terms.values()]).detach(), seen]))
+        self.clock.end("loss")
         return loss
+
+    def on_after_backward(self) -> None:
+        """Mark the end of the backward pass."""
+        self.clock.end("backward")
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip the gradients; skip the step, by dropping them, if their norm is not finite or far above the clip."""
         norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self.settings.clip_norm)
-        self._grad_norm = _whole(norm).item()
-        self._skip = not self._grad_norm <= SKIP_FACTOR * self.settings.clip_norm
+        self.values = self._read(_whole(norm))
+        self._skip = not self.values["grad_norm"] <= SKIP_FACTOR * self.settings.clip_norm
         if self._skip:
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without a gradient, and its state, alone
 
@@ -163,17 +199,13 @@ class FineTuning(lightning.LightningModule):
             AlarmError: if the run has failed.
         """
         if (batch_index + 1) % self.settings.accumulate:
+            self.clock.start()
             return
-        # One reduction for all numbers of the step. The last one tells every process whether any was told to end, so that
-        # all of them end after the same step.
-        seen = torch.stack(self._parts).mean(0)
-        self._parts.clear()
-        seen = self._mean_of_processes(torch.cat([seen, seen.new_tensor([float(self.terminated > 0)])]))
-        numbers = seen.tolist()
-        self.agreed_to_end = numbers.pop() > 0
-        self.values = dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {
-            "grad_norm": self._grad_norm
-        }
+        # Lightning drops the gradients only after the next forward pass. They would be in memory all through it, and in a
+        # validation: 1.2 GB of preset base.
+        self.optimizers(use_pl_optimizer=False).zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        if self.trainer.world_size == 1:  # several processes agree on what they knew when the numbers were read
+            self.agreed_to_end = self.terminated > 0
         # The rate is the one this step was made with: it is taken before the step is counted.
         rate = learning_rate(self.step, self.settings)
         self.step += 1
@@ -184,36 +216,50 @@ class FineTuning(lightning.LightningModule):
             decay = min(self.settings.ema or 0.0, self.step / (self.step + 9))
             for name, parameter in trainable(self.model).items():
                 self.averages[name].lerp_(parameter.detach(), 1 - decay)
+        self.clock.end("optimizer")
         if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
-            self.record(self.values | {"lr": rate, "skipped": self.skipped})
-        # Last, so that the row of the step that raises the alarm is in the table.
+            taken = self.clock.take(self.settings.batch_size)
+            self.record(self.values | {"lr": rate, "skipped": self.skipped} | taken)
+        # After the row of the step that raises the alarm is in the table.
         self.watch.observe(self.step, self.values, self._skip)
+        self.clock.start()
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
         """Measure the views that were not inputs, and keep the values by sample: several processes may see one twice."""
         rgb, alpha, _ = predict(self.model, batch)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
-        values = [measure(rgb, alpha, image, mask).tolist() for measure in self.measures.values()]
-        self._validation[int(batch["index"][0])] = values
+        values = torch.stack([measure(rgb, alpha, image, mask) for measure in self.measures.values()]).tolist()
+        index = int(batch["index"][0])
+        self._validation[index] = values
+        if index in pictured(len(self.data.val)):
+            self._strips[index] = strip(rgb, image)
 
     def on_validation_start(self) -> None:
         """Put the averaged weights in place, if there are any: they are what is validated."""
         self._validation.clear()
+        self._strips.clear()
         self._prepare()
         self.exchange_averages()
 
-    def on_validation_end(self) -> None:
-        """Put the weights back, and log the means over all held-out views of all processes."""
-        self.exchange_averages()
-        found = self._validation
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out views of all processes, and a picture of some."""
+        gathered: list[Any] = [(self._validation, self._strips)]
         if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, found)
-            found = {index: values for each in gathered for index, values in each.items()}
+            gathered *= self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, gathered[0])
+        found = {index: values for each, _ in gathered for index, values in each.items()}
+        strips = {index: picture for _, each in gathered for index, picture in each.items()}
         columns = zip(*(values for _, values in sorted(found.items())), strict=True)
         means = [torch.tensor([value for view in column for value in view]).nanmean().item() for column in columns]
-        self.record(dict(zip(self.measures, means, strict=True)))
+        self.validated = dict(zip(self.measures, means, strict=True))
+        self.record(self.validated)
+        if self.trainer.is_global_zero:
+            log_picture(self.loggers, [picture for _, picture in sorted(strips.items())], self.step)
+
+    def on_validation_end(self) -> None:
+        """Put the weights back. Callbacks have seen the validated ones."""
+        self.exchange_averages()
 
     def record(self, row: dict[str, float]) -> None:
         """Give the loggers values for the row of the present step."""
@@ -227,31 +273,38 @@ class FineTuning(lightning.LightningModule):
         """
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        model_state: dict[str, Any]
-        optimizer_state: dict[str, Any]
         averages = dict(self.averages or {})
+        model_state = self.trained()
+        optimizer_state: dict[str, Any]
         if self._sharded:
-            self._reshard()
-            from torch.distributed.checkpoint.state_dict import (
-                StateDictOptions,
-                get_model_state_dict,
-                get_optimizer_state_dict,
-            )
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            model_state = get_model_state_dict(self.model, options=options)
             optimizer_state = get_optimizer_state_dict(self.model, optimizer, options=options)
             averages = {name: _whole(tensor).cpu() for name, tensor in averages.items()}
         else:
-            model_state, optimizer_state = self.model.state_dict(), optimizer.state_dict()
+            optimizer_state = optimizer.state_dict()
         return {
             "step": self.step,
             "skipped": self.skipped,
-            "model": {name: model_state[name] for name in trainable(self.model) if name in model_state},
+            "model": model_state,
             "optimizer": optimizer_state,
             "averages": averages,
             "watch": self.watch.state(),
         }
+
+    def trained(self) -> dict[str, Any]:
+        """The present values of what is trained. All processes must call it; with fsdp only the first is given them."""
+        state: dict[str, Any]
+        if self._sharded:
+            self._reshard()
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = get_model_state_dict(self.model, options=options)
+        else:
+            state = self.model.state_dict()
+        return {name: state[name] for name in trainable(self.model) if name in state}
 
     @torch.no_grad()
     def exchange_averages(self) -> None:
@@ -286,6 +339,21 @@ class FineTuning(lightning.LightningModule):
             elif name in saved:
                 average.copy_(saved[name])
             self.averages[name] = average
+
+    def _read(self, norm: Tensor) -> dict[str, float]:
+        """The numbers of the step, means over its parts and all processes, and the gradients' norm.
+
+        One reduction and one transfer for all of them: the host waits for the device here, and nowhere else in a step. The
+        last number tells every process whether any was told to end, so that all of them end after the same step.
+        """
+        seen = torch.stack(self._parts).mean(0)
+        self._parts.clear()
+        # Filled on the device: a tensor that is copied there would make the host wait, too.
+        told = seen.new_full((1,), float(self.terminated > 0))
+        *numbers, ended, grad_norm = torch.cat([self._mean_of_processes(torch.cat([seen, told])), norm[None]]).tolist()
+        self.clock.settle()
+        self.agreed_to_end = ended > 0
+        return dict(zip(("loss", *self._terms, *STATISTICS), numbers, strict=True)) | {"grad_norm": grad_norm}
 
     def _mean_of_processes(self, values: Tensor) -> Tensor:
         if self.trainer.world_size == 1:

@@ -8,16 +8,23 @@ from lightning.pytorch.loggers import Logger
 
 from mousefacelift.base.tables import write_table
 
+INTERVAL = 10.0  # seconds from one writing of the table to the next
+SHARE = (
+    200  # times as long as a writing took, at least: it costs half a per cent, however long the table or slow the disk
+)
+
 
 class MetricsTable(Logger):
     """One row per step, kept in memory and in the checkpoints: a run that continues loses none and repeats none.
 
-    `seconds` is the time spent in training up to the row, over all restarts.
+    The table is also written to `path` as it grows, if there is one. `seconds` is the time spent in training up to the row,
+    over all restarts.
     """
 
-    def __init__(self, columns: list[str]):
+    def __init__(self, columns: list[str], path: Path | None = None):
         super().__init__()
-        self.columns = columns
+        self.columns, self.path = columns, path
+        self._due = 0.0
         self.restore({})
 
     def restore(self, rows: dict[int, dict[str, float]]) -> None:
@@ -43,6 +50,17 @@ class MetricsTable(Logger):
         assert step is not None
         row = self.rows.setdefault(step, {"step": step})
         row |= metrics | {"seconds": round(time.monotonic() - self._begin, 2)}
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Replace the table at `path` by the rows so far."""
+        if self.path is None:
+            return
+        begin = time.monotonic()
+        self.write(self.path)
+        end = time.monotonic()
+        self._due = end + max(INTERVAL, SHARE * (end - begin))
 
     def write(self, path: Path) -> None:
         """Write the table as CSV; a cell is empty where a value was not measured at that step."""

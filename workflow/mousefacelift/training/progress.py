@@ -14,6 +14,15 @@ from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.metrics_table import MetricsTable
 
 
+class DataTime(Callback):
+    """Ends the time that a step waits for data. The first of the callbacks, because others write checkpoints."""
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any) -> None:
+        """End the step's `data`."""
+        assert isinstance(module, FineTuning)
+        module.clock.end("data")
+
+
 class ProgressLines(Callback):
     """A bar on a terminal; in a log file twenty lines, evenly spaced."""
 

@@ -21,7 +21,7 @@ from mousefacelift.shards.manifest import Manifest
 # Settings that change how fast a run is, when it is stopped or where it is written, but not what it computes.
 NOT_HASHED = {
     "run", "manifest", "gpus", "nodes", "accumulate", "workers", "cache_gb", "checkpoint_every", "recompute", "rerender",
-    "compile", "attention", "guards", "log_every", "accelerator", "i_know",
+    "compile", "attention", "guards", "log_every", "accelerator", "i_know", "wandb",
     "init",  # by its content instead
 }  # fmt: skip
 # The number of loader processes decides which of them streams a tar, and so the order of samples.

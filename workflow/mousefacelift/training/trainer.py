@@ -5,13 +5,15 @@ import warnings
 from pathlib import Path
 
 import lightning
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from mousefacelift.training.checkpoints import Checkpoints, resume
 from mousefacelift.training.finetuning import FineTuning
+from mousefacelift.training.loggers import open_loggers
 from mousefacelift.training.machine import environment, strategy
 from mousefacelift.training.metrics_table import MetricsTable
-from mousefacelift.training.progress import ProgressLines
+from mousefacelift.training.progress import DataTime, ProgressLines
 
 
 def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path, device: str) -> None:
@@ -21,7 +23,7 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
         module: the model with its data and settings, in which `auto` is resolved.
         table: of the run's metrics; filled.
         checkpoint: last.ckpt of the run; read, and written from time to time.
-        out_dir: folder for TensorBoard's files.
+        out_dir: folder for TensorBoard's and W&B's files.
         device: "cuda" or "cpu".
 
     Raises:
@@ -35,8 +37,16 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
         return
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advice on accelerators and services
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # purge_step hides what a killed run logged after its last checkpoint.
-    tensorboard = TensorBoardLogger(out_dir, name="tensorboard", version="", purge_step=module.step + 1)
+    table.save()  # without the rows that a killed run wrote after its last checkpoint
+    with open_loggers(module, table, checkpoint, out_dir) as loggers:
+        callbacks = [DataTime(), Checkpoints(checkpoint, settings.checkpoint_every, table), ProgressLines(table)]
+        _fit(module, loggers, callbacks, out_dir, device, unvalidated)
+
+
+def _fit(
+    module: FineTuning, loggers: list[Logger], callbacks: list[Callback], out_dir: Path, device: str, unvalidated: bool
+) -> None:
+    settings = module.settings
     trainer = lightning.Trainer(
         accelerator=device,
         devices=settings.devices,
@@ -55,8 +65,8 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
         gradient_clip_val=settings.clip_norm,
         # The GPU rasteriser adds gradients in any order: ordered versions of the rest would cost time for nothing.
         deterministic=device == "cpu",
-        callbacks=[Checkpoints(checkpoint, settings.checkpoint_every, table), ProgressLines(table)],
-        logger=[table, tensorboard],
+        callbacks=callbacks,
+        logger=loggers,
         default_root_dir=out_dir,
         enable_checkpointing=False,
         enable_progress_bar=False,
