@@ -9,7 +9,9 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.gpu.driver import System
 from mousefacelift.gpu.toolchain import Tool
-from mousefacelift.training.machine import choose_accelerator, rank, set_threads, without_auto
+from mousefacelift.models.attention import AttentionChoice
+from mousefacelift.models.registry import build_model
+from mousefacelift.training.machine import choose_accelerator, prepare_gpu, rank, set_threads, without_auto
 
 
 def test_threads_are_capped_at_the_cpus_of_the_job():
@@ -26,9 +28,9 @@ def test_threads_are_capped_at_the_cpus_of_the_job():
 @pytest.mark.parametrize(("preset", "recompute"), [("tiny", "none"), ("base", "selective")])
 def test_auto_is_resolved_and_nothing_else_changes(preset, recompute):
     settings = Train(preset=preset)
-    found = without_auto(settings, "cpu")
+    found = without_auto(settings, "cpu", 6)
     assert found == settings.model_copy(update={"precision": "32-true", "recompute": recompute})
-    assert without_auto(found, "cpu") == found
+    assert without_auto(found, "cpu", 6) == found
 
 
 @pytest.fixture
@@ -94,6 +96,31 @@ def test_a_gpu_that_cannot_draw_stops_what_needs_it(gpu, capsys, accelerator):
     if accelerator == "auto":
         assert choose_accelerator(Train(preset="tiny")) == "cpu"
         assert "pip install ninja" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gib", "recompute"), [(139, "none"), (22, "selective"), (6, "all")])
+def test_recompute_auto_is_what_the_gpus_free_memory_allows(monkeypatch, gib, recompute):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda emulated: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (gib * 2**30, 140 * 2**30))
+    found = without_auto(Train(preset="base"), "cuda", 6)
+    assert (found.precision, found.recompute) == ("bf16-mixed", recompute)
+    assert without_auto(Train(preset="tiny"), "cuda", 6).recompute == "none"
+    assert without_auto(Train(preset="base", recompute="selective"), "cuda", 6).recompute == "selective"
+
+
+def test_a_gpu_is_made_ready_in_this_order(monkeypatch):
+    done = []
+    monkeypatch.setattr("mousefacelift.training.machine.ready", lambda threads: done.append(("gsplat", threads)))
+    monkeypatch.setattr("mousefacelift.training.machine.set_cuda_precision", lambda name: done.append(name))
+    monkeypatch.setattr(
+        "mousefacelift.training.machine.choose_attention",
+        lambda *given: done.append(given[1:]) or AttentionChoice(("cudnn",)),
+    )
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: done.append("freed"))
+    settings = Train(preset="tiny", precision="bf16-mixed", image_size=128, attention="flash")
+    assert prepare_gpu(settings, build_model("tiny"), 1, 3, 8).order == ("cudnn",)
+    tokens = 2 + 5 * 16**2
+    assert done == [("gsplat", 8), "bf16-mixed", (3, tokens, torch.bfloat16, torch.device("cuda", 1), "flash"), "freed"]
 
 
 def test_the_rank_under_srun_is_slurms(monkeypatch):

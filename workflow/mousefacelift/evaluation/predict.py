@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
 from mousefacelift.gpu.driver import look, torch_error, why_unseen
+from mousefacelift.models.attention import AttentionChoice, choose_attention
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
+from mousefacelift.models.precision import set_cuda_precision
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, read_manifest
@@ -32,7 +34,8 @@ Predict = Callable[[Sample, list[list[int]]], tuple[Tensor, Tensor]]
 class Trained:
     """A trained model on its device, and the samples of one split to try it on.
 
-    train: the settings of the training run. record: the whole config.yaml of the run, which names its data.
+    train: the settings of the training run. record: the whole config.yaml of the run, which names its data. attention: the
+    kernels that a GPU uses.
     """
 
     model: Network
@@ -42,6 +45,7 @@ class Trained:
     data: Manifest
     split: SplitName
     samples: Samples
+    attention: AttentionChoice = field(default_factory=AttentionChoice)
 
     def open_training(self) -> Samples:
         """The training split of the same shards, at the same image size."""
@@ -76,7 +80,15 @@ def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, thread
             f"{train.num_input_views} as inputs: none would be held out"
         )
     device = _device(train)
-    return Trained(model.to(device), device, train, record, data, split, samples)
+    attention = AttentionChoice()
+    if device == "cuda":
+        set_cuda_precision(train.precision)
+        mixed = torch.bfloat16 if train.precision == "bf16-mixed" else torch.float32
+        tokens = model.tokens(train.num_input_views, train.image_size)
+        attention = choose_attention(
+            model.config, 1, tokens, mixed, torch.device(device), train.attention, training=False
+        )
+    return Trained(model.to(device), device, train, record, data, split, samples, attention)
 
 
 def _device(train: Train) -> str:
@@ -120,7 +132,7 @@ def reconstruct(trained: Trained, sample: Sample, held_out: int) -> Gaussians:
     given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in ("image", "c2w", "fxfycxcy"))
     # The precision of the training run, and the fast one: attention has no quick float32 form on a GPU.
     mixed = trained.device == "cuda" and trained.train.precision == "bf16-mixed"
-    with torch.autocast(trained.device, torch.bfloat16, enabled=mixed):
+    with trained.attention.applied(), torch.autocast(trained.device, torch.bfloat16, enabled=mixed):
         return trained.model(*given)
 
 

@@ -238,11 +238,15 @@ class GSLRM(Network):
         """Compile the layers at their first use; they share one compiled function."""
         self._run_layer = torch.compile(run_layer)
 
+    def tokens(self, views: int, size: int) -> int:
+        """The free tokens and one per patch, blank ones among them."""
+        return self.config.free_gaussians + views * (size // self.config.patch) ** 2
+
     def footprint(self, samples: int, views: int, size: int, mixed: bool, recompute: Recompute) -> Footprint:
         """As `Network.footprint`; docs/training.md derives the numbers. Blank patches are counted."""
         config = self.config
         pixels = samples * views * size**2
-        length = samples * (config.free_gaussians + views * (size // config.patch) ** 2)
+        length = samples * self.tokens(views, size)
         gaussians = samples * config.free_gaussians + pixels
         value = 2 if mixed else 4  # bytes of what autocast computes in bf16; normalised and added up is in fp32
         stream, narrow = 4 * length * config.width, value * length * config.width

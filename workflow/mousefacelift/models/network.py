@@ -67,6 +67,15 @@ class Network(nn.Module):
         """Compile the layers at their first use; changes speed only."""
         raise NotImplementedError
 
+    def tokens(self, views: int, size: int) -> int:
+        """Tokens of a sample, which attend to each other; at most, where their number depends on the images.
+
+        Args:
+            views: input views V.
+            size: S of images of S x S px.
+        """
+        raise NotImplementedError
+
     def footprint(self, samples: int, views: int, size: int, mixed: bool, recompute: Recompute) -> Footprint:
         """Forecast the memory of a training step on a GPU; the parameters may be on the meta device.
 

@@ -15,6 +15,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, locked
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, validation_metrics
+from mousefacelift.models.attention import AttentionChoice
 from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import save_weights
 from mousefacelift.shards.integrity import refuse_damaged
@@ -26,7 +27,7 @@ from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.loggers import require_wandb
-from mousefacelift.training.machine import choose_accelerator, rank, set_threads, without_auto
+from mousefacelift.training.machine import choose_accelerator, prepare_gpu, rank, set_threads, without_auto
 from mousefacelift.training.metrics_table import MetricsTable
 from mousefacelift.training.preflight import preflight, report
 from mousefacelift.training.runs import identity, initial_model, run_record
@@ -41,8 +42,8 @@ def train(
     """Fine-tune on the train split of shards.
 
     Writes model.safetensors, metrics.csv, curves.png and config.yaml, and best.safetensors if something was validated.
-    metrics.csv grows with the run. A rerun continues after the last complete
-    checkpoint. A second process with the same settings and data waits for the first one's lock.
+    metrics.csv grows with the run. A rerun continues after the last complete checkpoint. A second process with the same
+    settings and data waits for the first one's lock.
 
     Args:
         manifest: manifest.json of the shards, a path or a URL.
@@ -59,8 +60,8 @@ def train(
     """
     require_wandb(settings.wandb)
     number, device = 0 if check else rank(settings), choose_accelerator(settings)
-    settings = without_auto(settings, device)
     data = read_manifest(manifest)
+    settings = without_auto(settings, device, data.views)
     if settings.num_input_views >= data.views:
         raise UserError(
             f"train.num_input_views is {settings.num_input_views}, but the shards have {data.views} views: none would "
@@ -80,12 +81,18 @@ def train(
         report(preflight(shards, model, device))
     if check:
         return
+    attention = AttentionChoice()
+    if device == "cuda":
+        attention = prepare_gpu(settings, model, number % settings.devices, shards.size, threads)
+        if number == 0:
+            print(attention, file=sys.stderr, flush=True)
     record = run_record(data, settings)
     checkpoint = checkpoint_dir / identity(record) / "last.ckpt"
-    if number == 0:
-        _train_and_write(_module(model, settings, shards), record, checkpoint, out_dir, device)
-    else:
-        fit(_module(model, settings, shards), MetricsTable([]), checkpoint, out_dir, device)
+    with attention.applied():
+        if number == 0:
+            _train_and_write(_module(model, settings, shards), record, checkpoint, out_dir, device)
+        else:
+            fit(_module(model, settings, shards), MetricsTable([]), checkpoint, out_dir, device)
 
 
 def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Path, out_dir: Path, device: str) -> None:

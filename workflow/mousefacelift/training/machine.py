@@ -12,6 +12,11 @@ from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.gpu.checks import missing, rapid, unsupported
 from mousefacelift.gpu.driver import look, torch_error, why_unseen
+from mousefacelift.gpu.extension import ready
+from mousefacelift.models.attention import AttentionChoice, choose_attention
+from mousefacelift.models.network import Network
+from mousefacelift.models.precision import set_cuda_precision
+from mousefacelift.training.memory import fitting_recompute
 
 
 def choose_accelerator(settings: Train) -> str:
@@ -61,14 +66,50 @@ def set_threads(threads: int) -> None:
     torch.set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))
 
 
-def without_auto(settings: Train, device: str) -> Train:
-    """The settings with `auto` replaced by what it stands for on this device."""
-    chosen = {}
+def without_auto(settings: Train, device: str, views: int) -> Train:
+    """The settings with `auto` replaced by what it stands for on this device.
+
+    Args:
+        settings: of the run.
+        device: "cuda" or "cpu".
+        views: of a sample, as in the manifest.
+    """
     if settings.precision == "auto":
-        chosen["precision"] = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported(False) else "32-true"
+        fast = device == "cuda" and torch.cuda.is_bf16_supported(False)
+        settings = settings.model_copy(update={"precision": "bf16-mixed" if fast else "32-true"})
     if settings.recompute == "auto":
-        chosen["recompute"] = PRESETS[settings.preset].recompute
-    return settings.model_copy(update=chosen)
+        chosen = PRESETS[settings.preset].recompute
+        if device == "cuda":
+            free, _ = torch.cuda.mem_get_info()
+            chosen = fitting_recompute(settings, views, free)
+        settings = settings.model_copy(update={"recompute": chosen})
+    return settings
+
+
+def prepare_gpu(settings: Train, model: Network, place: int, samples: int, threads: int) -> AttentionChoice:
+    """Get a GPU ready for a run: gsplat compiled and loaded, precision set, attention chosen.
+
+    Args:
+        settings: in which `auto` is resolved.
+        model: of the run, anywhere.
+        place: of the GPU among those of this machine.
+        samples: that it computes at a time.
+        threads: for compiling.
+
+    Returns:
+        The attention kernels, to be applied around all steps.
+
+    Raises:
+        UserError: gsplat cannot be compiled, or the attention kernel that was asked for cannot compute this.
+    """
+    ready(threads)
+    set_cuda_precision(settings.precision)
+    dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32
+    tokens = model.tokens(settings.num_input_views, settings.image_size)
+    device = torch.device("cuda", place)
+    choice = choose_attention(model.config, samples, tokens, dtype, device, settings.attention)
+    torch.cuda.empty_cache()  # what was measured with
+    return choice
 
 
 def strategy(settings: Train, device: str) -> Strategy | str:
