@@ -235,11 +235,11 @@ def missing_packages() -> list[str]:
 
 
 def reason(log: Path) -> str:
-    """Why a command failed: the package that it lacks, or the last line that it wrote."""
+    """Why a command failed: the package that it lacks, or the last words that it wrote."""
     text = log.read_text(encoding="utf-8", errors="replace")
     if found := re.findall(r"ModuleNotFoundError: No module named '([^'.]+)", text):
         return f"the Python package {found[-1]} is missing"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip("│ ") for line in text.splitlines() if re.search(r"\w", line)]  # an error may stand in a box
     return lines[-1][:300] if lines else "it wrote nothing"
 
 
@@ -297,7 +297,7 @@ def run_parts(listed: Iterable[Part], device: str, out: Path, seconds: float) ->
         elif ENDED.is_set():
             outcome = Outcome(part.name, 0.0, "the run was ended")
         elif failed := [name for name in part.needs if outcomes[name].why]:
-            outcome = Outcome(part.name, 0.0, f"{' and '.join(failed)} did not run")
+            outcome = Outcome(part.name, 0.0, f"{' and '.join(failed)} failed")
         elif left < min(LEAST, part.limit):
             outcome = Outcome(part.name, 0.0, "no time was left")
         else:
@@ -333,7 +333,7 @@ def show(rows: list[tuple[str, Target]], outcomes: list[Outcome]) -> None:
     """Print the table of targets, and before it what each part took."""
     print("\n== parts")
     for outcome in outcomes:
-        state = "left out" if outcome.left_out else "did not run" if outcome.why else "ran"
+        state = "left out" if outcome.left_out else "failed" if outcome.why else "ran"
         print(f"{outcome.name:12} {outcome.seconds:6.0f} s  {state}{': ' * bool(outcome.why)}{outcome.why}")
     print("\n== targets")
     width = max(len(row.target) for _, row in rows)

@@ -84,14 +84,14 @@ def test_a_part_is_left_out_if_what_it_needs_did_not_run(tmp_path):
         Part("draw", (python(f"open({str(touched)!r}, 'w')"),), 60, ("drawn",), needs=("build",)),
     ]
     outcomes = run_parts(listed, "cuda", tmp_path, 60)
-    assert outcomes[1].why == "build did not run" and not touched.exists()
-    assert words_of(targets(listed, outcomes)) == {"drawn": ("not measured", "build did not run")}
+    assert outcomes[1].why == "build failed" and not touched.exists()
+    assert words_of(targets(listed, outcomes)) == {"drawn": ("not measured", "build failed")}
 
 
 def test_the_second_command_of_a_part_runs_only_after_the_first_succeeded(tmp_path):
-    part = Part("two", (python("raise SystemExit('first')"), python("print('second')")), 60)
+    part = Part("two", (python("raise SystemExit('╭────╮\\n│ first │\\n╰────╯')"), python("print('second')")), 60)
     (outcome,) = run_parts([part], "cuda", tmp_path, 60)
-    assert outcome.why == "exit status 1: first"
+    assert outcome.why == "exit status 1: first", "without the box around it"
     assert "second" not in (tmp_path / "two.log").read_text()
 
 
