@@ -1,6 +1,7 @@
 """The benchmarks that are run by hand: on a CPU they run as on a GPU, and what they count is what is computed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -190,6 +191,18 @@ def test_another_card_gets_its_time_and_no_verdict_on_it(card):
     assert "no target for this card" in latency["found"] and "155.0 ms" in latency["found"]
     assert rate["verdict"] == "not met", "a share of the card's own rate"
     assert memory["verdict"] == "not measured here"
+
+
+def test_a_card_is_measured_in_the_precision_of_training_and_within_the_memory_that_is_given(monkeypatch):
+    limits = []
+    monkeypatch.setattr("gpu.bench.chosen_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=144 * 2**30))
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda part, _: limits.append(part))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    bench = Bench(train_gpu.parse(["--memory-gb", "12"]))
+    assert bench.dtype == torch.bfloat16
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert limits == [pytest.approx((12 - 0.6) / 144)]
 
 
 def test_the_memory_target_is_of_training_all_weights(card):
