@@ -182,7 +182,7 @@ def parts(commands: Commands) -> list[Part]:
     evaluated = "evaluate measures a trained model"
     return [
         Part("check", ((*commands.program, "gpu", "check"),), 60, ("compiler, headers, libraries are found",), gpu=True),
-        Part("build", ((*commands.program, "gpu", "build"),), 330, ("gsplat's CUDA code is built",), gpu=True),
+        Part("build", ((*commands.program, "gpu", "build", "--threads", commands.threads),), 330, ("gsplat's CUDA code is built",), gpu=True),
         Part(
             "agreement", (commands.raster("agreement", large=False),), 90,
             ("gsplat draws what the CPU draws, with the same gradients",),

@@ -61,7 +61,7 @@ def render(
         fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
         width: image width W in pixels.
         height: image height H in pixels.
-        rerender: keep only the Gaussians for the backward pass, which draws each view again, alone.
+        rerender: draw the views one by one, and keep only the Gaussians for the backward pass, which draws each again.
 
     Returns:
         rgb: [B, V, 3, H, W] over white.
@@ -69,7 +69,7 @@ def render(
 
     Raises:
         ValueError: as `rasterize`.
-        ImportError: as `rasterize`.
+        UserError: as `rasterize`.
     """
     from mousefacelift.models.rasterize.api import rasterize  # imports numba, which reading weights does without
 
@@ -77,7 +77,7 @@ def render(
     with torch.autocast(w2c.device.type, enabled=False):
         for i in range(w2c.shape[0]):
             scene = gaussians.activated(i)
-            if rerender and torch.is_grad_enabled():
+            if rerender:
                 views = [
                     checkpoint(
                         rasterize, *scene, w2c[i, v : v + 1], fxfycxcy[i, v : v + 1], width, height,
