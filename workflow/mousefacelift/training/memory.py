@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from mousefacelift.training.losses import SSIM_WINDOW
 
 GIB = 2**30
 CONTEXT = int(0.6 * GIB)  # CUDA's context, the kernels, and the workspace of cuBLAS
+NOTABLE = GIB // 20  # a change that saves less is not named
 MARGIN = 0.1  # of the free memory, for what torch's allocator holds between blocks
 BLOCK = 256  # values that share a scale in 8-bit AdamW
 TILE = 16  # px, of gsplat
@@ -48,6 +50,12 @@ class Forecast:
     def bytes(self) -> int:
         """The sum at the peak."""
         return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        """The parts in GiB, the largest first."""
+        parts = sorted(self.parts.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts if value >= NOTABLE)
+        return f"{listed} (peak: {self.peak})"
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,58 @@ def fitting_recompute(settings: Train, views: int, free_bytes: int) -> Recompute
 def fits(found: Forecast, free_bytes: int) -> bool:
     """Whether a run fits into memory that is free beside its CUDA context, with a margin."""
     return found.bytes - CONTEXT <= (1 - MARGIN) * free_bytes
+
+
+@dataclass(frozen=True)
+class Relief:
+    """A change of the settings, and the bytes that it saves after the changes before it."""
+
+    name: str
+    value: str
+    saved: int
+
+    def __str__(self) -> str:
+        return f"train.{self.name}: {self.value} saves {self.saved / GIB:.1f} GiB"
+
+
+def reliefs(settings: Train, views: int, goal: int) -> tuple[list[Relief], int]:
+    """Changes that lower the forecast, those first that cost only time, until it is low enough.
+
+    Args:
+        settings: of the run, in which `auto` is resolved.
+        views: views V of a sample.
+        goal: bytes that the forecast shall not exceed.
+
+    Returns:
+        The changes, each with what it saves beside those before it; they may not be enough.
+        The forecast with all of them.
+    """
+    found: list[Relief] = []
+    needed = forecast(settings, views).bytes
+    for name, value in _changes(settings):
+        if needed <= goal:
+            break
+        changed = settings.model_copy(update={name: value})
+        saved = needed - forecast(changed, views).bytes
+        if saved >= NOTABLE:
+            settings, needed = changed, needed - saved
+            found.append(Relief(name, str(value).lower(), saved))
+    return found, needed
+
+
+def _changes(settings: Train) -> Iterable[tuple[str, Any]]:
+    """Changes that may lower the memory, the dearest last."""
+    order = ("none", "selective", "all")
+    yield from (("recompute", choice) for choice in order[order.index(settings.recompute) + 1 :])
+    if not settings.rerender:
+        yield "rerender", True
+    yield "accumulate", settings.batch_size // settings.processes
+    if settings.optimizer == "adamw" and settings.strategy == "ddp":
+        yield "optimizer", "adamw8bit"
+    if settings.adapt == "full":
+        yield "adapt", "lora"
+    if settings.image_size % 16 == 0 and settings.image_size >= 256:
+        yield "image_size", settings.image_size // 2
 
 
 @functools.lru_cache(8)

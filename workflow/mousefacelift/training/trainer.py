@@ -8,6 +8,7 @@ import lightning
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mousefacelift.training.checkpoints import Checkpoints, resume
+from mousefacelift.training.exhausted import training_memory
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.machine import environment, strategy
 from mousefacelift.training.metrics_table import MetricsTable
@@ -27,7 +28,7 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
     Raises:
         AlarmError: if the run has failed.
         TerminatedError: after SIGTERM or Ctrl-C.
-        UserError: for a checkpoint that is damaged or of another run.
+        UserError: for a checkpoint that is damaged or of another run, and where memory runs out.
     """
     settings = module.settings
     unvalidated = checkpoint.exists() and resume(module, table, checkpoint)
@@ -62,7 +63,7 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), training_memory(settings, module.data.manifest.views):
         # The user chooses the workers, which a split in memory does not need; the loggers are given rows, not steps.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
