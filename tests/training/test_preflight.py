@@ -32,7 +32,7 @@ def micro_model(monkeypatch):
 
 
 def checks(manifest, device="cpu", **changes):
-    settings = SETTINGS.model_copy(update=changes)
+    settings = SETTINGS.model_copy(update={"precision": "32-true", "recompute": "none"} | changes)
     with torch.device("meta"):
         model = GSLRM(MICRO)
     found = preflight(ShardData(read_manifest(manifest), settings), model, device)
