@@ -173,6 +173,8 @@ def test_what_is_advised_saves_what_it_says_and_stops_when_it_is_enough():
     assert forecast(settings, VIEWS).bytes - sum(change.saved for change in changes) == needed
     assert changes[0].name == "recompute"
     assert reliefs(settings, VIEWS, 100 * GIB)[0] == []
+    names = [change.name for change in reliefs(settings, VIEWS, 0)[0]]
+    assert len(names) == len(set(names)) and names[0] == "recompute"
 
 
 def value_of(change):

@@ -180,6 +180,8 @@ def reliefs(settings: Train, views: int, goal: int) -> tuple[list[Relief], int]:
         saved = needed - forecast(changed, views).bytes
         if saved >= NOTABLE:
             settings, needed = changed, needed - saved
+            if found and found[-1].name == name:  # recompute: all instead of selective
+                saved += found.pop().saved
             found.append(Relief(name, str(value).lower(), saved))
     return found, needed
 
