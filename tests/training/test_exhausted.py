@@ -89,7 +89,7 @@ def in_recomputing(patch, error):
 
 
 def in_optimizer(patch, error):
-    patch.setattr("torch.optim.Adam._init_group", raising(error))
+    patch.setattr("torch.optim.AdamW._init_group", raising(error))
 
 
 def in_clipping(patch, error):

@@ -59,17 +59,8 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """Memory of drawing, by gsplat 1.5.3 with packed=False: kept for the backward pass, and needed for a moment."""
-
-    kept: int
-    forward: int
-    backward: int
-
-
-@dataclass(frozen=True)
-class Images:
-    """Memory of the drawn views and the losses on them: kept for the backward pass, and needed for a moment."""
+class Share:
+    """Bytes of a part of a step: kept for the backward pass, and on top of that needed for a moment in either pass."""
 
     kept: int
     forward: int
@@ -224,7 +215,7 @@ def tiles(net: Footprint, settings: Train) -> float:
     return float(min((1 + 2 * radius / TILE) ** 2, math.ceil(size / TILE) ** 2))
 
 
-def draw(net: Footprint, settings: Train, samples: int, views: int) -> Drawing:
+def draw(net: Footprint, settings: Train, samples: int, views: int) -> Share:
     """The memory of drawing: of `rasterization` of gsplat 1.5.3, and of what activates the Gaussians before it.
 
     Args:
@@ -243,12 +234,12 @@ def draw(net: Footprint, settings: Train, samples: int, views: int) -> Drawing:
     back = 40 * rows + 56 * count + 16 * together * pixels
     scene = 64 * samples * count
     if not settings.rerender:
-        return Drawing(scene + samples * call, binning, back)
+        return Share(scene + samples * call, binning, back)
     # One view at a time, drawn again in the backward pass; the gradients of the views are added up.
-    return Drawing(scene, call + binning + 16 * views * pixels, call + max(binning, back + 56 * count))
+    return Share(scene, call + binning + 16 * views * pixels, call + max(binning, back + 56 * count))
 
 
-def image_terms(loss: Loss, views: int, size: int) -> Images:
+def image_terms(loss: Loss, views: int, size: int) -> Share:
     """The memory of the drawn views, the losses and the step's statistics.
 
     Args:
@@ -260,11 +251,11 @@ def image_terms(loss: Loss, views: int, size: int) -> Images:
     # The error of three channels, and a mask for each mean.
     kept = 12 + 4 * sum(weight > 0 for weight in (loss.masked_l2, loss.background, loss.alpha))
     if not loss.ssim:
-        return Images(kept * pixels, 40 * pixels, 36 * pixels)
+        return Share(kept * pixels, 40 * pixels, 36 * pixels)
     # Both images, five products of them, blurred along rows, and along columns with seven maps made of them.
     inner = (size - SSIM_WINDOW + 1) / size
     kept += math.ceil(84 + 60 * inner + 144 * inner**2)
-    return Images(kept * pixels, 40 * pixels, 180 * pixels)
+    return Share(kept * pixels, 40 * pixels, 180 * pixels)
 
 
 def _fixed(model: Network, settings: Train, pixels: int) -> dict[str, int]:
