@@ -8,11 +8,14 @@ import torch
 from mousefacelift.config.presets import PRESETS, Preset
 from mousefacelift.config.train import Loss
 from mousefacelift.models.adapt import build_optimizer
+from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
+from mousefacelift.models.rasterize.api import _gsplat
 from mousefacelift.training import memory
 from mousefacelift.training.losses import image_loss
 from mousefacelift.training.memory import CONTEXT, GIB, fitting_recompute, forecast, reliefs
-from support.allocator import VIEWS, forecast_of_torch, measured, settings_of
+from support import gsplat_memory
+from support.allocator import VIEWS, forecast_of_torch, measured, peak_of, settings_of, stored_batch
 from support.budget import some
 
 TOLERANCE = 0.1  # of what a step needs beside parameters and states; of the whole it is far less
@@ -110,6 +113,37 @@ def test_states_in_8_bits_take_a_quarter_of_the_memory_and_their_scales():
     found = sum(tensor.numel() * tensor.element_size() for tensor in states)
     expected = memory._fixed(model, settings, 0)["optimiser"]
     assert found == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.fixture
+def gsplat_without_gpu(monkeypatch):
+    """Draws by gsplat's Python, on the CPU, with kernels that only take memory."""
+    wrapper = pytest.importorskip("gsplat.cuda._wrapper")
+
+    def draw(width, height, background, w2c, fxfycxcy, *scene):
+        return _gsplat(scene, w2c, fxfycxcy, width, height, background)
+
+    monkeypatch.setattr(wrapper, "_make_lazy_cuda_func", gsplat_memory.kernels)
+    monkeypatch.setattr(wrapper, "_make_lazy_cuda_obj", lambda name: None)
+    monkeypatch.setattr("mousefacelift.models.rasterize.api.CpuRasterizer.apply", draw)
+    monkeypatch.setattr(memory, "tiles", lambda *_: gsplat_memory.PAIRS)
+
+
+@pytest.mark.parametrize("rerender", [False, True])
+def test_drawing_by_gsplat_allocates_what_was_forecast(gsplat_without_gpu, rerender):
+    size, samples = 64, 1
+    settings = settings_of(image_size=size, rerender=rerender)
+    with torch.device("meta"):
+        net = GSLRM(GSLRMConfig(layers=1)).footprint(samples, 5, size, False, "none")
+    batch = stored_batch(settings)
+    raw = [torch.randn(samples, net.gaussians, *shape) for shape in ((3,), (1, 3), (3,), (4,), (1,))]
+    gaussians = Gaussians(*(tensor.requires_grad_() for tensor in raw))
+    drawn = []
+    forward = peak_of(lambda: drawn.extend(render(gaussians, batch["w2c"], batch["fxfycxcy"], size, size, rerender)))
+    expected = memory.draw(net, settings, samples, VIEWS)
+    assert forward == pytest.approx(expected.kept + expected.forward, rel=TOLERANCE)
+    backward = peak_of(lambda: torch.autograd.backward(drawn, [torch.ones_like(tensor) for tensor in drawn]))
+    assert backward == pytest.approx(expected.backward, rel=TOLERANCE)
 
 
 def test_the_forecast_draws_no_random_number():

@@ -227,16 +227,17 @@ def draw(net: Footprint, settings: Train, samples: int, views: int) -> Share:
     count, pixels = net.gaussians, settings.image_size**2
     together = 1 if settings.rerender else views
     rows, pairs = together * count, int(together * count * tiles(net, settings))
+    view = together * pixels
     # Per row: radii, means2d, conics, colours, opacity; per pair its row; per pixel opacity and last Gaussian.
-    call = 44 * rows + 4 * pairs + 8 * together * pixels
-    # Per row: depth, number of tiles and their sum; per pair: key and row before the sort, and the key after it.
-    binning = 16 * rows + 20 * pairs
-    back = 40 * rows + 56 * count + 16 * together * pixels
-    scene = 64 * samples * count
+    call = 44 * rows + 4 * pairs + 8 * view
+    # Before and after the sort, each pair has a key of 8 and a row; a row's colours and opacity come after it, with the
+    # image, when the depths, the numbers of tiles and the sorted keys are still there.
+    front = max(20 * pairs - 8 * view, 8 * rows + 8 * pairs + 12 * view)
+    scene, upstream = 64 * samples * count, 16 * samples * views * pixels  # activated Gaussians; gradients of the views
     if not settings.rerender:
-        return Share(scene + samples * call, binning, back)
-    # One view at a time, drawn again in the backward pass; the gradients of the views are added up.
-    return Share(scene, call + binning + 16 * views * pixels, call + max(binning, back + 56 * count))
+        return Share(scene + samples * call, front, 36 * rows + upstream)
+    # One view at a time, drawn again in the backward pass; 56 bytes of a Gaussian's gradients are summed over the views.
+    return Share(scene, call + front + 16 * views * pixels, call + 56 * count + max(front, 36 * rows) + upstream)
 
 
 def image_terms(loss: Loss, views: int, size: int) -> Share:
