@@ -31,11 +31,11 @@ def micro_model(monkeypatch):
     monkeypatch.setitem(PRESETS, "tiny", preset_of(MICRO))
 
 
-def checks(manifest, **changes):
-    settings = SETTINGS.model_copy(update=changes)
+def checks(manifest, device="cpu", **changes):
+    settings = SETTINGS.model_copy(update={"precision": "32-true", "recompute": "none"} | changes)
     with torch.device("meta"):
         model = GSLRM(MICRO)
-    found = preflight(ShardData(read_manifest(manifest), settings), model, "cpu")
+    found = preflight(ShardData(read_manifest(manifest), settings), model, device)
     return {check.name: check for check in found}
 
 
@@ -150,6 +150,38 @@ def test_a_tiny_mouse_is_noted(tmp_path):
 def test_settings_that_are_known_to_fail_are_noted(synthetic_shards, changes, name, message):
     check = checks(synthetic_shards, **changes)[name]
     assert check.verdict == "note" and message in check.advice
+
+
+BASE = {"preset": "base", "precision": "bf16-mixed", "recompute": "none", "batch_size": 1, "init": "x.pt"}
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Acts as a GPU with so many GiB free."""
+
+    def act(free):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (int(free * 2**30), 80 * 2**30))
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Some Card")
+
+    return act
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(60, "ok"), (4, "note"), (1, "stop")])
+def test_a_run_that_does_not_fit_into_the_gpu_is_noted_and_one_that_never_can_is_stopped(
+    synthetic_shards, card, free, verdict
+):
+    card(free)
+    found = checks(synthetic_shards, "cuda", **BASE)["GPU memory"]
+    assert found.verdict == verdict and f"{free + 0.6:.1f} of 80.0 GiB free" in found.wanted
+    assert "optimiser 2.3" in found.found and "peak: " in found.found
+    if verdict != "ok":
+        assert "train.optimizer: adamw8bit saves 1.7 GiB" in found.advice and "together about" in found.advice
+
+
+def test_what_a_run_would_take_is_said_where_there_is_no_gpu(synthetic_shards):
+    found = checks(synthetic_shards, **BASE | {"precision": "32-true"})["GPU memory"]
+    assert found.verdict == "ok" and found.found.startswith("a GPU would need about ")
+    assert "GPU memory" not in checks(synthetic_shards)
 
 
 def test_check_prints_the_table_and_trains_nothing(call, synthetic_shards, tmp_path):

@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from mousefacelift.training.losses import SSIM_WINDOW
 
 GIB = 2**30
 CONTEXT = int(0.6 * GIB)  # CUDA's context, the kernels, and the workspace of cuBLAS
+NOTABLE = GIB // 20  # a change that saves less is not named
 MARGIN = 0.1  # of the free memory, for what torch's allocator holds between blocks
 BLOCK = 256  # values that share a scale in 8-bit AdamW
 TILE = 16  # px, of gsplat
@@ -49,19 +51,16 @@ class Forecast:
         """The sum at the peak."""
         return sum(self.parts.values())
 
-
-@dataclass(frozen=True)
-class Drawing:
-    """Memory of drawing, by gsplat 1.5.3 with packed=False: kept for the backward pass, and needed for a moment."""
-
-    kept: int
-    forward: int
-    backward: int
+    def __str__(self) -> str:
+        """The parts in GiB, the largest first."""
+        parts = sorted(self.parts.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts if value >= NOTABLE)
+        return f"{listed} (peak: {self.peak})"
 
 
 @dataclass(frozen=True)
-class Images:
-    """Memory of the drawn views and the losses on them: kept for the backward pass, and needed for a moment."""
+class Share:
+    """Bytes of a part of a step: kept for the backward pass, and on top of that needed for a moment in either pass."""
 
     kept: int
     forward: int
@@ -139,6 +138,60 @@ def fits(found: Forecast, free_bytes: int) -> bool:
     return found.bytes - CONTEXT <= (1 - MARGIN) * free_bytes
 
 
+@dataclass(frozen=True)
+class Relief:
+    """A change of the settings, and the bytes that it saves after the changes before it."""
+
+    name: str
+    value: str
+    saved: int
+
+    def __str__(self) -> str:
+        return f"train.{self.name}: {self.value} saves {self.saved / GIB:.1f} GiB"
+
+
+def reliefs(settings: Train, views: int, goal: int) -> tuple[list[Relief], int]:
+    """Changes that lower the forecast, those first that cost only time, until it is low enough.
+
+    Args:
+        settings: of the run, in which `auto` is resolved.
+        views: views V of a sample.
+        goal: bytes that the forecast shall not exceed.
+
+    Returns:
+        The changes, each with what it saves beside those before it; they may not be enough.
+        The forecast with all of them.
+    """
+    found: list[Relief] = []
+    needed = forecast(settings, views).bytes
+    for name, value in _changes(settings):
+        if needed <= goal:
+            break
+        changed = settings.model_copy(update={name: value})
+        saved = needed - forecast(changed, views).bytes
+        if saved >= NOTABLE:
+            settings, needed = changed, needed - saved
+            if found and found[-1].name == name:  # recompute: all instead of selective
+                saved += found.pop().saved
+            found.append(Relief(name, str(value).lower(), saved))
+    return found, needed
+
+
+def _changes(settings: Train) -> Iterable[tuple[str, Any]]:
+    """Changes that may lower the memory, the dearest last."""
+    order = ("none", "selective", "all")
+    yield from (("recompute", choice) for choice in order[order.index(settings.recompute) + 1 :])
+    if not settings.rerender:
+        yield "rerender", True
+    yield "accumulate", settings.batch_size // settings.processes
+    if settings.optimizer == "adamw" and settings.strategy == "ddp":
+        yield "optimizer", "adamw8bit"
+    if settings.adapt == "full":
+        yield "adapt", "lora"
+    if settings.image_size % 16 == 0 and settings.image_size >= 256:
+        yield "image_size", settings.image_size // 2
+
+
 @functools.lru_cache(8)
 def _skeleton(preset: str, kind: str, last_n: int, rank: int) -> Network:
     """The adapted model without values."""
@@ -162,7 +215,7 @@ def tiles(net: Footprint, settings: Train) -> float:
     return float(min((1 + 2 * radius / TILE) ** 2, math.ceil(size / TILE) ** 2))
 
 
-def draw(net: Footprint, settings: Train, samples: int, views: int) -> Drawing:
+def draw(net: Footprint, settings: Train, samples: int, views: int) -> Share:
     """The memory of drawing: of `rasterization` of gsplat 1.5.3, and of what activates the Gaussians before it.
 
     Args:
@@ -174,19 +227,20 @@ def draw(net: Footprint, settings: Train, samples: int, views: int) -> Drawing:
     count, pixels = net.gaussians, settings.image_size**2
     together = 1 if settings.rerender else views
     rows, pairs = together * count, int(together * count * tiles(net, settings))
+    view = together * pixels
     # Per row: radii, means2d, conics, colours, opacity; per pair its row; per pixel opacity and last Gaussian.
-    call = 44 * rows + 4 * pairs + 8 * together * pixels
-    # Per row: depth, number of tiles and their sum; per pair: key and row before the sort, and the key after it.
-    binning = 16 * rows + 20 * pairs
-    back = 40 * rows + 56 * count + 16 * together * pixels
-    scene = 64 * samples * count
+    call = 44 * rows + 4 * pairs + 8 * view
+    # Before and after the sort, each pair has a key of 8 and a row; a row's colours and opacity come after it, with the
+    # image, when the depths, the numbers of tiles and the sorted keys are still there.
+    front = max(20 * pairs - 8 * view, 8 * rows + 8 * pairs + 12 * view)
+    scene, upstream = 64 * samples * count, 16 * samples * views * pixels  # activated Gaussians; gradients of the views
     if not settings.rerender:
-        return Drawing(scene + samples * call, binning, back)
-    # One view at a time, drawn again in the backward pass; the gradients of the views are added up.
-    return Drawing(scene, call + binning + 16 * views * pixels, call + max(binning, back + 56 * count))
+        return Share(scene + samples * call, front, 36 * rows + upstream)
+    # One view at a time, drawn again in the backward pass; 56 bytes of a Gaussian's gradients are summed over the views.
+    return Share(scene, call + front + 16 * views * pixels, call + 56 * count + max(front, 36 * rows) + upstream)
 
 
-def image_terms(loss: Loss, views: int, size: int) -> Images:
+def image_terms(loss: Loss, views: int, size: int) -> Share:
     """The memory of the drawn views, the losses and the step's statistics.
 
     Args:
@@ -198,11 +252,11 @@ def image_terms(loss: Loss, views: int, size: int) -> Images:
     # The error of three channels, and a mask for each mean.
     kept = 12 + 4 * sum(weight > 0 for weight in (loss.masked_l2, loss.background, loss.alpha))
     if not loss.ssim:
-        return Images(kept * pixels, 40 * pixels, 36 * pixels)
+        return Share(kept * pixels, 40 * pixels, 36 * pixels)
     # Both images, five products of them, blurred along rows, and along columns with seven maps made of them.
     inner = (size - SSIM_WINDOW + 1) / size
     kept += math.ceil(84 + 60 * inner + 144 * inner**2)
-    return Images(kept * pixels, 40 * pixels, 180 * pixels)
+    return Share(kept * pixels, 40 * pixels, 180 * pixels)
 
 
 def _fixed(model: Network, settings: Train, pixels: int) -> dict[str, int]:

@@ -23,11 +23,13 @@ from mousefacelift.models.network import Network
 from mousefacelift.shards.manifest import Manifest
 from mousefacelift.training.guards import WHITE_FLOOR
 from mousefacelift.training.loaders import ShardData
+from mousefacelift.training.memory import CONTEXT, GIB, MARGIN, fits, forecast, reliefs
 from mousefacelift.training.stream import TarVisits
 from mousefacelift.training.visits import Recipe
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels
+BEYOND_DOUBT = 1.5  # times the free memory: such a run cannot start, whatever the forecast's error
 STYLES = {"ok": "green", "note": "yellow", "stop": "bold red"}
 
 
@@ -64,6 +66,7 @@ def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
         _trained(model, settings),
         _loss(settings),
         _machine(settings, device),
+        *_memory(settings, data.views, device),
     ]
 
 
@@ -248,3 +251,28 @@ def _machine(settings: Train, device: str) -> Check:
     if device == "cpu" and settings.preset != "tiny":
         return Check("machine", found, "a GPU", "note", f"preset {settings.preset} on a CPU is for tests alone")
     return Check("machine", found, "", "ok")
+
+
+def _memory(settings: Train, views: int, device: str) -> Iterable[Check]:
+    """The forecast of the GPU's memory, or on the CPU what card the run would take."""
+    if device == "cpu":
+        if settings.preset != "tiny":
+            settings = settings.model_copy(update={"precision": "bf16-mixed"})
+            found = forecast(settings, views)
+            what = f"a GPU would need about {found.bytes / GIB:.1f} GiB, {settings.precision}: {found}"
+            yield Check("GPU memory", what, "", "ok")
+        return
+    free, total = torch.cuda.mem_get_info()
+    found = forecast(settings, views)
+    text, wanted = (
+        f"about {found.bytes / GIB:.1f} GiB: {found}",
+        f"{(free + CONTEXT) / GIB:.1f} of {total / GIB:.1f} GiB free",
+    )
+    if fits(found, free):
+        yield Check("GPU memory", text, wanted, "ok")
+        return
+    changes, needed = reliefs(settings, views, int((1 - MARGIN) * free) + CONTEXT)
+    advice = f"{', '.join(map(str, changes))}; together about {needed / GIB:.1f} GiB" if changes else "a larger GPU"
+    # How many tiles the Gaussians touch is not known before they are drawn: the rest alone must be too much by far.
+    sure = max(sum(parts.values()) - parts.get("drawing", 0) for parts in found.moments.values())
+    yield Check("GPU memory", text, wanted, "stop" if sure > BEYOND_DOUBT * (free + CONTEXT) else "note", advice)

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from mousefacelift.training.checkpoints import Checkpoints, resume
+from mousefacelift.training.exhausted import training_memory
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.loggers import open_loggers
 from mousefacelift.training.machine import environment, strategy
@@ -29,7 +30,7 @@ def fit(module: FineTuning, table: MetricsTable, checkpoint: Path, out_dir: Path
     Raises:
         AlarmError: if the run has failed.
         TerminatedError: after SIGTERM or Ctrl-C.
-        UserError: for a checkpoint that is damaged or of another run.
+        UserError: for a checkpoint that is damaged or of another run, and where memory runs out.
     """
     settings = module.settings
     unvalidated = checkpoint.exists() and resume(module, table, checkpoint)
@@ -72,7 +73,7 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), training_memory(settings, module.data.manifest.views):
         # The user chooses the workers, which a split in memory does not need; the loggers are given rows, not steps.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
