@@ -1,5 +1,7 @@
 """Training: a killed run ends like an undisturbed one, bad steps are skipped, bad input is refused before the start."""
 
+import io
+import math
 import multiprocessing
 import os
 import signal
@@ -7,9 +9,11 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
@@ -19,13 +23,15 @@ from mousefacelift.gpu.toolchain import Torch
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.stages.train import train
-from mousefacelift.training import finetuning
+from mousefacelift.training import finetuning, metrics_table
+from mousefacelift.training.clock import PARTS
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError
+from mousefacelift.training.runs import identity
 from support.balls import write_shards
 from support.presets import preset_of
 from support.registered import CLOSENESS
-from support.tables import metrics_of
+from support.tables import metrics_of, rows_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
@@ -97,6 +103,38 @@ def test_a_run_writes_weights_metrics_and_config(undisturbed):
     assert (undisturbed.folder / "out" / "curves.png").stat().st_size > 10_000
     assert config["model"]["width"] == 32 and len(config["data"]["sha256"]) == 64
     assert list((undisturbed.folder / "out" / "tensorboard").iterdir())
+
+
+def test_the_table_says_how_fast_the_machine_was(undisturbed):
+    for row in rows_of(undisturbed.folder / "out" / "metrics.csv"):
+        seconds = [float(row[f"seconds_{part}"]) for part in PARTS]
+        assert all(value > 0 for value in seconds) and row["gpu_gb"] == ""
+        assert float(row["samples_per_s"]) == pytest.approx(SETTINGS.batch_size / sum(seconds), rel=1e-5)
+
+
+def test_the_table_grows_with_the_run(run, monkeypatch):
+    """At the start and with every checkpoint and validation; a run that continues drops the rows it will compute again."""
+    seen, original = {}, FineTuning.training_step
+
+    def training_step(self, *arguments):
+        seen[self.step] = [int(row["step"]) for row in run.rows]
+        if self.step == 11:
+            raise RuntimeError("the machine fails")
+        return original(self, *arguments)
+
+    def rows_seen(interval, share):
+        monkeypatch.setattr(metrics_table, "INTERVAL", interval)
+        monkeypatch.setattr(metrics_table, "SHARE", share)
+        seen.clear()
+        with pytest.raises(RuntimeError, match="the machine fails"):
+            run.train()
+        return {step: len(steps) for step, steps in seen.items() if steps == list(range(1, len(steps) + 1))}
+
+    monkeypatch.setattr(FineTuning, "training_step", training_step)
+    rarely = rows_seen(1e9, 200)
+    assert rarely == {0: 0, 1: 0, 2: 0, 3: 0, 4: 4, 5: 4, 6: 6, 7: 6, 8: 8, 9: 8, 10: 8, 11: 8}
+    assert rows_seen(0, 0) == {8: 8, 9: 9, 10: 10, 11: 11}
+    assert rows_seen(1e9, 200)[8] == 8
 
 
 def test_training_lowers_the_loss(undisturbed):
@@ -328,6 +366,7 @@ def test_a_run_that_skips_step_after_step_is_stopped(run):
         run.train(SETTINGS.model_copy(update={"clip_norm": 1e-6, "guards": Guards(norm=3)}))
     assert not (run.folder / "out" / "model.safetensors").exists()
     assert len((run.folder / "out" / "metrics-failed.csv").read_text().splitlines()) == 4
+    assert not (run.folder / "out" / "metrics.csv").exists()
     assert (run.folder / "out" / "curves-failed.png").stat().st_size > 10_000
 
 
@@ -381,3 +420,122 @@ def test_a_metric_of_the_registry_that_is_validated_is_a_column(run, monkeypatch
     assert list(row)[-1] == "val_closeness"
     assert list(row)[-len(validation_metrics()) :] == list(validation_metrics())
     assert 0 < float(row["val_closeness"]) < 1
+
+
+class TestBest:
+    """The weights with the best validation are kept beside the last ones."""
+
+    @pytest.fixture
+    def validate(self, monkeypatch):
+        """Make validations find given values, and keep what was validated: step -> weights."""
+
+        def arrange(values):
+            seen = {}
+            original = FineTuning.on_validation_epoch_end, FineTuning.on_validation_start
+
+            def on_validation_epoch_end(self):
+                original[0](self)
+                self.validated["val_psnr"] = values[self.step]
+                self.record({"val_psnr": values[self.step]})
+
+            def on_validation_start(self):
+                original[1](self)
+                seen[self.step] = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+            monkeypatch.setattr(FineTuning, "on_validation_epoch_end", on_validation_epoch_end)
+            monkeypatch.setattr(FineTuning, "on_validation_start", on_validation_start)
+            return seen
+
+        return arrange
+
+    @pytest.mark.parametrize(
+        ("values", "best"),
+        [({4: 10.0, 8: 20.0, 12: 15.0}, 8), ({4: 10.0, 8: 10.0, 12: 10.0}, 4), ({4: 10.0, 8: math.nan, 12: 11.0}, 12)],
+    )
+    @pytest.mark.parametrize("changes", [{}, {"ema": 0.5}, {"adapt": "heads"}])
+    def test_it_is_the_first_of_the_best(self, run, validate, capsys, values, best, changes):
+        seen = validate(values)
+        run.train(SETTINGS.model_copy(update={"val_every": 4} | changes))
+        found = load_file(run.folder / "out" / "best.safetensors")
+        assert found.keys() == seen[best].keys() and all(torch.equal(found[name], seen[best][name]) for name in found)
+        assert f"best validation: PSNR {values[best]:.2f} dB after step {best} (" in capsys.readouterr().err
+        same = (run.folder / "out" / "best.safetensors").samefile(run.folder / "out" / "model.safetensors")
+        assert same == (best == 12)
+
+    def test_its_checkpoint_holds_what_is_trained_and_no_optimiser(self, run):
+        run.train(SETTINGS.model_copy(update={"adapt": "heads"}))
+        (path,) = run.folder.glob("checkpoints/*/best.ckpt")
+        best = torch.load(path, weights_only=True)
+        assert best.keys() == {"step", "value", "model", "averages"}
+        assert best["model"].keys() == run.checkpoint["model"].keys() < GSLRM(MICRO).state_dict().keys()
+
+    def test_weights_of_a_lost_step_are_not_taken_for_the_last(self, run, validate):
+        """A run may be killed after its last validation, and on a GPU end elsewhere when it continues."""
+        validate({4: 10.0, 8: 20.0, 12: 15.0})
+        settings = SETTINGS.model_copy(update={"val_every": 4})
+        run.train(settings)
+        (path,) = run.folder.glob("checkpoints/*/best.ckpt")
+        torch.save(torch.load(path, weights_only=True) | {"step": 12}, path)
+        lost = run.best
+        run.train(settings)
+        assert run.best == lost != run.weights
+
+    def test_without_a_validation_there_is_none(self, run, tmp_path):
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "best.safetensors").write_bytes(b"of an earlier run")
+        manifest = write_shards(tmp_path / "shards", {"train": 2, "val": 0})
+        Run(manifest, tmp_path).train(SETTINGS.model_copy(update={"steps": 2}))
+        assert not (out / "best.safetensors").exists() and (out / "model.safetensors").exists()
+
+    @pytest.mark.parametrize("name", ["best", "last"])
+    def test_a_full_disk_is_an_error_that_says_so(self, run, monkeypatch, name):
+        original = torch.save
+
+        def save(state, path):
+            if name in path.name:
+                path.write_bytes(b"part")
+                raise RuntimeError("[enforce fail at inline_container.cc] . file write failed")
+            original(state, path)
+
+        monkeypatch.setattr(torch, "save", save)
+        with pytest.raises(UserError, match=rf"{name}\.ckpt: the checkpoint cannot be written.*is the disk full"):
+            run.train()
+
+    def test_a_damaged_one_is_named(self, run):
+        run.train(SETTINGS.model_copy(update={"steps": 6}))
+        (path,) = run.folder.glob("checkpoints/*/best.ckpt")
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(UserError, match=r"best\.ckpt: damaged checkpoint .*; delete it"):
+            run.train(SETTINGS.model_copy(update={"steps": 6}))
+
+
+def test_tensorboard_shows_held_out_views_of_every_validation(undisturbed):
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+
+    events = EventAccumulator(str(undisturbed.folder / "out" / "tensorboard"), size_guidance={IMAGES: 0})
+    events.Reload()
+    images = events.Images("held_out")
+    assert [image.step for image in images] == [6, 12]
+    for image in images:
+        picture = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
+        assert picture.shape == (3 * 34, 2 * 34, 3)  # both samples of the split, of 32 px and a gap
+        assert picture[:32, :32].min() < 200  # a mouse
+
+
+def test_a_run_that_logs_to_wandb_is_the_same_run():
+    settings = SETTINGS.model_copy(update={"wandb": "mice"})
+    records = [
+        {"train": each.model_dump(mode="json"), "model": {}, "data": {}, "init_sha256": None, "version": 1}
+        for each in (SETTINGS, settings)
+    ]
+    assert identity(records[0]) == identity(records[1])
+    assert "wandb" not in records[0]["train"]  # as in the records of versions that did not know it
+
+
+def test_wandb_without_its_package_says_what_to_install_before_anything_starts(run, monkeypatch):
+    monkeypatch.setattr("mousefacelift.training.loggers.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"train.wandb needs the package wandb.*pip install.*\[wandb\]"):
+        run.train(SETTINGS.model_copy(update={"wandb": "mice"}))
+    assert not (run.folder / "checkpoints").exists()

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mousefacelift.base.errors import TerminatedError, UserError
 from mousefacelift.config.presets import PRESETS
@@ -23,6 +25,7 @@ from mousefacelift.models.registry import build_model
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
+from mousefacelift.training import finetuning
 from mousefacelift.training.finetuning import FineTuning, learning_rate, predict
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
@@ -279,7 +282,6 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them(synthetic_shards, reco
 
 def test_selective_recomputation_computes_every_layer_again_but_for_its_attention(synthetic_shards):
     """By counting attention's calls: one per layer forward; one more per layer in the backward pass if it is not kept."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
         attention = matrices = 0
@@ -469,6 +471,90 @@ class TestCollapse:
         settings = {"steps": 150, "seed": seed, "guards": Guards(white=20, norm=10, plateau=100), "val_every": 150}
         _, table = run(synthetic_shards, tmp_path, **settings)
         assert table[-1]["loss"] < 0.5 * table[0]["loss"]
+
+
+class HostReads(TorchDispatchMode):
+    """Counts where the host would wait for a GPU, because it reads a value. On the CPU that waits for nothing."""
+
+    READING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "lift_fresh")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.found, self.counting = [], False
+        for name in ("tolist", "cpu", "numpy", "__array__"):
+            monkeypatch.setattr(torch.Tensor, name, self.counted(name, getattr(torch.Tensor, name)))
+
+    def counted(self, name, original):
+        def method(*arguments, **options):
+            self.note(name)
+            return original(*arguments, **options)
+
+        return method
+
+    def note(self, name):
+        if self.counting:
+            self.found.append(name)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.partition(".")[0]
+        masks = [each for each in (args[1] if name in ("index", "index_put_") else []) if each is not None]
+        if name in self.READING or any(mask.dtype == torch.bool for mask in masks):
+            self.note(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_for_the_device_once_per_step(synthetic_shards, tmp_path, monkeypatch):
+    """From the batch's arrival to the end of the step, its log included.
+
+    Left out: drawing, which is done by other code on a GPU.
+    """
+    monkeypatch.setitem(PRESETS, "tiny", preset_of(replace(MICRO, skip_blank=False)))
+    reads, steps = HostReads(monkeypatch), []
+
+    def draw(gaussians, batch, _rerender):
+        mean = torch.stack([part.mean() for part in gaussians.activated(0)]).mean()
+        return batch["image"] * mean, batch["alpha"] * mean
+
+    first, last = FineTuning.on_train_batch_start, FineTuning.on_train_batch_end
+
+    def on_train_batch_start(self, batch, index):
+        reads.counting = True
+        first(self, batch, index)
+
+    def on_train_batch_end(self, outputs, batch, index):
+        last(self, outputs, batch, index)
+        reads.counting = False
+        if self.between_steps:
+            steps.append(list(reads.found))
+            reads.found.clear()
+
+    monkeypatch.setattr(finetuning, "draw", draw)
+    monkeypatch.setattr(FineTuning, "on_train_batch_start", on_train_batch_start)
+    monkeypatch.setattr(FineTuning, "on_train_batch_end", on_train_batch_end)
+    with reads:
+        run(synthetic_shards, tmp_path, steps=4, accumulate=2, ema=0.9)
+    assert steps == [["tolist"]] * 4
+
+
+def test_gradients_are_not_in_memory_during_the_forward_pass_nor_in_a_validation(
+    micro_model, synthetic_shards, tmp_path, monkeypatch
+):
+    present = []
+
+    def spy(hook, parts=()):
+        original = getattr(FineTuning, hook)
+
+        def wrapped(self, *arguments):
+            if arguments[1] not in parts:
+                present.append(any(parameter.grad is not None for parameter in self.model.parameters()))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(FineTuning, hook, wrapped)
+
+    spy("training_step", parts=[each for each in range(100) if each % 2])  # the second part adds to the first one's
+    spy("validation_step")
+    run(synthetic_shards, tmp_path, steps=6, accumulate=2)
+    assert len(present) > 6 and not any(present)
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
