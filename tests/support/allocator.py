@@ -1,5 +1,6 @@
 """What torch's allocator on the CPU is asked for by a real step of training, beside what the forecast says."""
 
+import types
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -57,7 +58,8 @@ def measured(settings: Train) -> Measured:
     model = build_model(settings.preset)
     adapt(model, settings)
     model.recompute = settings.recompute
-    module = FineTuning(model, settings, None, Watch(settings.guards), {})
+    module = FineTuning(model, settings, None, Watch(settings.guards), {}, "")
+    module.trainer = types.SimpleNamespace(world_size=1)
     optimizer = build_optimizer(model, settings)
     for parameter in trainable(model).values():
         parameter.grad = torch.zeros_like(parameter)

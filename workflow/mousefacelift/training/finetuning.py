@@ -226,7 +226,7 @@ class FineTuning(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, _batch_index: int) -> None:
         """Measure the views that were not inputs, and keep the values by sample: several processes may see one twice."""
-        rgb, alpha, _ = predict(self.model, batch)
+        rgb, alpha, _ = predict(self.model, batch, self.settings.rerender)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
         values = torch.stack([measure(rgb, alpha, image, mask) for measure in self.measures.values()]).tolist()

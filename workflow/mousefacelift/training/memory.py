@@ -107,7 +107,7 @@ def forecast(settings: Train, views: int) -> Forecast:
             "backward, first layer": moment(after_layers, net.first_layer + net.backward_layer),
             "backward, end": moment(gradients, net.backward_end),
             "optimiser": moment(gradients, 0),
-            "validation": _validation(model, settings, views, fixed | {"gradients": gradients}),
+            "validation": _validation(model, settings, views, fixed | ({"gradients": gradients} if _buckets(settings) else {})),
         }
     )  # fmt: skip
 
@@ -295,10 +295,10 @@ def _gradients(model: Network, settings: Train) -> tuple[int, int, int]:
 
 
 def _validation(model: Network, settings: Train, views: int, fixed: dict[str, int]) -> dict[str, int]:
-    """One sample without gradients of its own, while those of the last step are still there; all views at once."""
+    """One sample without gradients."""
     size, mixed = settings.image_size, settings.precision == "bf16-mixed"
     net = model.footprint(1, settings.num_input_views, size, mixed, "all")
-    drawing = draw(net, settings.model_copy(update={"rerender": False}), 1, views)
+    drawing = draw(net, settings, 1, views)
     network = max(net.forward, net.heads + net.forward_heads)
     drawn = net.heads + drawing.kept + drawing.forward
     return fixed | ({"activations": network} if network > drawn else {"heads": net.heads, "drawing": drawn - net.heads})
