@@ -179,3 +179,14 @@ def test_a_baseline_of_the_registry_is_in_every_file(synthetic_shards, trained, 
     ]  # fmt: skip
     labels = [axes.get_ylabel() for axes in figures["ball-test-000000.png"].axes if axes.get_ylabel()]
     assert labels[:5] == ["target", "model", "nearest input", "grey image", "error of model"]
+
+
+def test_memory_that_runs_out_is_one_sentence(synthetic_shards, trained, monkeypatch, tmp_path):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr("mousefacelift.evaluation.predict.reconstruct", exhausted)
+    with pytest.raises(
+        UserError, match=r"the GPU's memory ran out in .* \(CUDA out of memory\. Tried to allocate 2\.00 GiB\)"
+    ):
+        evaluate(synthetic_shards, trained, tmp_path / "out", SETTINGS, threads=1)

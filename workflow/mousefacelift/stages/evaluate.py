@@ -18,8 +18,10 @@ from mousefacelift.evaluation.scores import Scores, mean_scores, stacked
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.models.splats import write_ply
 from mousefacelift.shards.integrity import refuse_damaged
+from mousefacelift.training.exhausted import evaluation_memory
 
 
+@evaluation_memory()
 def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Evaluate, threads: int) -> None:
     """Predict every view of every sample of a split from the other views, and score the predictions.
 

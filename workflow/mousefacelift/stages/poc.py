@@ -19,6 +19,7 @@ from mousefacelift.evaluation.scores import Scores, mean_score, mean_scores, pai
 from mousefacelift.evaluation.tables import STANDARD_ERROR, comparison_table, difference_record, difference_text
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.training.data import SplitName
+from mousefacelift.training.exhausted import evaluation_memory
 
 REFERENCE = "z_up"  # the condition that the others are compared with
 WHITE = "white"  # the baseline that every condition should beat
@@ -40,6 +41,7 @@ class Drawn:
     scores: dict[str, dict[str, Tensor]]
 
 
+@evaluation_memory()
 def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, threads: int) -> None:
     """Predict every view of a split from the others under each camera condition, and score the predictions.
 
