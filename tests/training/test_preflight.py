@@ -176,11 +176,12 @@ def test_a_run_that_does_not_fit_into_the_gpu_is_noted_and_one_that_never_can_is
     assert "optimiser 2.3" in found.found and "peak: " in found.found
     if verdict != "ok":
         assert "train.optimizer: adamw8bit saves 1.7 GiB" in found.advice and "together about" in found.advice
+        assert ("still too much" in found.advice) == (verdict == "stop")
 
 
 def test_what_a_run_would_take_is_said_where_there_is_no_gpu(synthetic_shards):
     found = checks(synthetic_shards, **BASE | {"precision": "32-true"})["GPU memory"]
-    assert found.verdict == "ok" and found.found.startswith("a GPU would need about ")
+    assert found.verdict == "ok" and found.found.startswith("a GPU would need, in bf16-mixed, about ")
     assert "GPU memory" not in checks(synthetic_shards)
 
 

@@ -255,24 +255,25 @@ def _machine(settings: Train, device: str) -> Check:
 
 def _memory(settings: Train, views: int, device: str) -> Iterable[Check]:
     """The forecast of the GPU's memory, or on the CPU what card the run would take."""
+    if device == "cpu" and settings.preset == "tiny":
+        return
     if device == "cpu":
-        if settings.preset != "tiny":
-            settings = settings.model_copy(update={"precision": "bf16-mixed"})
-            found = forecast(settings, views)
-            what = f"a GPU would need about {found.bytes / GIB:.1f} GiB, {settings.precision}: {found}"
-            yield Check("GPU memory", what, "", "ok")
+        settings = settings.model_copy(update={"precision": "bf16-mixed"})
+    expected = forecast(settings, views)
+    text = f"about {expected.bytes / GIB:.1f} GiB{' and LPIPS' if settings.loss.lpips else ''}: {expected}"
+    if device == "cpu":
+        yield Check("GPU memory", f"a GPU would need, in {settings.precision}, {text}", "", "ok")
         return
     free, total = torch.cuda.mem_get_info()
-    found = forecast(settings, views)
-    text, wanted = (
-        f"about {found.bytes / GIB:.1f} GiB: {found}",
-        f"{(free + CONTEXT) / GIB:.1f} of {total / GIB:.1f} GiB free",
-    )
-    if fits(found, free):
+    wanted = f"{(free + CONTEXT) / GIB:.1f} of {total / GIB:.1f} GiB free"
+    if fits(expected, free):
         yield Check("GPU memory", text, wanted, "ok")
         return
-    changes, needed = reliefs(settings, views, int((1 - MARGIN) * free) + CONTEXT)
-    advice = f"{', '.join(map(str, changes))}; together about {needed / GIB:.1f} GiB" if changes else "a larger GPU"
+    goal = int((1 - MARGIN) * free) + CONTEXT
+    changes, needed = reliefs(settings, views, goal)
+    advice = f"{', '.join(map(str, changes))}; together about {needed / GIB:.1f} GiB" if changes else "no setting helps"
+    if needed > goal:
+        advice += ", still too much: use a larger GPU"
     # How many tiles the Gaussians touch is not known before they are drawn: the rest alone must be too much by far.
-    sure = max(sum(parts.values()) - parts.get("drawing", 0) for parts in found.moments.values())
+    sure = max(sum(parts.values()) - parts.get("drawing", 0) for parts in expected.moments.values())
     yield Check("GPU memory", text, wanted, "stop" if sure > BEYOND_DOUBT * (free + CONTEXT) else "note", advice)
