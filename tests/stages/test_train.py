@@ -407,6 +407,8 @@ def test_without_cuda_nothing_imports_gsplat(run, monkeypatch):
         def find_spec(self, name, *_):
             assert name.partition(".")[0] != "gsplat", "gsplat was imported"
 
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gsplat"]:  # of other tests in this process
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
     run.train(SETTINGS.model_copy(update={"steps": 2, "accelerator": "cpu"}))
     evaluate(run.manifest, run.folder / "out", run.folder / "evaluate", Evaluate(pictures=1, turntable_frames=1), 1)
