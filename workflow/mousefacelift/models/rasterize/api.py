@@ -69,6 +69,8 @@ def _gsplat(
     scene: tuple[Tensor, ...], w2c: Tensor, fxfycxcy: Tensor, width: int, height: int, background: float
 ) -> tuple[Tensor, Tensor]:
     """`rasterize` by gsplat (Ye et al. 2025); it clamps alpha at 0.999 instead of 0.99."""
+    if not len(scene[0]):  # gsplat 1.5.3 divides by the number of Gaussians
+        return w2c.new_full((len(w2c), height, width, 3), background), w2c.new_zeros(len(w2c), height, width)
     from gsplat import rasterization
 
     fx, fy, cx, cy = fxfycxcy.unbind(-1)
