@@ -254,6 +254,17 @@ def test_gsplat_draws_the_same_on_cuda():
         assert torch.linalg.norm(found[name] - expected[name]) < 0.01 * torch.linalg.norm(expected[name]), name
 
 
+def test_more_tiles_than_gsplat_can_count_are_refused(monkeypatch):
+    def rasterization(*_, viewmats, width, height, **__):
+        drawn = torch.zeros(len(viewmats), height, width, 4)
+        return drawn[..., :3], drawn[..., 3:], {"flatten_ids": range(2**31)}
+
+    monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=rasterization))
+    gaussians = (torch.zeros(5, 3), torch.ones(5, 4), torch.ones(5, 3), torch.ones(5), torch.ones(5, 3))
+    with pytest.raises(UserError, match=r"2\.15e\+09 tiles in 2 views.*train\.rerender"):
+        _gsplat(gaussians, torch.eye(4).repeat(2, 1, 1), torch.ones(2, 4), 8, 8, 1.0)
+
+
 def test_without_gsplat_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("mousefacelift.gpu.extension.installed_gsplat", lambda: None)
     ready.cache_clear()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mousefacelift.base.errors import UserError
 from mousefacelift.gpu.extension import ready
 from mousefacelift.models.rasterize.constants import LOW_PASS, NEAR_PLANE
 from mousefacelift.models.rasterize.cpu import CpuRasterizer
+
+MOST_PAIRS = 2**31 - 1  # of a Gaussian and a tile in one call of gsplat, which numbers them in 32 bits
 
 
 def rasterize(
@@ -76,7 +79,7 @@ def _gsplat(
     fx, fy, cx, cy = fxfycxcy.unbind(-1)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     intrinsics = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).reshape(-1, 3, 3)
-    rgb, alpha, _ = rasterization(
+    rgb, alpha, about = rasterization(
         *scene,  # means, quats, scales, opacities, colors
         viewmats=w2c,
         Ks=intrinsics,
@@ -88,6 +91,11 @@ def _gsplat(
         rasterize_mode="classic",
         backgrounds=w2c.new_full((len(w2c), 3), background),
     )
+    if len(about.get("flatten_ids", ())) > MOST_PAIRS:
+        raise UserError(
+            f"the Gaussians touch {len(about['flatten_ids']):.3g} tiles in {len(w2c)} views together, more than gsplat can count: "
+            "set train.rerender, or lower train.image_size"
+        )
     return rgb, alpha[..., 0]
 
 
