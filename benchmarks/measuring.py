@@ -15,28 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mousefacelift.config.train import Train
+from mousefacelift.training.clock import DeviceClock
 from mousefacelift.training.machine import choose_accelerator
 
 Row = dict[str, Any]
 
 
-class Clock:
-    """Instants on a device: CUDA events, which do not make the GPU wait, or the CPU's own time."""
-
-    def __init__(self, device: torch.device):
-        self.cuda = device.type == "cuda"
-
-    def now(self) -> Any:
-        """This instant in the device's work."""
-        if not self.cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, begin: Any, end: Any) -> float:
-        """Seconds between two instants; the device must have reached the second (`wait`)."""
-        return begin.elapsed_time(end) / 1000 if self.cuda else end - begin
+class Clock(DeviceClock):
+    """Instants on a device, and the times of calls."""
 
     def wait(self) -> None:
         """Wait until the device has done all it was given."""

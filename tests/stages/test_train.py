@@ -8,11 +8,13 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 
 from mousefacelift.base.errors import UserError
@@ -541,3 +543,86 @@ def test_wandb_without_its_package_says_what_to_install_before_anything_starts(r
     with pytest.raises(UserError, match=r"train.wandb needs the package wandb.*pip install.*\[wandb\]"):
         run.train(SETTINGS.model_copy(update={"wandb": "mice"}))
     assert not (run.folder / "checkpoints").exists()
+
+
+class TestWandb:
+    """With a stand-in for the package, which is an extra."""
+
+    @pytest.fixture
+    def services(self, monkeypatch):
+        """The loggers that runs open: their arguments, rows, pictures and exit status."""
+        opened = []
+
+        class Error(Exception):
+            pass
+
+        class Service(Logger):
+            name = version = "stand-in"
+            fails = False
+
+            def __init__(self, **arguments):
+                super().__init__()
+                self.arguments, self.rows, self.pictures, self.status = arguments, {}, [], None
+                opened.append(self)
+
+            def log_hyperparams(self, *_):
+                pass
+
+            def log_metrics(self, metrics, step):
+                self.rows.setdefault(step, {}).update(metrics)
+
+            def log_image(self, key, images, step):
+                self.pictures.append((key, step, images[0].shape))
+
+            @property
+            def experiment(self):
+                if Service.fails:
+                    raise Error("api_key not configured")
+                return SimpleNamespace(finish=lambda exit_code: setattr(self, "status", exit_code))
+
+        monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(Error=Error))
+        monkeypatch.setattr("mousefacelift.training.loggers.importlib.util.find_spec", lambda name: name)
+        for module in ("loggers", "pictures"):
+            monkeypatch.setattr(f"mousefacelift.training.{module}.WandbLogger", Service)
+        return SimpleNamespace(opened=opened, logger=Service)
+
+    def test_it_gets_the_rows_of_the_table_and_the_pictures(self, run, services):
+        run.train(SETTINGS.model_copy(update={"wandb": "mice"}))
+        (service,) = services.opened
+        assert service.arguments["project"] == "mice" and service.arguments["name"] == SETTINGS.run
+        assert [row["loss"] for row in service.rows.values()] == pytest.approx(
+            [float(row["loss"]) for row in run.rows], rel=1e-6
+        )
+        assert service.rows[12]["val_psnr"] == pytest.approx(float(run.rows[-1]["val_psnr"]), rel=1e-6)
+        assert [(key, step) for key, step, _ in service.pictures] == [("held_out", 6), ("held_out", 12)]
+        assert service.status == 0
+
+    def test_a_run_that_continues_is_one_run_and_a_failed_one_is_said_to_have_failed(self, run, services, monkeypatch):
+        settings = SETTINGS.model_copy(update={"wandb": "mice"})
+        original = FineTuning.training_step
+
+        def training_step(self, *arguments):
+            if self.step == 7:
+                raise RuntimeError("the machine fails")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(FineTuning, "training_step", training_step)
+        with pytest.raises(RuntimeError, match="the machine fails"):
+            run.train(settings)
+        monkeypatch.setattr(FineTuning, "training_step", original)
+        run.train(settings)
+        first, second = services.opened
+        assert first.arguments["id"] == second.arguments["id"] and second.arguments["resume"] == "allow"
+        assert (first.status, second.status) == (1, 0)
+
+    def test_a_user_that_it_does_not_know_is_told_what_to_do_before_the_first_step(self, run, services, monkeypatch):
+        monkeypatch.setattr(services.logger, "fails", True)
+        with pytest.raises(UserError, match=r"api_key not configured.*wandb login.*WANDB_MODE=offline"):
+            run.train(SETTINGS.model_copy(update={"wandb": "mice"}))
+        assert not list(run.folder.glob("checkpoints/*/last.ckpt"))
+
+    def test_the_package_itself_takes_a_run_offline(self, run, monkeypatch):
+        pytest.importorskip("wandb")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        run.train(SETTINGS.model_copy(update={"wandb": "mice"}))
+        assert len(list((run.folder / "out").glob("wandb/offline-run-*/files/media/images/held_out_*.png"))) == 2

@@ -289,7 +289,8 @@ def toned(image: Tensor, alpha: Tensor, tone: Tensor) -> Tensor:
     brightness, contrast = (tone[..., i, None, None, None, None] for i in (0, 1))
     cover = alpha.unsqueeze(-3)
     mouse = (image - (1 - cover)) * brightness  # colours times alpha
-    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)[:, None, None]
+    # Filled on the device: a copy from the host would make it wait.
+    weights = torch.cat([image.new_full((1, 1, 1), weight) for weight in (0.299, 0.587, 0.114)])
     dims = (-4, -3, -2, -1)
     mean = (mouse * weights).sum(dims, keepdim=True) / cover.sum(dims, keepdim=True).clamp_min(1e-6)
     mouse = (mouse - mean * cover) * contrast + mean * cover
