@@ -137,6 +137,7 @@ class Train(Section):
     attention: Literal["auto", "flash", "cudnn", "efficient"] = Field(
         "auto",
         description="the attention kernel on a GPU; auto: the fastest for this run's tokens, measured at its start",
+        exclude_if=lambda kernel: kernel == "auto",  # as for wandb
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of weights, data order and held-out views")
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA GPU where there is one")
@@ -157,9 +158,7 @@ class Train(Section):
         None,
         min_length=1,
         description="project on Weights & Biases to log to, too; null: none",
-        exclude_if=lambda project: (
-            project is None
-        ),  # or every run's settings would differ from those of an older version
+        exclude_if=lambda project: project is None,  # or all finished runs of an older version would run again
     )
 
     @field_validator("preset")
