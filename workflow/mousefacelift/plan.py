@@ -196,7 +196,7 @@ class Plan:
         from mousefacelift.models.weights.fitting import check_weights
 
         try:
-            check_weights(Path(self.config.train.init), self.config.train.preset)
+            check_weights(Path(self.config.train.init), self.config.train.preset, self.config.train.guide)
         except UserError as error:
             raise UserError(f"train.init: {error}") from None
         return self.config.train.init

@@ -10,7 +10,8 @@ class Preset:
 
     network: its name in models/registry.py. model: its settings that are not the network's defaults, `layers` always.
     memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for. on_cpu: whether a CPU trains
-    it in minutes, so that it may do so where a GPU cannot be used.
+    it in minutes, so that it may do so where a GPU cannot be used. residual: whether with `train.guide: hull` the network's
+    raw outputs are changes of the hull's own Gaussians; not for networks with released weights, whose outputs have a meaning.
     """
 
     network: str
@@ -18,6 +19,7 @@ class Preset:
     memory_mb: int
     recompute: Literal["none", "selective", "all"] = "selective"
     on_cpu: bool = False
+    residual: bool = False
 
     @property
     def layers(self) -> int:
@@ -29,11 +31,20 @@ PRESETS = {
     # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
     "tiny": Preset(
         "gslrm",
-        {"width": 192, "head_width": 32, "layers": 6, "scale_bias": -4.2, "skip_blank": True},
+        {
+            "width": 192,
+            "head_width": 32,
+            "layers": 6,
+            "scale_bias": -4.2,
+            "skip_blank": True,
+            "guide": "hull",
+            "residual": True,
+        },
         memory_mb=4000,
         recompute="none",
         on_cpu=True,
+        residual=True,
     ),
-    "small": Preset("gslrm", {"width": 512, "layers": 12}, memory_mb=16000),
+    "small": Preset("gslrm", {"width": 512, "layers": 12}, memory_mb=16000, residual=True),
     "base": Preset("gslrm", {"layers": 24}, memory_mb=32000),  # FaceLift's
 }

@@ -65,6 +65,11 @@ class Train(Section):
         None,
         description="weights to start from, FaceLift's .pt or a model.safetensors of an earlier run; null: from nothing",
     )
+    guide: Literal["none", "clamp", "hull"] = Field(
+        "none",
+        description="what the visual hull of the input views decides: nothing; clamp: that Gaussians stay inside it; hull: besides, where tiny and small start, and what the network is told",
+        exclude_if=lambda guide: guide == "none",  # as for wandb
+    )
     adapt: Literal["full", "heads", "last_n", "lora"] = Field(
         "full",
         description="what is trained: everything, the output heads, the heads and the last layers, or the heads and low-rank updates",

@@ -19,10 +19,19 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
+from mousefacelift.models.hull.api import intervals
+from mousefacelift.models.hull.splats import LOGIT, colours, log_scales
 from mousefacelift.models.network import Footprint, Network, Recompute
 from mousefacelift.models.precision import full_precision
 
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
+GUIDES = ("none", "clamp", "hull")  # what decides where pixel Gaussians may be: nothing, or the inputs' visual hull
+MARGIN = 0.01  # world units by which a ray's interval of the hull is widened
+DEEPER = (
+    -3.0
+)  # added to a residual model's raw depth: it starts at the hull's front and has all of the interval before it
+START = 1 / (1 + math.exp(-DEEPER))  # share of the interval that an untrained model would go into
+GROWTH = 1.5  # log units by which a residual model's Gaussian may be larger than its pixel
 
 
 @dataclass(frozen=True)
@@ -40,10 +49,16 @@ class GSLRMConfig:
     ray_range: float = 1.8  # pixel Gaussians lie within this of the point of their ray nearest to the origin
     clip_xyz: bool = False  # clamp pixel Gaussians to the cube +-1; no released weights were trained so
     skip_blank: bool = False  # leave out patches that are white all over: 80 to 95 % of a view of a mouse
+    guide: str = "none"  # or "clamp", "hull": what the visual hull of the input views decides, see GUIDES
+    residual: bool = False  # with guide "hull": raw outputs are changes of the hull's own Gaussians
 
     def __post_init__(self) -> None:
         if self.width % self.head_width:
             raise UserError(f"model width {self.width} is not a multiple of the head width {self.head_width}")
+        if self.guide not in GUIDES:
+            raise UserError(f"model guide {self.guide!r}: valid are {', '.join(GUIDES)}")
+        if self.residual and self.guide != "hull":
+            raise UserError(f"a residual model needs guide hull, not {self.guide}")
 
     def __str__(self) -> str:
         return f"GS-LRM of width {self.width}, {self.layers} layers, patch {self.patch}"
@@ -97,18 +112,33 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     return x.reshape(b, -1, patch * patch, c)
 
 
-def select_occupied(rgb: Tensor, *patches: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Keep each sample's patches that have a pixel that is not white, in their order.
+class Inward(torch.autograd.Function):
+    """Clamp; what lies outside has a gradient where that would bring it inside, and none where it would not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """x, low, high: equal shapes."""
+        ctx.save_for_backward(x < low, x > high)
+        return torch.minimum(torch.maximum(x, low), high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """A step goes against the gradient."""
+        below, above = ctx.saved_tensors
+        return grad.masked_fill((below & (grad > 0)) | (above & (grad < 0)), 0), None, None
+
+
+def select_occupied(occupied: Tensor, *patches: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Keep each sample's patches that have a foreground pixel, in their order.
 
     Args:
-        rgb: [B, T, p*p, 3] colours in [-1, 1], 1 is white.
+        occupied: [B, T] bool.
         patches: each [B, T, ...], values of the patches.
 
     Returns:
         present: [B, L] bool, L the largest number of occupied patches in a sample; False marks padding at the end.
         patches: each [B, L, ...].
     """
-    occupied = (rgb < 1).flatten(2).any(-1)
     length = int(occupied.sum(1).max())
     order = occupied.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :length]
     rows = torch.arange(len(order), device=order.device)[:, None]
@@ -210,7 +240,7 @@ class GSLRM(Network):
     # A damaged file must not ask for a model that takes minutes to lay out.
     largest: ClassVar = {"width": 65536, "head_width": 65536, "layers": 512, "patch": 256, "free_gaussians": 65536}
     parts: ClassVar = {
-        "embedder": ("gaussian_position_embeddings", "patch_embedder", "input_layer_norm"),
+        "embedder": ("gaussian_position_embeddings", "patch_embedder", "guide_embedder", "input_layer_norm"),
         "layers": ("transformer_layers",),
         "heads": ("gaussian_upsampler", "pixel_gaussian_decoder"),
     }
@@ -229,10 +259,14 @@ class GSLRM(Network):
         self.pixel_gaussian_decoder = nn.Sequential(
             nn.LayerNorm(config.width, bias=False), nn.Linear(config.width, sum(CHANNELS) * pixels, bias=False)
         )
+        if config.guide == "hull":
+            self.guide_embedder = nn.Linear(3 * pixels, config.width, bias=False)
         nn.init.trunc_normal_(self.gaussian_position_embeddings, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
+        if config.residual:  # an untrained model draws the hull's own Gaussians
+            nn.init.zeros_(self.pixel_gaussian_decoder[1].weight)  # type: ignore[arg-type]
 
     def compile_layers(self) -> None:
         """Compile the layers at their first use; they share one compiled function."""
@@ -282,18 +316,20 @@ class GSLRM(Network):
             start=(math.exp(config.scale_bias), 1 / (1 + math.exp(-config.opacity_bias))),
         )
 
-    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
+    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None) -> Gaussians:
         """Reconstruct B samples.
 
         Args:
             image: [B, V, 3, H, W] input views in [0, 1], over white; the patch size divides H and W.
             c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
             fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+            alpha: [B, V, H, W] silhouettes of the input views in [0, 1]; not used with `guide` none.
 
         Returns:
             N = free + T*p*p raw Gaussians per sample, float32 whatever the autocast, in the order free, view, patch
-            row, patch column, row, column. With `skip_blank` only patches that hold more than white become tokens
-            and Gaussians, in that order; samples with fewer such patches end in Gaussians of opacity 0.
+            row, patch column, row, column. With `skip_blank` only patches that hold more than white, or with a `guide`
+            more than background, become tokens and Gaussians, in that order; samples with fewer such patches end in
+            Gaussians of opacity 0. With a `guide`, the free ones and those of the background have opacity 0, too.
 
         Raises:
             UserError: the patch size does not divide H or W.
@@ -307,18 +343,24 @@ class GSLRM(Network):
         origins, directions = pixel_rays(c2w, fxfycxcy, height, width)
         nearest = origins - (origins * directions).sum(-1, keepdim=True) * directions
         pixels = torch.cat([image.movedim(2, -1) * 2 - 1, directions, nearest], dim=-1)
+        fixed = [nearest, directions]  # of a pixel's Gaussian
+        if config.guide != "none":
+            assert alpha is not None, "a guided model needs the inputs' silhouettes"
+            fixed += _guides(image, alpha, c2w, fxfycxcy, nearest, directions)
 
         # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
-        patches = patchify(pixels, config.patch)
-        rays = patchify(torch.cat([nearest, directions], dim=-1), config.patch)
+        patches, known = patchify(pixels, config.patch), patchify(torch.cat(fixed, dim=-1), config.patch)
         attend = present = None
         if config.skip_blank:
-            present, (patches, rays) = select_occupied(patches[..., :3], patches, rays)
+            foreground = patches[..., :3] < 1 if config.guide == "none" else known[..., VALID] > 0
+            present, (patches, known) = select_occupied(foreground.flatten(2).any(-1), patches, known)
             if not present.all():
                 attend = functional.pad(present, (config.free_gaussians, 0), value=True)[:, None, None]
 
         # All tokens, the free ones first, attend to all.
         tokens = self.patch_embedder(patches)
+        if config.guide == "hull":
+            tokens = tokens + self.guide_embedder(known[..., 6:9].flatten(2))
         free = self.gaussian_position_embeddings.to(tokens.dtype).expand(b, -1, -1)
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
         for layer in self.transformer_layers:
@@ -327,25 +369,72 @@ class GSLRM(Network):
             free, tokens = x.float().split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
             free_raw = self.gaussian_upsampler(free)
             pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))
+        absent = None if present is None else ~present.repeat_interleave(config.patch**2, dim=1)
+        return self._gaussians(free_raw, pixel_raw, known.flatten(1, 2), absent)
 
+    def _gaussians(self, free_raw: Tensor, pixel_raw: Tensor, known: Tensor, absent: Tensor | None) -> Gaussians:
+        """Gaussians of raw outputs.
+
+        Args:
+            free_raw: [B, free, 14].
+            pixel_raw: [B, P, 14].
+            known: [B, P, 6 or 13] what is fixed of the pixels' Gaussians: their rays, and with a guide `_guides`.
+            absent: [B, P] bool, padding; None without any.
+        """
+        config = self.config
+        guided = config.guide != "none"
         # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
-        rays = rays.view(b, -1, 6)
-        depth = (2 * pixel_raw[..., :3].mean(-1, keepdim=True).sigmoid() - 1) * config.ray_range
-        xyz = rays[..., :3] + depth * rays[..., 3:]
+        raw = pixel_raw[..., :3].mean(-1, keepdim=True)
+        if config.residual:
+            front, back = known[..., FRONT], known[..., BACK]
+            depth = front + ((raw + DEEPER).sigmoid() - START) * (back - front + MARGIN)
+        else:
+            depth = (2 * raw.sigmoid() - 1) * config.ray_range
+        if guided and not config.residual:
+            depth = Inward.apply(depth, known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN)
+        xyz = known[..., :3] + depth * known[..., 3:6]
         if config.clip_xyz:
             xyz = xyz.clamp(-1, 1)
-        xyz = torch.cat([free_raw[..., :3], xyz], dim=1)
-        if present is not None:
+        _, dc, scale, rotation, opacity = pixel_raw.split(CHANNELS, dim=-1)
+        if config.residual:
+            dc, scale = dc + known[..., COLOUR], scale.clamp(max=GROWTH) + known[..., SCALE]
+            rotation, opacity = rotation + rotation.new_tensor([1.0, 0, 0, 0]), opacity + LOGIT
+        else:
+            scale, opacity = scale + config.scale_bias, opacity + config.opacity_bias
+        if guided:
+            outside = known[..., VALID][..., 0] == 0
+            absent = outside if absent is None else absent | outside
+        if absent is not None:
             # A logit of -100 is an opacity of 0 in every precision, and its gradient is 0 too.
-            absent = ~present.repeat_interleave(config.patch**2, dim=1)
-            pixel_raw = torch.cat(
-                [pixel_raw[..., :-1], pixel_raw[..., -1:].masked_fill(absent[..., None], -100)], dim=-1
-            )
-        _, dc, scale, rotation, opacity = torch.cat([free_raw, pixel_raw], dim=1).split(CHANNELS, dim=-1)
+            opacity = opacity.masked_fill(absent[..., None], -100)
+        free_xyz, free_dc, free_scale, free_rotation, free_opacity = free_raw.split(CHANNELS, dim=-1)
+        free_opacity = free_opacity.new_full(free_opacity.shape, -100) if guided else free_opacity + config.opacity_bias
         return Gaussians(
-            xyz=xyz,
-            features=dc.unsqueeze(-2),
-            scaling=(scale + config.scale_bias).clamp(max=config.scale_max),
-            rotation=rotation,
-            opacity=opacity + config.opacity_bias,
+            xyz=torch.cat([free_xyz, xyz], dim=1),
+            features=torch.cat([free_dc, dc], dim=1).unsqueeze(-2),
+            scaling=torch.cat([free_scale + config.scale_bias, scale], dim=1).clamp(max=config.scale_max),
+            rotation=torch.cat([free_rotation, rotation], dim=1),
+            opacity=torch.cat([free_opacity, opacity], dim=1),
         )
+
+
+# Places in what is known of a pixel: the ray's nearest point and direction, and what `_guides` returns.
+FRONT, BACK, VALID, SCALE, COLOUR = slice(6, 7), slice(7, 8), slice(8, 9), slice(9, 10), slice(10, 13)
+
+
+@torch.no_grad()
+def _guides(
+    image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, nearest: Tensor, directions: Tensor
+) -> list[Tensor]:
+    """What the visual hull says of each pixel: front and back of its ray's interval, whether it has one, log scale, colour.
+
+    Returns:
+        [B, V, H, W, 1, 1, 1, 1 and 3] float32.
+    """
+    w2c = torch.linalg.inv(c2w.float())
+    front, back, valid = (
+        each[..., None].float() for each in intervals(alpha.float(), c2w.float(), w2c, fxfycxcy.float())
+    )
+    valid = valid * (alpha[..., None] > 0.5)
+    scale = log_scales(nearest + front * directions, c2w.float(), fxfycxcy.float())
+    return [front, back, valid, scale, colours(image.float(), alpha.float())]

@@ -88,13 +88,14 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor) -> Gaussians:
+    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None) -> Gaussians:
         """Reconstruct B samples.
 
         Args:
             image: [B, V, 3, H, W] input views in [0, 1], over white.
             c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
             fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+            alpha: [B, V, H, W] silhouettes of the input views in [0, 1], for a network that needs them.
 
         Returns:
             N raw Gaussians per sample, float32 whatever the autocast.

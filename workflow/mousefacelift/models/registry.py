@@ -3,6 +3,7 @@
 To add a network, write a module with a `Network` and add its line to NETWORKS; its presets go into config/presets.py.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from mousefacelift.base.errors import UserError
@@ -22,11 +23,12 @@ def network(name: str) -> type[Network]:
     return NETWORKS[name]
 
 
-def preset_config(preset: str) -> Any:
+def preset_config(preset: str, guide: str | None = None) -> Any:
     """A preset's configuration.
 
     Args:
         preset: a name in PRESETS.
+        guide: `train.guide`; None for the preset's own.
 
     Returns:
         A `Config` of the preset's network.
@@ -35,14 +37,21 @@ def preset_config(preset: str) -> Any:
         UserError: the preset's network is not in the registry.
     """
     found = PRESETS[preset]
-    return network(found.network).Config(**found.model)
+    config = network(found.network).Config(**found.model)
+    own = getattr(config, "guide", "none")
+    if guide is None or guide == own:
+        return config
+    if not hasattr(config, "guide"):
+        raise UserError(f"train.guide is {guide}, but {found.network}, the network of preset {preset}, takes no guide")
+    return replace(config, guide=guide, residual=guide == "hull" and found.residual)
 
 
-def build_model(preset: str) -> Network:
+def build_model(preset: str, guide: str | None = None) -> Network:
     """A new model of a preset.
 
     Args:
         preset: a name in PRESETS.
+        guide: `train.guide`; None for the preset's own.
 
     Returns:
         The model with random weights, drawn from torch's random numbers.
@@ -51,4 +60,4 @@ def build_model(preset: str) -> Network:
         UserError: the preset's network is not in the registry.
     """
     found = PRESETS[preset]
-    return network(found.network)(preset_config(preset))
+    return network(found.network)(preset_config(preset, guide))

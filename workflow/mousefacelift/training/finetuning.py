@@ -63,8 +63,8 @@ def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Ten
 def reconstruct(model: nn.Module, batch: Batch) -> Gaussians:
     """The Gaussians that the model makes of the batch's input views; arguments as of `predict`."""
     rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
-    image, c2w, fxfycxcy = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy"))
-    gaussians: Gaussians = model(image, c2w, fxfycxcy)
+    image, c2w, fxfycxcy, alpha = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy", "alpha"))
+    gaussians: Gaussians = model(image, c2w, fxfycxcy, alpha)
     return gaussians
 
 

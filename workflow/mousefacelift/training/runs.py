@@ -32,7 +32,7 @@ def run_record(data: Manifest, settings: Train) -> dict[str, Any]:
     """What fixes a run's result, which is the content of its config.yaml: settings, model, data and version of `train`."""
     return {
         "train": settings.model_dump(mode="json"),
-        "model": asdict(preset_config(settings.preset)),
+        "model": asdict(preset_config(settings.preset, settings.guide)),
         "data": {"sha256": data.sha256, "image_size": data.image_size, "views": data.views},
         "init_sha256": checksum(Path(settings.init)) if settings.init else None,
         "version": STAGE_VERSIONS["train"],
@@ -58,10 +58,10 @@ def initial_model(settings: Train) -> Network:
     """
     torch.manual_seed(settings.seed)
     if settings.init is None:
-        model = build_model(settings.preset)
+        model = build_model(settings.preset, settings.guide)
     else:
         try:
-            model = load_weights(Path(settings.init), settings.preset)
+            model = load_weights(Path(settings.init), settings.preset, settings.guide)
         except UserError as error:
             raise UserError(f"train.init: {error}") from None
     adapt(model, settings)

@@ -10,6 +10,7 @@ import torch
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
 from mousefacelift.models.network import Network
+from mousefacelift.models.registry import preset_config
 from mousefacelift.models.weights.fitting import open_checked
 from mousefacelift.models.weights.text import counted, listed
 
@@ -36,13 +37,14 @@ def save_weights(model: Network, path: Path) -> None:
             raise UserError(f"{path}: the weights cannot be written ({error}); is the disk full?") from None
 
 
-def load_weights(path: Path, preset: str | None = None) -> Network:
+def load_weights(path: Path, preset: str | None = None, guide: str | None = None) -> Network:
     """Read a model.
 
     Args:
         path: a file of `save_weights`, or FaceLift's .pt or .ckpt: a dict with the state dict under "model", or that
             state dict alone, whose config is read off its shapes (see `infer_config`).
         preset: a name in PRESETS that the model must be of; None takes any model.
+        guide: `train.guide` that the model is given; None for the preset's own. Without a preset the file's own counts.
 
     Returns:
         The model on the CPU, in float32; it does not depend on the file any more.
@@ -50,11 +52,15 @@ def load_weights(path: Path, preset: str | None = None) -> Network:
     Raises:
         UserError: as `check_weights`, and for values that are not finite.
     """
-    contents = open_checked(path, preset)
+    contents = open_checked(path, preset, guide)
+    config = preset_config(preset, guide) if preset else contents.config
     with torch.device("meta"):
-        model = contents.network(contents.config)
+        model = contents.network(config)
     state, broken = {}, []
-    for name in model.state_dict():
+    for name, shaped in model.state_dict().items():
+        if name not in contents.model:  # what the guide adds changes nothing at first
+            state[name] = torch.zeros(shaped.shape)
+            continue
         # A copy: the model must not depend on the file from here on.
         tensor = contents.model.pop(name).detach()
         state[name] = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -17,29 +17,30 @@ from mousefacelift.models.weights.reading import Contents, is_plain, kind, open_
 from mousefacelift.models.weights.text import LISTED, listed, short
 
 
-def check_weights(path: Path, preset: str) -> None:
+def check_weights(path: Path, preset: str, guide: str | None = None) -> None:
     """Check that a file is a model of the preset, by names and shapes; values are not read.
 
     Args:
         path: a file of `save_weights`, or FaceLift's .pt or .ckpt.
         preset: a name in PRESETS.
+        guide: `train.guide`; None for the preset's own.
 
     Raises:
         UserError: the file cannot be read, is not exactly a model (with the list of wrong tensors), or is another model
             than the preset's (with the differing settings).
     """
-    open_checked(path, preset)
+    open_checked(path, preset, guide)
 
 
-def open_checked(path: Path, preset: str | None) -> Contents:
-    """Open a file whose names and shapes are those of its config and, if one is named, of a preset.
+def open_checked(path: Path, preset: str | None, guide: str | None = None) -> Contents:
+    """Open a file whose names and shapes are those of its config and, if one is named, of a preset under a guide.
 
     Raises:
         UserError: as `check_weights`.
     """
     contents = open_weights(path)
     _refuse_misfits(contents)
-    differing = _differences(contents, preset) if preset else []
+    differing = _differences(contents, preset, guide) if preset else []
     if differing:
         fitting = fitting_presets(contents)
         hint = f"; it is one of preset {' or '.join(fitting)}" if fitting else ""
@@ -116,14 +117,18 @@ def _renamed(unknown: list[str], missing: list[str]) -> list[str]:
     return lines
 
 
-def _differences(contents: Contents, preset: str) -> list[str]:
-    """The settings in which a file's model is not the preset's."""
+def _differences(contents: Contents, preset: str, guide: str | None) -> list[str]:
+    """The settings in which a file's model is not the preset's, and cannot become it."""
     if contents.network.name != PRESETS[preset].network:
         return [f"network {contents.network.name} instead of {PRESETS[preset].network}"]
-    here, there = asdict(contents.config), asdict(preset_config(preset))
+    here, there = asdict(contents.config), asdict(preset_config(preset, guide))
+    # Without a guide and with `clamp` a model has the same tensors, and `hull` adds columns that start at zero.
+    if here.get("guide") in ("none", "clamp"):
+        here["guide"] = there["guide"]
     return [f"{n} {here[n]} instead of {there[n]}" for n in there if here[n] != there[n]]
 
 
 def fitting_presets(contents: Contents) -> list[str]:
     """The presets whose model a file holds."""
-    return [name for name in PRESETS if not _differences(contents, name)]
+    guide = getattr(contents.config, "guide", None)
+    return [name for name in PRESETS if not _differences(contents, name, guide)]

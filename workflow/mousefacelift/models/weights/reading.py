@@ -135,6 +135,8 @@ def _possible(network: type[Network], name: str, value: object) -> bool:
     default = getattr(network.Config, name)
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
+    if isinstance(default, str) or isinstance(value, str):
+        return type(value) is type(default)
     if isinstance(default, int):
         return isinstance(value, int) and 1 <= value <= network.largest[name]
     return isinstance(value, int | float) and math.isfinite(value)
