@@ -26,9 +26,21 @@ class Loss(Section):
         description="mean squared error of the opacity against the silhouette: without it white may be Gaussians",
     )
 
+    held_out: float = Field(
+        1.0,
+        gt=0,
+        description="how much a held-out view counts beside an input view, in all terms",
+        exclude_if=lambda weight: weight == 1,  # as for wandb
+    )
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The weights of the terms by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "held_out"}
+
     @model_validator(mode="after")
     def _some_term(self) -> "Loss":
-        if not any(self.model_dump().values()):
+        if not any(self.terms.values()):
             raise ValueError("all weights are 0: there is nothing to learn from")
         return self
 

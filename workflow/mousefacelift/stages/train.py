@@ -148,7 +148,7 @@ def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:
 
 def _columns(module: FineTuning) -> list[str]:
     """The columns of metrics.csv."""
-    terms = [name for name, weight in module.settings.loss.model_dump().items() if weight]
+    terms = [name for name, weight in module.settings.loss.terms.items() if weight]
     validation = list(validation_metrics()) if len(module.data.val) else []
     return ["step", "loss", *terms, "lr", "grad_norm", "skipped", *STATISTICS, *validation, *MACHINE_COLUMNS]
 

@@ -82,7 +82,13 @@ def open_lpips() -> Any:
 
 
 def image_loss(
-    rgb: Tensor, alpha: Tensor, target: Tensor, target_alpha: Tensor, weights: Loss, lpips: Any = None
+    rgb: Tensor,
+    alpha: Tensor,
+    target: Tensor,
+    target_alpha: Tensor,
+    weights: Loss,
+    lpips: Any = None,
+    held_out: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss: a weighted sum of terms.
 
@@ -98,12 +104,18 @@ def image_loss(
         target_alpha: true opacity [B, V, H, W] in [0, 1]; the silhouette is where it exceeds 0.5.
         weights: of the terms; a term of weight 0 is not computed.
         lpips: of `open_lpips`, if that term has a weight.
+        held_out: [B, V] bool, views that were not inputs, for `weights.held_out`; None: all views count alike.
 
     Returns:
         The weighted sum, a scalar.
         term -> its value without the weight, a scalar.
     """
     error = (rgb - target).square()
+    share: Tensor | float = 1.0  # of each view, 1 on average
+    if held_out is not None and weights.held_out != 1:
+        share = torch.where(held_out, weights.held_out, 1.0)
+        share = share / share.mean(1, keepdim=True)
+        error = error * share[..., None, None, None]
     terms = {}
     if weights.l2:
         terms["l2"] = error.mean()
@@ -112,10 +124,13 @@ def image_loss(
     if weights.background:
         terms["background"] = mean_over(error.mean(-3), target_alpha <= 0.5).mean()
     if weights.ssim:
-        terms["ssim"] = 1 - ssim(rgb, target).mean()
+        terms["ssim"] = 1 - (share * ssim(rgb, target)).mean()
     if weights.lpips:
-        terms["lpips"] = lpips(rgb.flatten(0, -4), target.flatten(0, -4), normalize=True).mean()
+        distance = lpips(rgb.flatten(0, -4), target.flatten(0, -4), normalize=True)
+        terms["lpips"] = (share * distance.view(rgb.shape[:-3])).mean()
     if weights.alpha:
-        terms["alpha"] = (alpha - target_alpha).square().mean()
+        terms["alpha"] = (
+            (share[..., None, None] if isinstance(share, Tensor) else share) * (alpha - target_alpha).square()
+        ).mean()
     total = sum((getattr(weights, name) * term for name, term in terms.items()), start=error.new_zeros(()))
     return total, terms

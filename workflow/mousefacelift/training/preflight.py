@@ -229,7 +229,7 @@ def _trained(model: Network, settings: Train) -> Check:
 
 
 def _loss(settings: Train) -> Check:
-    weights = {name: weight for name, weight in settings.loss.model_dump().items() if weight}
+    weights = {name: weight for name, weight in settings.loss.terms.items() if weight}
     found = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
     if settings.loss.lpips:
         advice = "on mice LPIPS made gradients explode (norms of 145 to 531) and the mouse vanish: set it to 0"
