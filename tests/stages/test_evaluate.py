@@ -11,9 +11,11 @@ import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.train import Train
 from mousefacelift.evaluation import pictures
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.metrics.registry import METRICS
+from mousefacelift.evaluation.predict import _device
 from mousefacelift.models.splats import read_ply
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.evaluate import evaluate
@@ -190,3 +192,11 @@ def test_memory_that_runs_out_is_one_sentence(synthetic_shards, trained, monkeyp
         UserError, match=r"the GPU's memory ran out in .* \(CUDA out of memory\. Tried to allocate 2\.00 GiB\)"
     ):
         evaluate(synthetic_shards, trained, tmp_path / "out", SETTINGS, threads=1)
+
+
+def test_a_model_of_four_gpus_is_evaluated_on_one(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("mousefacelift.training.machine.rapid", lambda: [])
+    monkeypatch.setattr("mousefacelift.training.machine.unsupported", lambda gpus: [])
+    assert _device(Train(gpus=4, nodes=2, batch_size=8)) == "cuda"

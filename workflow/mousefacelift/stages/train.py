@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from mousefacelift.base.errors import UserError
@@ -60,6 +61,8 @@ def train(
     """
     require_wandb(settings.wandb)
     number, device = 0 if check else rank(settings), choose_accelerator(settings)
+    if device == "cuda":  # before anything asks about the memory of this process's GPU
+        torch.cuda.set_device(number % settings.devices)
     data = read_manifest(manifest)
     settings = without_auto(settings, device, data.views)
     if settings.num_input_views >= data.views:
@@ -83,7 +86,7 @@ def train(
         return
     attention = AttentionChoice()
     if device == "cuda":
-        attention = prepare_gpu(settings, model, number % settings.devices, shards.size, threads)
+        attention = prepare_gpu(settings, model, shards.size, threads)
         if number == 0:
             print(attention, file=sys.stderr, flush=True)
     record = run_record(data, settings)
