@@ -31,13 +31,14 @@ def write_bars(path: Path, scores: Scores, split: str) -> None:
     labels = method_labels()
     samples, views = scores[MODEL][PRIMARY].shape
     columns = 2
-    lines = -(-len(METRICS) // columns)
+    rows = -(-len(METRICS) // columns)
     # Wide enough for the numbers at the bars, each about 0.2 inches high when it stands upright.
     width = columns * (1.2 + 0.16 * (views + 1) * (len(labels) + 1))
-    figure = Figure(figsize=(width, 1.2 + 2.9 * lines), layout="constrained", dpi=120)
+    figure = Figure(figsize=(width, 1.2 + 2.9 * rows), layout="constrained", dpi=120)
     title = f"Novel views of the {split} split: means over {samples} samples ± one standard error"
-    figure.suptitle("\n".join(filter(None, (title, few_samples(samples)))), fontsize=11)
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    heading = (title, textwrap.fill(few_samples(samples) or "", int(11 * width)))
+    figure.suptitle("\n".join(filter(None, heading)), fontsize=11)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, each) in zip(panels, METRICS.items(), strict=False):
         for place, (method, label) in enumerate(labels.items()):
             _bar_group(axes, scores[method][name], each, label, (place, len(labels)))
@@ -79,7 +80,7 @@ def write_picture(path: Path, sample: ScoredSample) -> None:
     rows.append(("error of model", error, lambda view: f"mean {error[view].mean():.3f}"))
 
     figure = Figure(figsize=(1.9 * views + 0.8, 2.05 * len(rows) + 0.4), layout="constrained", dpi=120)
-    figure.suptitle(f"{sample.key}: every view predicted from the others")
+    figure.suptitle(textwrap.fill(f"{sample.key}: every view predicted from the others", 20 * views))
     grid = figure.subplots(len(rows), views, squeeze=False)
     for line, (label, images, title) in zip(grid, rows, strict=True):
         for view, axes in enumerate(line):

@@ -25,8 +25,8 @@ def few_samples(samples: int) -> str | None:
         return "Warning: 1 sample has no standard error. Nothing follows from these numbers; evaluate more samples."
     doubt = 100 / math.sqrt(2 * (samples - 1))  # of a standard deviation of independent normal values
     return (
-        f"Warning: {samples} samples are few. Their standard errors are themselves uncertain by {doubt:.0f} %, and two of "
-        f"them are no proof. Evaluate {FEW_SAMPLES} samples or more."
+        f"Warning: {samples} samples are few. A standard error of so few is itself uncertain by {doubt:.0f} %, so a difference "
+        f"of two standard errors is no proof. Evaluate {FEW_SAMPLES} samples or more."
     )
 
 
