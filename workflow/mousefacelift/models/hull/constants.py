@@ -1,0 +1,8 @@
+"""What both implementations of the intervals share."""
+
+RANGE = 1.8  # world units: a ray is searched within this of its point nearest to the world's origin, as in GS-LRM
+STEPS_PER_PIXEL = 2  # a pixel's width at the origin, in the finest view, is this many steps
+MOST_STEPS = 16  # per pixel of an image row: a camera close to the origin must not make the steps endless
+FOREGROUND = 0.1  # a pixel with at least this opacity has an interval
+INSIDE = 0.5  # a pixel with more than this opacity is inside its view's silhouette
+NEAR = 1e-6  # world units: what lies no farther in front of a camera is behind it
