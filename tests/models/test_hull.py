@@ -56,7 +56,7 @@ def plain(alpha, c2w, w2c, fxfycxcy):
             fx, fy, cx, cy = fxfycxcy[other]
             u, w = (np.clip(np.floor(p), 0, size - 1).astype(int) for p in (fx * x / z + cx, fy * y / z + cy))
             agree += (z > 0) & (alpha[other, w, u] > 0.5)
-        if agree.max() > 0 or views == 1:
+        if agree.max() > (views - 1) / 2 or views == 1:
             there = np.flatnonzero(agree == agree.max())
             front[v, row, col], back[v, row, col], valid[v, row, col] = s[there[0]], s[there[-1]], True
     return front, back, valid

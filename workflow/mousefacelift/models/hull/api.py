@@ -15,8 +15,8 @@ def intervals(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> tupl
     projects to a pixel with alpha > 0.5. Beyond the image's edge the nearest pixel of the edge counts: a silhouette that
     touches the edge goes on behind it, any other one ends.
 
-    Where no point of a ray is inside the silhouettes of all other views, the points count that most of them agree on,
-    for a view may miss a thin tail. With one input view there is nothing to disagree: the interval is all of the ray.
+    Where no point of a ray is inside the silhouettes of all other views, those points count that the largest number of
+    them agree on, if that is more than half of them: a view may miss a thin tail. With one input view there is nothing to disagree: the interval is all of the ray.
 
     Args:
         alpha: [B, I, S, S] silhouettes of the input views in [0, 1].
@@ -27,7 +27,7 @@ def intervals(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> tupl
     Returns:
         front: [B, I, S, S] float32, s of the first such point, world units; 0 where not valid.
         back: [B, I, S, S] float32, s of the last one; 0 where not valid.
-        valid: [B, I, S, S] bool: the pixel has alpha >= 0.1, and some other view's silhouette meets its ray.
+        valid: [B, I, S, S] bool: the pixel has alpha >= 0.1, and there are such points on its ray.
     """
     # numba is imported where it is needed, because reading weights does without.
     if alpha.device.type == "cpu":

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mousefacelift.models.hull.constants import FOREGROUND, INSIDE, MOST_STEPS, NEAR, RANGE, STEPS_PER_PIXEL
+from mousefacelift.models.hull.constants import (
+    FOREGROUND,
+    INSIDE,
+    MOST_STEPS,
+    NEAR,
+    RANGE,
+    STEPS_PER_PIXEL,
+    least_agreement,
+)
 
 POINTS = 4_000_000  # of rays that are looked at together: some 300 MB
 
@@ -68,7 +76,7 @@ def _march(
     most = count.amax(-1, keepdim=True)
     agreed = (count == most).to(torch.uint8)
     first, last = agreed.argmax(-1, keepdim=True), len(k) - 1 - agreed.flip(-1).argmax(-1, keepdim=True)
-    valid = most[:, 0] >= min(inside.shape[1] - 1, 1)
+    valid = most[:, 0] >= least_agreement(inside.shape[1] - 1)
     front, back = (s.gather(-1, end)[:, 0] * valid for end in (first, last))
     return front, back, valid
 

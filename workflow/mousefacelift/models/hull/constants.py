@@ -6,3 +6,8 @@ MOST_STEPS = 16  # per pixel of an image row: a camera close to the origin must 
 FOREGROUND = 0.1  # a pixel with at least this opacity has an interval
 INSIDE = 0.5  # a pixel with more than this opacity is inside its view's silhouette
 NEAR = 1e-6  # world units: what lies no farther in front of a camera is behind it
+
+
+def least_agreement(others: int) -> int:
+    """How many of the other views must agree on a point where not all do: more than half of them."""
+    return min(others, others // 2 + 1)

@@ -19,7 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mousefacelift.models.hull.constants import FOREGROUND, INSIDE, MOST_STEPS, NEAR, RANGE, STEPS_PER_PIXEL
+from mousefacelift.models.hull.constants import (
+    FOREGROUND,
+    INSIDE,
+    MOST_STEPS,
+    NEAR,
+    RANGE,
+    STEPS_PER_PIXEL,
+    least_agreement,
+)
 from mousefacelift.models.rasterize.compiled import jit
 
 # From a point in a pixel to one in another is at least the distance of the centres less two half diagonals, 1.42 px; the
@@ -33,15 +41,15 @@ def intervals_cpu(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> 
     shape = alpha.shape
     front, back, valid = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
     alphas = alpha.detach().float().numpy()
-    cameras = [tensor.detach().double().numpy() for tensor in (c2w, w2c, fxfycxcy)]
+    cameras = [tensor.detach().double().contiguous().numpy() for tensor in (c2w, w2c, fxfycxcy)]
+    least = least_agreement(shape[1] - 1)
     for b, silhouettes in enumerate(alphas):
-        pose, inverse, intrinsics = (np.ascontiguousarray(camera[b]) for camera in cameras)
+        pose, inverse, intrinsics = (camera[b] for camera in cameras)
         pixels = np.argwhere(silhouettes >= FOREGROUND)
         distances = np.stack([_distance_outside(silhouette > INSIDE) for silhouette in silhouettes])
+        views = pose, _projections(inverse, intrinsics), intrinsics
         steps = _step_count(pose, intrinsics, shape[-1])
-        _march(
-            pixels, pose, _projections(inverse, intrinsics), intrinsics, distances, steps, front[b], back[b], valid[b]
-        )
+        _march(pixels, views, distances, steps, least, (front[b], back[b], valid[b]))
     return torch.from_numpy(front), torch.from_numpy(back), torch.from_numpy(valid)
 
 
@@ -68,27 +76,21 @@ def _projections(w2c: NDArray[np.float64], fxfycxcy: NDArray[np.float64]) -> NDA
 
 
 @jit
-def _march(
-    pixels: Any,
-    c2w: Any,
-    projections: Any,
-    fxfycxcy: Any,
-    distances: Any,
-    steps: int,
-    front: Any,
-    back: Any,
-    valid: Any,
-) -> None:
-    """Fill front, back and valid [I, S, S] at pixels [N, 3] (view, row, column)."""
-    others = len(c2w) - 1
+def _march(pixels: Any, views: Any, distances: Any, steps: int, least: int, intervals: Any) -> None:
+    """Fill intervals (front, back, valid) [I, S, S] at pixels [N, 3] (view, row, column).
+
+    views: c2w [I, 4, 4], projections [I, 3, 4], fxfycxcy [I, 4]. least: as `least_agreement`.
+    """
+    front, back, valid = intervals
+    others = len(distances) - 1
     step = np.float32(2 * RANGE / steps)
     # Of the ray in every other view: the view, a, b and c.
     seen, rays = np.empty(others, np.int64), np.empty((others, 7), np.float32)
     skips = np.empty(others, np.int64)
     for n in range(len(pixels)):
         view, row, col = pixels[n]
-        _project_ray(view, row, col, c2w, projections, fxfycxcy, seen, rays)
-        for need in range(others, min(others, 1) - 1, -1):
+        _project_ray(view, row, col, views, seen, rays)
+        for need in range(others, least - 1, -1):
             first = _first_inside(seen, rays, distances, need, steps, step, 1, skips)
             if first >= 0:
                 last = _first_inside(seen, rays, distances, need, steps, step, -1, skips)
@@ -105,10 +107,9 @@ def _place(k: int, step: Any) -> Any:
 
 
 @jit
-def _project_ray(
-    view: int, row: int, col: int, c2w: Any, projections: Any, fxfycxcy: Any, seen: Any, rays: Any
-) -> None:
+def _project_ray(view: int, row: int, col: int, views: Any, seen: Any, rays: Any) -> None:
     """Fill in the other views and a, b and c of a pixel's ray in each of them."""
+    c2w, projections, fxfycxcy = views
     fx, fy, cx, cy = fxfycxcy[view]
     x, y = (col + 0.5 - cx) / fx, (row + 0.5 - cy) / fy
     length = math.sqrt(x * x + y * y + 1)
