@@ -57,12 +57,12 @@ def test_only_the_mean_opens_the_training_split(held_out_samples):
     def refuse():
         raise AssertionError("the training split was opened")
 
-    for name in ("white", "nearest_view"):
+    for name in ("white", "nearest_view", "visual_hull"):
         baseline(name).prepare(refuse)(held_out_samples[0], INPUTS)
     with pytest.raises(AssertionError, match="was opened"):
         baseline("mean_train").prepare(refuse)
 
 
 def test_an_unknown_baseline_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="black: no such baseline; there are white, mean_train, nearest_view"):
+    with pytest.raises(UserError, match="black: no such baseline; there are white, mean_train, nearest_view, visual_hull"):
         baseline("black")
