@@ -64,5 +64,7 @@ def test_only_the_mean_opens_the_training_split(held_out_samples):
 
 
 def test_an_unknown_baseline_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="black: no such baseline; there are white, mean_train, nearest_view, visual_hull"):
+    with pytest.raises(
+        UserError, match="black: no such baseline; there are white, mean_train, nearest_view, visual_hull"
+    ):
         baseline("black")
