@@ -279,6 +279,23 @@ def test_beyond_an_images_edge_a_silhouette_goes_on_only_if_it_touches_the_edge(
 
 
 @IMPLEMENTATIONS
+def test_a_ray_that_passes_close_to_a_camera_finds_a_narrow_silhouette(implementation):
+    """It crosses that image in a few dozen points, so that neighbours are several pixels apart."""
+    c2w = torch.tensor(np.array([look_at_origin(0, 0, 2.7), look_at_origin(np.pi / 2, 0, 0.8)])).float()
+    fxfycxcy = torch.tensor([FOCAL, FOCAL, SIZE / 2, SIZE / 2]).expand(1, 2, 4)
+    row, col = SIZE // 2, SIZE // 2 + 20  # of a ray that passes 0.08 before the second camera
+    for start in range(0, SIZE - 5, 4):
+        alpha = torch.zeros(1, 2, SIZE, SIZE)
+        alpha[0, 0, row, col], alpha[0, 1, :, start : start + 5] = 1, 1
+        given = alpha, c2w[None], torch.linalg.inv(c2w)[None], fxfycxcy
+        front, back, valid = implementation(*given)
+        expected_front, expected_back, expected_valid = plain(*given)
+        assert valid[0, 0, row, col] and expected_valid[0, row, col]
+        assert front[0, 0, row, col] == pytest.approx(expected_front[0, row, col], abs=1e-5)
+        assert back[0, 0, row, col] == pytest.approx(expected_back[0, row, col], abs=1e-5)
+
+
+@IMPLEMENTATIONS
 def test_what_lies_behind_a_camera_is_outside_its_silhouette(implementation):
     """The second camera stands on the first one's axis and looks the same way: it sees only what is before it."""
     c2w = torch.tensor(np.array([look_at_origin(0, 0, 2.7), look_at_origin(0, 0, 0.5)])).float()

@@ -24,6 +24,7 @@ from mousefacelift.models.hull.constants import (
 SEGMENT = 16  # points
 REACH = 8  # px: twice half a segment's image at the origin, because what is nearer to a camera is larger
 TOGETHER = 8_000_000  # segments or points that are looked at together: a float32 of each is 32 MB
+BEYOND = 1 << 30  # past every ray's last point
 
 
 class Rays(NamedTuple):
@@ -115,10 +116,10 @@ def _ends(rays: Rays, silhouettes: Silhouettes, segments: int) -> tuple[Tensor, 
     segment = torch.arange(segments, device=rays.step.device)
     possible, certain = _segment_counts(rays, silhouettes, segment)
     # A sample may have fewer points than others of its batch.
-    possible[segment * SEGMENT >= rays.steps[:, None]] = -1
-    certain[(segment + 1) * SEGMENT > rays.steps[:, None]] = -1
+    possible.masked_fill_(segment * SEGMENT >= rays.steps[:, None], -1)
+    certain.masked_fill_((segment + 1) * SEGMENT > rays.steps[:, None], -1)
 
-    first = torch.full_like(rays.steps, segments * SEGMENT)
+    first = torch.full_like(rays.steps, BEYOND)
     last = torch.full_like(rays.steps, -1)
     open_ = torch.arange(len(first), device=first.device)
     for need in range(others, least_agreement(others) - 1, -1):
@@ -170,8 +171,8 @@ def _look(
             z, place = _look_up(looked, other, s, silhouettes.side)
             count += (z > NEAR) & silhouettes.inside[place]
         agreed = (count >= need) & (k < looked.steps[:, None])
-        first.scatter_reduce_(0, part, torch.where(agreed, k, first.new_tensor(1 << 30)).amin(-1), "amin")
-        last.scatter_reduce_(0, part, torch.where(agreed, k, last.new_tensor(-1)).amax(-1), "amax")
+        first.scatter_reduce_(0, part, torch.where(agreed, k, BEYOND).amin(-1), "amin")
+        last.scatter_reduce_(0, part, torch.where(agreed, k, -1).amax(-1), "amax")
 
 
 def _look_up(rays: Rays, other: int, s: Tensor, side: int) -> tuple[Tensor, Tensor]:
