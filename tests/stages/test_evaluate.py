@@ -211,15 +211,15 @@ def test_a_baseline_of_the_registry_is_in_every_file(synthetic_shards, trained, 
     settings = Evaluate(split="test", pictures=1, splats=0, turntable_frames=0)
     evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
     result = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "grey"]
+    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "visual_hull", "grey"]
     values = [float(row["psnr"]) for row in rows_of(tmp_path / "metrics.tsv") if row["method"] == "grey"]
     assert len(values) == 2 * 6 and result["baselines"]["grey"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
     (legend,) = figures["metrics.png"].legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "model", "white image", "mean training image", "nearest input", "grey image",
+        "model", "white image", "mean training image", "nearest input", "visual hull", "grey image",
     ]  # fmt: skip
     labels = [axes.get_ylabel() for axes in figures["ball-test-000000.png"].axes if axes.get_ylabel()]
-    assert labels[:5] == ["target", "model", "nearest input", "grey image", "error of model"]
+    assert labels[:6] == ["target", "model", "nearest input", "visual hull", "grey image", "error of model"]
 
 
 def test_memory_that_runs_out_is_one_sentence(synthetic_shards, trained, monkeypatch, tmp_path):
