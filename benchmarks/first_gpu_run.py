@@ -145,11 +145,9 @@ class Commands:
         views = ["1", "6", "--repeat", "2"] if large else ["2", "--repeat", "1"]
         return self._script("raster", name, "--counts", *scenes, "--views", *views)
 
-    def speed(self) -> tuple[str, ...]:
-        """Steps and inference with every attention kernel."""
-        kernels = ("auto", "cudnn", "flash", "efficient") if self.gpu else ("auto",)
-        recompute = "--recompute", "none", "selective", "--skip", "loading"
-        return self._steps("speed", "--inputs", "6", "--attention", *kernels, *recompute)
+    def speed(self, name: str, *words: str) -> tuple[str, ...]:
+        """Steps and inference."""
+        return self._steps(name, "--inputs", "6", "--skip", "loading", *words)
 
     def memory(self, name: str, *words: str) -> tuple[str, ...]:
         """Steps within 12 GB, by the settings that take the least memory."""
@@ -157,8 +155,9 @@ class Commands:
         return self._steps(name, *least, "--skip", "matmul", "attention", "latency", "loading", *words)
 
     def _steps(self, name: str, *words: str) -> tuple[str, ...]:
-        model = ("base", "--sizes", "512", "--steps", "5") if self.gpu else ("tiny", "--sizes", "64", "--steps", "2")
-        return self._script("train_gpu", name, "--preset", *model, "--warm-up", "2", *words)
+        # Few, so that a card with a twentieth of an H100's speed ends in time.
+        model = ("base", "--sizes", "512", "--steps", "3") if self.gpu else ("tiny", "--sizes", "64", "--steps", "2")
+        return self._script("train_gpu", name, "--preset", *model, "--warm-up", "1", *words)
 
     def steps(self) -> tuple[str, ...]:
         """A training run, and the same one killed and continued."""
@@ -182,7 +181,7 @@ def parts(commands: Commands) -> list[Part]:
     evaluated = "evaluate measures a trained model"
     return [
         Part("check", ((*commands.program, "gpu", "check"),), 60, ("compiler, headers, libraries are found",), gpu=True),
-        Part("build", ((*commands.program, "gpu", "build", "--threads", commands.threads),), 330, ("gsplat's CUDA code is built",), gpu=True),
+        Part("build", ((*commands.program, "gpu", "build", "--threads", commands.threads),), 330, ("gsplat's CUDA code is built (if there is no time for it: mousefacelift gpu build, then again)",), gpu=True),
         Part(
             "agreement", (commands.raster("agreement", large=False),), 90,
             ("gsplat draws what the CPU draws, with the same gradients",),
@@ -194,7 +193,7 @@ def parts(commands: Commands) -> list[Part]:
             lambda: read_verdicts(out / "raster.json"), needs=built,
         ),
         Part(
-            "speed", (commands.speed(),), 180,
+            "speed", (commands.speed("speed", "--recompute", "none", "selective"),), 150,
             ("forward and rendering of 6 x 512 px, base", "training beside the measured bf16 matmul rate"),
             lambda: read_verdicts(out / "speed.json", slice(0, 2)), (out / "speed.json",), built,
         ),
@@ -209,6 +208,10 @@ def parts(commands: Commands) -> list[Part]:
         Part(
             "evaluate", (commands.evaluate(),), 90, (evaluated,),
             lambda: read_evaluation(out / "evaluate" / "metrics.json", evaluated), needs=("steps",),
+        ),
+        Part(
+            "kernels", (commands.speed("kernels", "--attention", "cudnn", "flash", "efficient"),),
+            120, figures=(out / "kernels.json",), needs=built, gpu=True, optional=True,
         ),
         Part(
             "less-memory",

@@ -24,6 +24,7 @@ use rule evaluate as ablation_evaluate with:
     output:
         metrics=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.json",
         table=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.tsv",
+        summary=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/table.md",
         plot=f"{RESULTS}/ablation/{RUN}/{{variant}}/evaluate/metrics.png",
     log:
         f"{LOGS}/ablation/{RUN}/{{variant}}-evaluate.log",

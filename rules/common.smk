@@ -27,8 +27,10 @@ def option_of(option, name):
 
 
 def gpu_ready(wildcards):
-    """No input, but an error if this machine's GPU cannot be used. Jobs with an environment of their own look there."""
-    return [] if workflow.deployment_settings.deployment_method else planned(PLAN.gpu_ready)
+    """No input, but an error if this machine's GPU cannot be used. Jobs of a cluster, and jobs with an environment of
+    their own, look for themselves."""
+    elsewhere = workflow.non_local_exec or workflow.deployment_settings.deployment_method
+    return [] if elsewhere else planned(PLAN.gpu_ready)
 
 
 PLAN = planned(Plan.of, config)

@@ -9,6 +9,11 @@ rule evaluate:
     output:
         metrics=f"{RESULTS}/evaluate/{RUN}/metrics.json",
         table=f"{RESULTS}/evaluate/{RUN}/metrics.tsv",
+        summary=report(
+            f"{RESULTS}/evaluate/{RUN}/table.md",
+            caption="../workflow/report/metrics_table.rst",
+            category="Evaluation",
+        ),
         plot=report(
             f"{RESULTS}/evaluate/{RUN}/metrics.png",
             caption="../workflow/report/metrics.rst",

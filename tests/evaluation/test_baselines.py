@@ -6,6 +6,7 @@ import torch
 from mousefacelift.base.errors import UserError
 from mousefacelift.evaluation.baselines.nearest_view import nearest_view
 from mousefacelift.evaluation.baselines.registry import BASELINES, baseline
+from mousefacelift.evaluation.metrics.registry import score
 from mousefacelift.evaluation.predict import input_views
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.training.data import Samples
@@ -57,12 +58,33 @@ def test_only_the_mean_opens_the_training_split(held_out_samples):
     def refuse():
         raise AssertionError("the training split was opened")
 
-    for name in ("white", "nearest_view"):
+    for name in ("white", "nearest_view", "visual_hull"):
         baseline(name).prepare(refuse)(held_out_samples[0], INPUTS)
     with pytest.raises(AssertionError, match="was opened"):
         baseline("mean_train").prepare(refuse)
 
 
+def test_the_visual_hull_is_drawn_where_the_ball_is(synthetic_shards):
+    """It is hardly larger than the ball, and has its colours. The nearest view has neither."""
+    sample = Samples(read_manifest(synthetic_shards), "test", 64, 1.0)[0]
+    found, nearest = (
+        score(*baseline(name).prepare(None)(sample, INPUTS), sample["image"], sample["alpha"])
+        for name in ("visual_hull", "nearest_view")
+    )
+    assert (found["mask_iou"] > 0.87).all() and (found["mask_iou"] > nearest["mask_iou"]).all()
+    assert (found["psnr_foreground"] > nearest["psnr_foreground"] + 3).all()
+
+
+def test_one_input_view_is_drawn_as_a_sheet_through_the_origin(held_out_samples):
+    """A camera on the other side sees it from behind, with about the ball's outline."""
+    sample = held_out_samples[0]
+    opposite = [[(view + 3) % 6] for view in range(6)]
+    rgb, alpha = baseline("visual_hull").prepare(None)(sample, opposite)
+    assert (score(rgb, alpha, sample["image"], sample["alpha"])["mask_iou"] > 0.5).all()
+
+
 def test_an_unknown_baseline_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="black: no such baseline; there are white, mean_train, nearest_view"):
+    with pytest.raises(
+        UserError, match="black: no such baseline; there are white, mean_train, nearest_view, visual_hull"
+    ):
         baseline("black")

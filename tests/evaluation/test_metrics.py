@@ -47,8 +47,9 @@ def test_the_ssim_of_an_evaluation_is_that_of_the_loss():
 
 def test_every_metric_scores_every_view_and_a_perfect_prediction_scores_best():
     random = torch.Generator().manual_seed(0)
-    target, mask = torch.rand(4, 3, 16, 16, generator=random), (torch.rand(4, 16, 16, generator=random) > 0.5).float()
-    worse, best = score(1 - target, 1 - mask, target, mask), score(target, mask, target, mask)
+    target, other = torch.rand(2, 4, 3, 16, 16, generator=random)
+    mask = (torch.rand(4, 16, 16, generator=random) > 0.5).float()
+    worse, best = score(other, 1 - mask, target, mask), score(target, mask, target, mask)
     assert list(best) == list(METRICS)
     for name in METRICS:
         assert best[name].shape == (4,) and (best[name] > worse[name]).all(), name
@@ -78,6 +79,8 @@ def test_nothing_but_its_file_and_the_registry_names_a_metric_or_a_baseline():
     names = (
         "psnr_foreground",
         "mask_iou",
+        "ms_ssim",
+        "gradient_similarity",
         "mean_train",
         "nearest_view",
     )  # PSNR ranks, SSIM is a loss term, white is poc's floor

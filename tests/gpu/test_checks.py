@@ -127,7 +127,7 @@ def test_building_without_a_gpu_needs_to_know_for_which(cuda_torch):
         ((6, 1), ["sm_75", "sm_90"], r"GTX has compute capability 6\.1.*7\.5, 9\.0 alone; its cu126 build"),
         ((8, 9), ["sm_75", "sm_86"], ""),
         ((12, 1), ["sm_75", "sm_120"], ""),
-        ((13, 0), ["sm_75", "sm_120"], r"13\.0.*7\.5, 12\.0 alone$"),
+        ((13, 0), ["sm_75", "sm_120"], r"13\.0.*7\.5, 12\.0 alone\. If there is another"),
         ((13, 0), ["sm_75", "sm_120", "compute_120"], ""),
     ],
 )
@@ -140,4 +140,36 @@ def test_a_gpu_that_torch_has_no_code_for_is_named(monkeypatch, capability, code
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: codes)
     found = checks.unsupported()
     assert len(found) == bool(said)
+    assert len(checks.unsupported(count=2)) == bool(said), "there is one"
     assert not said or re.search(said, found[0].remedy)
+
+
+def test_a_gpu_that_the_driver_cannot_serve_is_no_traceback(monkeypatch):
+    """With an old driver the system counts the GPU all the same, and asking torch about it raises."""
+
+    def old(*_):
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
+
+    for name in ("init", "_lazy_init", "get_device_capability"):
+        monkeypatch.setattr(f"torch.cuda.{name}", old)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr(driver, "look", lambda: GPU)
+    monkeypatch.setattr(checks, "rapid", lambda: [])
+    monkeypatch.setattr("mousefacelift.gpu.extension.shipped", lambda: None)
+    for command in ("check", "build"):
+        result = CliRunner().invoke(app, ["gpu", command])
+        assert isinstance(result.exception, UserError), command
+        assert "driver here is 550.54.14" in str(result.exception), command
+
+
+def test_a_second_card_of_any_kind_is_in_nobodys_way(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda place: ((8, 6), (6, 1))[place])
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda place: "card")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_75", "sm_86"])
+    assert checks.unsupported() == []
+    assert len(checks.unsupported(count=2)) == 1
+    assert checks.device_archs() == [(8, 6)], "what nvcc can compile for"

@@ -1,9 +1,11 @@
 """The GPUs and the driver that the system shows: why torch sees none, and what to do."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
+from mousefacelift.gpu import driver
 from mousefacelift.gpu.driver import System, look, version, why_unseen
 
 R550 = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024\nGCC version:  gcc version 12.2.0\n"
@@ -15,6 +17,7 @@ HERE = System(given=1, refused=0, on_bus=1, driver="580.65.06", hidden=False)
 def machine(tmp_path, monkeypatch):
     """A made-up file system: machine(driver=text, devices=n, cards=n)."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(driver, "supported_cuda", lambda: 0)
 
     def make(driver=None, devices=0, cards=0):
         (tmp_path / "dev").mkdir()
@@ -81,7 +84,7 @@ def test_hidden_gpus_are_hidden_on_purpose(machine, monkeypatch, devices, hidden
         (HERE, "2.13.0+cpu", None, r"torch 2\.13\.0\+cpu is a CPU build.*pip install torch==2\.13\.0 .*cu126"),
         (
             System(1, 0, 1, "550.54.14", False), "2.13.0+cu130", "13.0",
-            r"driver here is 550\.54\.14.*needs 580\.65 or newer.*Update the driver.*torch==2\.13\.0 --index-url \S+/cu126",
+            r"driver here is 550\.54\.14.*needs 580\.65 or newer.*Update the driver.*pip uninstall -y torch && pip install torch==2\.13\.0 --index-url \S+/cu126",
         ),
         (System(1, 0, 1, "520.61.05", False), "2.13.0+cu126", "12.6", r"520\.61\.05.*needs 525\.60"),
         (System(0, 0, 1, None, False), "2.13.0+cu130", "13.0", "driver is not loaded.*--gpus all"),
@@ -99,3 +102,27 @@ def test_each_reason_is_named_with_its_remedy(system, torch, cuda, expected):
 def test_a_driver_that_is_new_enough_is_not_blamed():
     assert "needs" not in why_unseen(System(1, 0, 1, "550.54.14", False), "2.13.0+cu126", "12.6")
     assert version("580.65.06") == (580, 65, 6)
+
+
+def test_what_the_drivers_library_supports_counts_more_than_its_number():
+    """CUDA's compatibility package lets an old driver serve a newer CUDA."""
+    old = System(1, 0, 1, "550.54.14", False)
+    assert driver.why_unusable(old, "2.13.0+cu130", "13.0")
+    assert driver.why_unusable(replace(old, cuda=13), "2.13.0+cu130", "13.0") is None
+    assert "too old" in driver.why_unusable(replace(old, driver=None, cuda=12), "2.13.0+cu130", "13.0")
+
+
+def test_windows_subsystem_has_a_gpu_of_nvidias_only_with_its_library(machine):
+    root = machine()
+    (root / "dev/dxg").touch()
+    assert not look(root).has_gpu, "of another vendor"
+    (root / "usr/lib/wsl/lib").mkdir(parents=True)
+    (root / "usr/lib/wsl/lib/libcuda.so.1").touch()
+    found = look(root)
+    assert found.given == 1
+    said = "The NVIDIA driver on your system is too old (found version 12040)."
+    assert "cu126" in why_unseen(found, "2.13.0+cu130", "13.0", said)
+
+
+def test_without_a_driver_there_is_no_version_to_ask_for():
+    assert isinstance(driver.supported_cuda(), int)

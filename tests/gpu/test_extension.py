@@ -32,6 +32,7 @@ import os, pathlib, shutil, sys, time
 folder = pathlib.Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "gsplat_cuda"
 with open(os.environ["STUB_CALLS"], "a") as calls:
     print(os.environ["TORCH_CUDA_ARCH_LIST"], os.environ["MAX_JOBS"], file=calls)
+pathlib.Path(os.environ["STUB_CALLS"] + ".pid").write_text(str(os.getpid()))
 folder.mkdir()
 for part in (1, 2, 3):
     print(f"[{part}/3] nvcc -c part{part}.cu", flush=True)
@@ -168,6 +169,27 @@ def test_a_build_that_was_killed_is_in_nobodys_way(stub):
     assert built([(9, 0)]) is None
     assert build([(9, 0)], 1).exists()
     assert not list(cache_root().glob("*building*"))
+
+
+def test_a_build_that_is_told_to_end_takes_its_compilers_along(stub):
+    process = start(30)
+    deadline = time.monotonic() + 60
+    running = stub.with_name("calls.pid")
+    while not (running.exists() and running.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(running.read_text()), 0)
+    assert not list(cache_root().glob("*building*"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(stub, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot be kept there.*TORCH_EXTENSIONS_DIR"):
+        build([(9, 0)], 1)
 
 
 @pytest.mark.parametrize(

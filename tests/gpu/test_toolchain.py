@@ -86,6 +86,10 @@ def test_cuda_home_and_nvcc_on_path_are_looked_at_first(bare, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(bare / "mine"))
     monkeypatch.setenv("PATH", f"{bare / 'other/bin'}:{bare / 'programs'}")
     assert [found.home.name for found in toolkits()] == ["mine", "other", "system", "cu13"]
+    toolkit(bare / "mine", release="13.1")
+    assert fitting("13.0").home == bare / "mine", "CUDA_HOME is a choice"
+    toolkit(bare / "mine", release="12.8")
+    assert fitting("13.0").home == bare / "other"
 
 
 @pytest.mark.parametrize(

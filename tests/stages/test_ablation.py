@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import cv2
@@ -163,11 +164,16 @@ def test_the_command_writes_a_table_metrics_and_curves(runs, call):
         metrics["steps"] == 20 and metrics["seed"] == 5 and metrics["samples"] == SAMPLES and metrics["split"] == "test"
     )
     table = (out / "table.md").read_text()
+    means, _, leads = table.partition("Each row minus the baseline that is best by the metric")
     for name, values in metrics["runs"].items():
-        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`")]
+        (line,) = [line for line in means.splitlines() if line.startswith(f"| `{name}`")]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[1] == f"{values['psnr']:.2f}" and cells[3] == f"{values['psnr_foreground']:.2f}"
-        assert cells[4] == f"{values['ssim']:.3f}" and cells[5] == f"{values['mask_iou']:.2f}"
+        columns = [cells[1], *cells[3:]]
+        for cell, (key, each) in zip(columns, METRICS.items(), strict=True):
+            assert cell == f"{values[key]:.{each.digits}f} ± {metrics['standard_error'][name][key]:.{each.digits}f}"
+        (line,) = [line for line in leads.splitlines() if line.startswith(f"| `{name}` ")]
+        assert line.count(" ± ") == len(METRICS) and ", better" in line.split(" | ")[1]
+        assert leads.count(": minus white image") == len(METRICS)
         if name == "configured":
             assert cells[2] == ""
         else:
@@ -177,6 +183,36 @@ def test_the_command_writes_a_table_metrics_and_curves(runs, call):
     assert "20 steps at batch size 2, seed 5" in table
     picture = cv2.imread(str(out / "curves.png"))
     assert picture.shape[1] > 1000 and picture.std() > 5
+
+
+def test_a_run_is_compared_with_the_baselines_of_its_own_evaluation(runs, capsys):
+    """Samples that are fewer than ten are warned of, and a run that a baseline beats is called worse."""
+    path = runs[2] / "one_input" / "evaluate" / "metrics.tsv"
+    path.write_text(re.sub(r"\twhite\t1\t", "\twhite\t99\t", path.read_text()))
+    ablation(*runs)
+    metrics = json.loads((runs[-1] / "metrics.json").read_text())
+    leads = metrics["to_best_baseline"]
+    own = read_run(*runs[:2]).scores["psnr"].mean()
+    assert leads["configured"]["psnr"]["mean"] == pytest.approx(own - 1)
+    assert leads["one_input"]["psnr"]["mean"] < -50 and leads["one_input"]["psnr"]["clear"]
+    assert leads["one_input"]["psnr"]["baseline"] == "white"
+    table = (runs[-1] / "table.md").read_text()
+    (line,) = [line for line in table.splitlines() if line.startswith("| `one_input` ")]
+    assert ", worse" in line.split(" | ")[1]
+    assert metrics["warning"].startswith("Warning: 8 samples are few.")
+    assert metrics["warning"] in table and metrics["warning"] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda lines: [line for line in lines if "white" not in line], lambda lines: lines[:-1]]
+)
+def test_an_evaluation_without_every_value_of_a_baseline_is_refused(runs, damage):
+    path = runs[1] / "metrics.tsv"
+    lines = path.read_text().splitlines(keepends=True)
+    assert "white" in lines[-1]
+    path.write_text("".join(damage(lines)))
+    with pytest.raises(UserError, match=r"damaged metrics .*run `evaluate` again"):
+        ablation(*runs)
 
 
 def test_differences_are_paired_over_samples(runs):
@@ -368,13 +404,17 @@ def test_a_metric_of_the_registry_is_in_every_file(tmp_path, monkeypatch):
     monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
     arguments = write_all(tmp_path)
     ablation(*arguments)
-    runs = json.loads((tmp_path / "out" / "metrics.json").read_text())["runs"]
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    runs, errors = result["runs"], result["standard_error"]
     header, _, *lines = (
         line.strip("| ").split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()
     )
     assert header[-1] == "closeness"
     for line, (name, values) in zip(lines, runs.items(), strict=False):
-        assert line[0].startswith(f"`{name}`") and line[-1] == f"{values['closeness']:.4f}"
+        assert (
+            line[0].startswith(f"`{name}`")
+            and line[-1] == f"{values['closeness']:.4f} ± {errors[name]['closeness']:.4f}"
+        )
     assert runs["one_input"]["difference"]["closeness"]["clear"] is True
 
 

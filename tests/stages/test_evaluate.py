@@ -11,9 +11,11 @@ import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.config.train import Train
 from mousefacelift.evaluation import pictures
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.metrics.registry import METRICS
+from mousefacelift.evaluation.predict import _device
 from mousefacelift.models.splats import read_ply
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.evaluate import evaluate
@@ -69,6 +71,45 @@ def test_the_summary_is_the_mean_of_the_rows(rows, metrics):
     assert metrics["baselines"][metrics["best_baseline"]]["psnr"] == best
 
 
+def test_every_mean_has_its_standard_error_over_samples(results, rows, metrics):
+    table = (results / "table.md").read_text()
+    for method in ("model", *BASELINES):
+        for name, each in METRICS.items():
+            values = np.array([float(row[name]) for row in rows if row["method"] == method]).reshape(2, 6).mean(1)
+            error = metrics["standard_error"][method][name]
+            assert error == pytest.approx(values.std(ddof=1) / math.sqrt(2), abs=1e-3)
+            assert f"{each.text(values.mean())} ± {each.text(error)}"[:-3] in table
+
+
+def test_the_model_is_compared_with_the_best_baseline_of_every_metric(results, rows, metrics):
+    """Paired over samples; the sentence says who is better."""
+    table = (results / "table.md").read_text()
+    by_sample = {
+        method: {name: np.array([float(r[name]) for r in rows if r["method"] == method]).reshape(2, 6).mean(1) for name in METRICS}
+        for method in ("model", *BASELINES)
+    }  # fmt: skip
+    for name, each in METRICS.items():
+        best = max(BASELINES, key=lambda method: metrics["baselines"][method][name])
+        lead = metrics["to_best_baseline"]["model"][name]
+        gap = by_sample["model"][name] - by_sample[best][name]
+        assert lead["baseline"] == best
+        assert lead["mean"] == pytest.approx(gap.mean(), abs=1e-3) == pytest.approx(metrics["gain"][name], abs=1e-3)
+        assert lead["standard_error"] == pytest.approx(gap.std(ddof=1) / math.sqrt(2), abs=1e-3)
+        words = (
+            "no clear difference" if not lead["clear"] else f"the model is {'better' if lead['mean'] > 0 else 'worse'}"
+        )
+        (line,) = [line for line in table.splitlines() if line.startswith(f"- {each.label}, model - ")]
+        assert line.startswith(f"- {each.label}, model - {BASELINES[best].label}: ") and line.endswith(f": {words}")
+
+
+def test_few_samples_are_warned_of_in_table_json_and_log(synthetic_shards, trained, tmp_path, capsys):
+    settings = Evaluate(split="test", pictures=0, splats=0, turntable_frames=0)
+    evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
+    warning = json.loads((tmp_path / "metrics.json").read_text())["warning"]
+    assert warning.startswith("Warning: 2 samples are few.")
+    assert warning in (tmp_path / "table.md").read_text() and warning in capsys.readouterr().err
+
+
 def test_the_white_baseline_is_a_white_image(held_out_samples, metrics):
     errors = [((1 - view) ** 2).mean().item() for i in range(2) for view in held_out_samples[i]["image"]]
     assert metrics["baselines"]["white"]["psnr"] == pytest.approx(
@@ -107,7 +148,7 @@ def test_pictures_and_splats_are_written_and_stale_ones_gone(results):
 def test_nothing_optional_is_written_when_not_asked(synthetic_shards, trained, tmp_path):
     settings = Evaluate(split="val", pictures=0, splats=0, turntable_frames=0)
     evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.tsv", "metrics.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "metrics.tsv", "table.md", "metrics.png"}
 
 
 def test_an_empty_split_is_refused(trained, tmp_path):
@@ -170,15 +211,15 @@ def test_a_baseline_of_the_registry_is_in_every_file(synthetic_shards, trained, 
     settings = Evaluate(split="test", pictures=1, splats=0, turntable_frames=0)
     evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)
     result = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "grey"]
+    assert list(result["baselines"]) == ["white", "mean_train", "nearest_view", "visual_hull", "grey"]
     values = [float(row["psnr"]) for row in rows_of(tmp_path / "metrics.tsv") if row["method"] == "grey"]
     assert len(values) == 2 * 6 and result["baselines"]["grey"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
-    legend = figures["metrics.png"].axes[-1].get_legend()
+    (legend,) = figures["metrics.png"].legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "model", "white image", "mean training image", "nearest input", "grey image",
+        "model", "white image", "mean training image", "nearest input", "visual hull", "grey image",
     ]  # fmt: skip
     labels = [axes.get_ylabel() for axes in figures["ball-test-000000.png"].axes if axes.get_ylabel()]
-    assert labels[:5] == ["target", "model", "nearest input", "grey image", "error of model"]
+    assert labels[:6] == ["target", "model", "nearest input", "visual hull", "grey image", "error of model"]
 
 
 def test_memory_that_runs_out_is_one_sentence(synthetic_shards, trained, monkeypatch, tmp_path):
@@ -190,3 +231,11 @@ def test_memory_that_runs_out_is_one_sentence(synthetic_shards, trained, monkeyp
         UserError, match=r"the GPU's memory ran out in .* \(CUDA out of memory\. Tried to allocate 2\.00 GiB\)"
     ):
         evaluate(synthetic_shards, trained, tmp_path / "out", SETTINGS, threads=1)
+
+
+def test_a_model_of_four_gpus_is_evaluated_on_one(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("mousefacelift.training.machine.rapid", lambda: [])
+    monkeypatch.setattr("mousefacelift.training.machine.unsupported", lambda gpus: [])
+    assert _device(Train(gpus=4, nodes=2, batch_size=8)) == "cuda"

@@ -15,6 +15,7 @@ import yaml
 from mousefacelift.base.errors import UserError
 from mousefacelift.cli import main
 from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.conditions import camera_conditions
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.predict import open_trained, predict_views
@@ -79,8 +80,9 @@ def test_the_command_writes_metrics_a_table_and_a_grid(results, metrics):
     table = (results / "table.md").read_text()
     assert metrics["sentence"] in table
     for name in CONDITIONS:
-        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`")]
-        assert f"| {metrics['conditions'][name]['psnr']:.2f} |" in line
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| `{name}`: ")]
+        error = metrics["standard_error"][name]["psnr"]
+        assert f"| {metrics['conditions'][name]['psnr']:.2f} ± {error:.2f} " in line
     picture = cv2.imread(str(results / "grid.png"))
     assert picture.shape[0] > 1500 and picture.shape[1] > 1000 and picture.std() > 10
 
@@ -97,6 +99,25 @@ def test_differences_are_to_z_up_and_paired_over_samples(results, metrics):
         assert found["standard_error"] == pytest.approx(np.std(each, ddof=1) / math.sqrt(len(each)), abs=2e-3)
 
 
+def test_every_condition_is_compared_with_the_best_baseline_of_every_metric(results, metrics):
+    assert list(metrics["baselines"]) == list(BASELINES)
+    table = (results / "table.md").read_text()
+    _, _, leads = table.partition("Each row minus the baseline that is best by the metric")
+    for name in CONDITIONS:
+        (line,) = [line for line in leads.splitlines() if line.startswith(f"| `{name}` ")]
+        for cell, (metric, each) in zip(line.strip("| ").split(" | ")[1:], METRICS.items(), strict=True):
+            lead = metrics["to_best_baseline"][name][metric]
+            best = max(BASELINES, key=lambda baseline: metrics["baselines"][baseline][metric])
+            gap = metrics["conditions"][name][metric] - metrics["baselines"][best][metric]
+            assert lead["baseline"] == best and lead["mean"] == pytest.approx(gap, abs=1e-5)
+            verdict = ("better" if gap > 0 else "worse") if lead["clear"] else "no clear difference"
+            assert f"{each.title}: minus {BASELINES[best].label}" in leads
+            assert (
+                cell.strip() == f"{lead['mean']:+.{each.digits}f} ± {lead['standard_error']:.{each.digits}f}, {verdict}"
+            )
+    assert metrics["warning"].startswith("Warning: 2 samples are few.") and metrics["warning"] in table
+
+
 def made_up(samples=8, noise=0.1, **psnr):
     """Scores whose samples differ by far more than the conditions, and PSNR of a white image 15."""
     random = np.random.default_rng(2)
@@ -108,7 +129,7 @@ def made_up(samples=8, noise=0.1, **psnr):
         return {name: known.get(name, values / 60) for name in METRICS}
 
     white = {metric: torch.full((samples, 6), 15.0) for metric in METRICS}
-    return {name: table(psnr.get(name, 20.0)) for name in CONDITIONS}, white
+    return {name: table(psnr.get(name, 20.0)) for name in CONDITIONS}, {"white": white}
 
 
 def test_the_sentence_names_the_winner_and_its_lead():
@@ -159,7 +180,7 @@ def test_metrics_that_disagree_and_what_a_white_image_beats_are_named():
     values["y_up"]["mask_iou"] += 1
     text = verdict(values, white)
     assert "But by mask IoU it is `y_up`." in text
-    assert text.endswith("No better than a white image (15.00 dB): `raw`.")
+    assert text.endswith("No better than the best baseline, white image (15.00 dB): `raw`.")
 
 
 def with_record(trained, folder, change):
@@ -252,10 +273,11 @@ def test_a_metric_of_the_registry_is_in_every_file(synthetic_shards, trained, tm
     monkeypatch.setitem(METRICS, "closeness", CLOSENESS)
     poc(synthetic_shards, trained, tmp_path, "val", threads=1)
     result = json.loads((tmp_path / "metrics.json").read_text())
-    header, _, *lines = (line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[:7])
+    names, text = (*CONDITIONS, *BASELINES), (tmp_path / "table.md").read_text()
+    header, _, *lines = (line.strip("| ").split(" | ") for line in text.splitlines()[: 2 + len(names)])
     assert header[-1] == "closeness"
-    for name, line in zip((*CONDITIONS, "white"), lines, strict=True):
-        means = result["white"] if name == "white" else result["conditions"][name]
-        assert line[-1] == f"{means['closeness']:.4f}"
+    for name, line in zip(names, lines, strict=True):
+        means = result["baselines"][name] if name in BASELINES else result["conditions"][name]
+        assert line[-1] == f"{means['closeness']:.4f} ± {result['standard_error'][name]['closeness']:.4f}"
     assert result["conditions"]["raw"]["difference_to_z_up"]["closeness"]["standard_error"] > 0
     assert "closeness" in rows_of(tmp_path / "metrics.tsv")[0]

@@ -462,7 +462,9 @@ class TestBest:
         run.train(SETTINGS.model_copy(update={"val_every": 4} | changes))
         found = load_file(run.folder / "out" / "best.safetensors")
         assert found.keys() == seen[best].keys() and all(torch.equal(found[name], seen[best][name]) for name in found)
-        assert f"best validation: PSNR {values[best]:.2f} dB after step {best} (" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert f"best validation: PSNR {values[best]:.2f} dB after step {best} (" in err
+        assert "; mean over 2 validation samples)" in err and "Warning: 2 samples are few." in err
         same = (run.folder / "out" / "best.safetensors").samefile(run.folder / "out" / "model.safetensors")
         assert same == (best == 12)
 

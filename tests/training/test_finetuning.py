@@ -55,10 +55,10 @@ def run(manifest, folder, settings=SETTINGS, **changes):
     return load_file(folder / "out" / "model.safetensors"), rows(folder)
 
 
-def command(manifest, folder, **settings):
-    """Train through the command line, in processes of its own."""
+def command(manifest, folder, first="", **settings):
+    """Train through the command line, in processes of its own; each runs the statement `first` before."""
     words = [*train_words(manifest, json.dumps(settings), folder), "--threads", "1"]
-    program = "import sys; from mousefacelift.cli import main; main()"
+    program = f"import sys; from mousefacelift.cli import main\n{first}\nmain()"
     script = folder / "mousefacelift"
     folder.mkdir(parents=True, exist_ok=True)
     script.write_text(f"{program}\n")  # several processes start each other by its name
@@ -78,6 +78,28 @@ def one_process(tmp_path_factory):
     manifest = write_shards(folder / "shards", {"train": 5, "val": 3})
     whole = Train.model_validate(GLOBAL_BATCH)
     return manifest, run(manifest, folder / "parts", whole, accumulate=2), run(manifest, folder / "one", whole)
+
+
+FAULT = """
+import os
+from mousefacelift.training import finetuning
+step = finetuning.FineTuning.training_step
+def fault(self, *batch):
+    if self.step == 2 and os.environ.get("LOCAL_RANK", "0") == "0":
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    return step(self, *batch)
+finetuning.FineTuning.training_step = fault
+"""
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_alone_ends_all_with_its_one_sentence(one_process, tmp_path):
+    manifest = one_process[0]
+    done = command(manifest, tmp_path, FAULT, **(GLOBAL_BATCH | {"gpus": 2}))
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()
+    assert "the GPU's memory ran out in" in said[-1] and said[-1].startswith("mousefacelift: error")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -189,12 +189,12 @@ def test_an_evaluation_without_a_number_does_not_meet_its_target(tmp_path):
 def test_on_a_gpu_everything_waits_for_the_build_and_has_a_target(tmp_path):
     listed = parts(Commands("cuda", tmp_path, tmp_path))
     assert [part.name for part in listed] == [
-        "check", "build", "agreement", "raster", "speed", "memory", "steps", "evaluate", "less-memory",
+        "check", "build", "agreement", "raster", "speed", "memory", "steps", "evaluate", "kernels", "less-memory",
     ]  # fmt: skip
     assert all(part.needs for part in listed[2:])
     assert all(part.titles for part in listed if not part.optional)
     commands = {part.name: " ".join(part.commands[0]) for part in listed}
-    assert "--attention auto cudnn flash efficient" in commands["speed"]
+    assert "--attention cudnn flash efficient" in commands["kernels"] and "--recompute none" in commands["speed"]
     assert "--preset base --sizes 512" in commands["speed"] and "--memory-gb 12" in commands["memory"]
     assert "--recompute all --rerender on" in commands["memory"]
 

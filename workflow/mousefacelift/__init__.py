@@ -32,8 +32,8 @@ STAGE_VERSIONS = {
     "shard": 4,
     "verify": 1,
     "train": 3,
-    "evaluate": 1,
+    "evaluate": 2,
     "compare_cameras": 1,
-    "poc": 1,
-    "ablation": 1,
+    "poc": 2,
+    "ablation": 2,
 }

@@ -34,7 +34,7 @@ def gpu_build(
 ) -> None:
     """Compile gsplat's CUDA extension now; otherwise the first job that draws on a GPU does it. Once, for all processes."""
     limit_threads(1)
-    from mousefacelift.gpu import checks, extension
+    from mousefacelift.gpu import checks, driver, extension
 
     if wrong := checks.missing(checks.rapid()):
         raise UserError(wrong)
@@ -43,7 +43,12 @@ def gpu_build(
         return
     archs = [extension.parse_arch(each) for each in arch.split(",")] if arch else extension.device_archs()
     if not archs:
-        raise UserError("there is no GPU here to compile for: say which, as in mousefacelift gpu build --arch 8.6,9.0")
+        import torch
+
+        why = driver.why_unseen(driver.look(), torch.__version__, torch.version.cuda, driver.torch_error())
+        raise UserError(
+            f"{why or 'there is no GPU here to compile for'}. For others: mousefacelift gpu build --arch 8.6,9.0"
+        )
     library = extension.built(archs) or extension.build(sorted(set(archs)), threads)
     extension.load(library)
     print(library)

@@ -1,14 +1,14 @@
 """Every sample of a split by every method: the model, and the baselines beside it."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.metrics.registry import score
-from mousefacelift.evaluation.predict import Trained, input_views, predict_views
+from mousefacelift.evaluation.predict import Sample, Trained, input_views, predict_views
 
 MODEL = "model"
 
@@ -31,16 +31,21 @@ def method_labels() -> dict[str, str]:
     return {MODEL: "model"} | {name: baseline.label for name, baseline in BASELINES.items()}
 
 
-def scored_samples(trained: Trained) -> Iterator[ScoredSample]:
-    """Predict and score every sample of the split, one after the other."""
+def predict_baselines(trained: Trained) -> Callable[[Sample], dict[str, tuple[Tensor, Tensor]]]:
+    """A function of a sample that gives every baseline's views: rgb [V, 3, S, S] and alpha [V, S, S]."""
     samples = trained.samples
     training = functools.cache(trained.open_training)
     inputs = [input_views(samples.views, trained.train.num_input_views, view) for view in range(samples.views)]
-    predict = {name: baseline.prepare(training) for name, baseline in BASELINES.items()}
+    prepared = {name: baseline.prepare(training) for name, baseline in BASELINES.items()}
+    return lambda sample: {name: predict(sample, inputs) for name, predict in prepared.items()}
+
+
+def scored_samples(trained: Trained) -> Iterator[ScoredSample]:
+    """Predict and score every sample of the split, one after the other."""
+    samples, baselines = trained.samples, predict_baselines(trained)
     for index in range(len(samples)):
         sample = samples[index]
-        drawn = {MODEL: predict_views(trained, sample)}
-        drawn |= {name: predict_baseline(sample, inputs) for name, predict_baseline in predict.items()}
+        drawn = {MODEL: predict_views(trained, sample)} | baselines(sample)
         scores = {name: score(rgb, alpha, sample["image"], sample["alpha"]) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: rgb for name, (rgb, _) in drawn.items()}
         yield ScoredSample(samples.keys[index], sample["image"], rgb_of, scores)

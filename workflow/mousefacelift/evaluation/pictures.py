@@ -1,5 +1,7 @@
 """Pictures of an evaluation: bars of the metrics, predictions beside their targets, a turntable video."""
 
+import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from mousefacelift.base.files import atomic, save_figure
 from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.methods import MODEL, ScoredSample, method_labels
-from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, metric
-from mousefacelift.evaluation.scores import Scores
+from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric
+from mousefacelift.evaluation.scores import Scores, mean_score, standard_error
+from mousefacelift.evaluation.tables import few_samples
 from mousefacelift.geometry.views import inverse_rigid, orbit
 from mousefacelift.models.gaussians import Gaussians, render
 
@@ -24,24 +27,43 @@ TURNTABLE_START = 270.0  # degrees of azimuth, as FaceLift's
 
 
 def write_bars(path: Path, scores: Scores, split: str) -> None:
-    """The mean of every metric over the samples of each held-out view: a panel per metric, a bar per method."""
+    """Means over samples with standard errors: a panel per metric, a group per held-out view and one for all views."""
     labels = method_labels()
-    figure = Figure(figsize=(8, 0.6 + 2.8 * len(METRICS)), layout="constrained", dpi=120)
-    figure.suptitle(f"Novel views of the {split} split")
-    panels = figure.subplots(len(METRICS), 1, squeeze=False)[:, 0]
-    for axes, (name, each) in zip(panels, METRICS.items(), strict=True):
-        views = np.arange(scores[MODEL][name].shape[1])
-        width = 0.8 / len(labels)
+    samples, views = scores[MODEL][PRIMARY].shape
+    columns = 2
+    rows = -(-len(METRICS) // columns)
+    # Wide enough for the numbers at the bars, each about 0.2 inches high when it stands upright.
+    width = columns * (1.2 + 0.16 * (views + 1) * (len(labels) + 1))
+    figure = Figure(figsize=(width, 1.2 + 2.9 * rows), layout="constrained", dpi=120)
+    title = f"Novel views of the {split} split: means over {samples} samples ± one standard error"
+    heading = (title, textwrap.fill(few_samples(samples) or "", int(11 * width)))
+    figure.suptitle("\n".join(filter(None, heading)), fontsize=11)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, each) in zip(panels, METRICS.items(), strict=False):
         for place, (method, label) in enumerate(labels.items()):
-            # A view without a silhouette in some samples has its mean over the others.
-            means = scores[method][name].nanmean(0).numpy()
-            bars = axes.bar(views + (place - (len(labels) - 1) / 2) * width, means, width, label=label)
-            axes.bar_label(bars, fmt=each.text, fontsize=5)
-        axes.set(ylabel=each.title, xticks=views)
-        axes.margins(y=0.12)
-    panels[-1].set_xlabel("held-out view")
-    panels[-1].legend(ncols=len(labels), fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
+            _bar_group(axes, scores[method][name], each, label, (place, len(labels)))
+        axes.set(ylabel=each.title)
+        axes.set_xticks(range(views + 1), [*map(str, range(views)), "all"])
+        axes.margins(x=0.01, y=0.18)
+    for axes in panels[len(METRICS) :]:
+        axes.remove()
+    for axes in panels[len(METRICS) - columns : len(METRICS)]:
+        axes.set_xlabel("held-out view")
+    shown = panels[0].get_legend_handles_labels()
+    figure.legend(*shown, ncols=min(len(labels), int(width / 2.2)), fontsize=9, loc="outside lower center")
     save_figure(figure, path)
+
+
+def _bar_group(axes: Any, values: Tensor, each: Metric, label: str, place: tuple[int, int]) -> None:
+    """One method's bars [N, V] in a panel: one per view, and their mean. place: of the method among how many."""
+    views, width = values.shape[1], 0.84 / place[1]
+    groups = [*(values[:, [view]] for view in range(views)), values]
+    # A view without a silhouette in some samples has its mean over the others.
+    means, errors = [mean_score(group) for group in groups], [standard_error(group) for group in groups]
+    shown = [error if math.isfinite(error) else 0.0 for error in errors]
+    centers = np.arange(views + 1) + (place[0] - (place[1] - 1) / 2) * width
+    bars = axes.bar(centers, means, width, yerr=shown, error_kw={"elinewidth": 0.7, "capsize": 1.2}, label=label)
+    axes.bar_label(bars, fmt=each.text, fontsize=6, rotation=90, padding=2)
 
 
 def write_picture(path: Path, sample: ScoredSample) -> None:
@@ -58,7 +80,7 @@ def write_picture(path: Path, sample: ScoredSample) -> None:
     rows.append(("error of model", error, lambda view: f"mean {error[view].mean():.3f}"))
 
     figure = Figure(figsize=(1.9 * views + 0.8, 2.05 * len(rows) + 0.4), layout="constrained", dpi=120)
-    figure.suptitle(f"{sample.key}: every view predicted from the others")
+    figure.suptitle(textwrap.fill(f"{sample.key}: every view predicted from the others", 20 * views))
     grid = figure.subplots(len(rows), views, squeeze=False)
     for line, (label, images, title) in zip(grid, rows, strict=True):
         for view, axes in enumerate(line):
@@ -69,7 +91,7 @@ def write_picture(path: Path, sample: ScoredSample) -> None:
                 shown = axes.imshow(image.numpy(), interpolation="nearest", cmap="magma", vmin=0, vmax=0.5)
             axes.set(xticks=[], yticks=[])
             axes.set_title(title(view), fontsize=9)
-        line[0].set_ylabel(label, fontsize=10)
+        line[0].set_ylabel(textwrap.fill(label, 22), fontsize=10)  # a row is as high as 28 letters
     figure.colorbar(shown, ax=list(grid[-1]), shrink=0.8, pad=0.01, label="|error| (0 to 1)")
     save_figure(figure, path)
 

@@ -94,7 +94,8 @@ def open_trained(manifest: Path | str, train_dir: Path, split: SplitName, thread
 def _device(train: Train) -> str:
     """The device to evaluate on: a model that was trained on a GPU may be evaluated without one, but says so."""
     if torch.cuda.is_available():
-        return choose_accelerator(train)
+        # One process, whatever the training run had.
+        return choose_accelerator(train.model_copy(update={"gpus": min(train.gpus, 1), "nodes": 1}))
     why = why_unseen(look(), torch.__version__, torch.version.cuda, torch_error())
     if why and train.accelerator != "cpu":
         print(f"evaluating on the CPU, although there is a GPU: {why}", file=sys.stderr, flush=True)

@@ -25,6 +25,16 @@ def provenance(trained: Trained) -> dict[str, Any]:
     }
 
 
+def described(trained: Trained) -> str:
+    """The same as a sentence below a table."""
+    samples = trained.samples
+    count = f"{len(samples)} sample{'s' * (len(samples) != 1)}"
+    return (
+        f"Run {trained.train.run}: {count} of the {trained.split} split, each of {samples.views} views predicted from "
+        f"{trained.train.num_input_views} others at {samples.image_size} px."
+    )
+
+
 def write_rows(path: Path, samples: Samples, column: str, scores: Scores) -> None:
     """Write metrics.tsv: a row per sample, view and name in `scores`; the name stands in `column`."""
     write_table(path, ["key", "frame", "view", column, *METRICS], _rows(samples, scores))

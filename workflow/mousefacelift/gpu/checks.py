@@ -1,6 +1,5 @@
 """Whether this machine can draw on its GPU: what is there, what is missing, and how to get it."""
 
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,11 +12,12 @@ from mousefacelift.gpu import driver
 from mousefacelift.gpu.extension import (
     available_gb,
     built,
+    code_archs,
     compilers,
     compiling_environment,
     device_archs,
     format_arch,
-    runs_on,
+    has_code,
     shipped,
 )
 from mousefacelift.gpu.toolchain import (
@@ -30,6 +30,8 @@ from mousefacelift.gpu.toolchain import (
     installed_torch,
     tools,
 )
+
+NO_GPU = "to compile for another machine, install torch from PyPI: pip uninstall torch, then pip install torch"
 
 # What torch's headers and gsplat's sources include, compiled and linked as they are.
 TRIAL = """
@@ -69,7 +71,11 @@ def thorough(threads: int) -> list[Tool]:
     found = Torch(torch.__version__, torch.version.cuda)
     if found.cuda is None:
         seen = driver.why_unseen(driver.look(), found.version, None)
-        return [Tool("torch", "", seen or f"torch {found.version} is a CPU build, and there is no NVIDIA GPU here")]
+        return [
+            Tool(
+                "torch", "", seen or f"torch {found.version} is a CPU build, and there is no NVIDIA GPU here: {NO_GPU}"
+            )
+        ]
     rows = [Tool("torch", f"{found.version}, CUDA {found.cuda}"), _gpu(found)]
     gsplat = installed_gsplat()
     rows.append(Tool("gsplat", gsplat[0] if gsplat else "", f"not installed: {INSTALL}"))
@@ -86,23 +92,24 @@ def thorough(threads: int) -> list[Tool]:
     return [*rows, Tool("compilers", f"{jobs} at a time ({threads} threads, {room:.1f} GiB of memory free)")]
 
 
-def unsupported() -> list[Tool]:
-    """The GPUs that torch sees and has no machine code for: they are too old, or too new."""
+def unsupported(count: int = 1) -> list[Tool]:
+    """The first GPUs, if torch has no machine code for them: they are too old, or too new.
+
+    Args:
+        count: of the GPUs that are used. Others may be of any kind.
+    """
     import torch
 
-    codes = [(int(code[3:-1]), int(code[-1])) for code in torch.cuda.get_arch_list() if re.fullmatch(r"sm_\d+", code)]
-    # PTX is compiled by the driver for newer GPUs.
-    ptx = [
-        (int(code[8:-1]), int(code[-1])) for code in torch.cuda.get_arch_list() if re.fullmatch(r"compute_\d+", code)
-    ]
+    codes = code_archs(torch.cuda.get_arch_list(), "sm_")
     rows = []
-    for place in range(torch.cuda.device_count()):
+    for place in range(min(count, torch.cuda.device_count())):
         arch = torch.cuda.get_device_capability(place)
-        if not any(runs_on(code, arch) for code in codes) and not any(code <= arch for code in ptx):
+        if not has_code(arch):
             older = f"; its {driver.OLDER_BUILD} build has code for GPUs from 5.0 on" if arch < min(codes) else ""
             text = (
                 f"{torch.cuda.get_device_name(place)} has compute capability {format_arch(arch)}, and torch "
-                f"{torch.__version__} has code for {', '.join(map(format_arch, codes))} alone{older}"
+                f"{torch.__version__} has code for {', '.join(map(format_arch, codes))} alone{older}. If there is another "
+                "GPU, name it in CUDA_VISIBLE_DEVICES"
             )
             rows.append(Tool("GPU", "", text))
     return rows

@@ -1,5 +1,7 @@
 """The GPUs and the driver that the system shows, found without torch: why torch may see none of them."""
 
+import contextlib
+import ctypes
 import os
 import re
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ class System:
     """What the system shows of NVIDIA GPUs.
 
     given: GPUs that this process may open. refused: GPUs that it may not, as in a job that asked for none. on_bus: cards
-    on the PCI bus, which a container shows too. driver: its version, None if none is loaded. hidden: whether
-    CUDA_VISIBLE_DEVICES hides all of them on purpose.
+    on the PCI bus, which a container shows too. driver: its version, None if none is loaded. cuda: the CUDA major version
+    that the driver's library supports, 0 if that cannot be told; a compatibility package raises it above the driver's own.
+    hidden: whether CUDA_VISIBLE_DEVICES hides all GPUs on purpose.
     """
 
     given: int
@@ -26,6 +29,7 @@ class System:
     on_bus: int
     driver: str | None
     hidden: bool
+    cuda: int = 0
 
     @property
     def has_gpu(self) -> bool:
@@ -46,9 +50,18 @@ def look(root: Path = Path("/")) -> System:
             given += 1
         except OSError:
             refused += 1
-    given += (root / "dev/dxg").exists()  # Windows' subsystem for Linux shows its GPUs as one device
+    # Windows' subsystem for Linux shows its GPUs, of any vendor, as one device.
+    given += (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists()
     bus = [_text(device / "vendor") for device in _display_devices(root)]
-    return System(given, refused, bus.count(NVIDIA), _driver(root), _hidden())
+    return System(given, refused, bus.count(NVIDIA), _driver(root), _hidden(), supported_cuda() if given else 0)
+
+
+def supported_cuda() -> int:
+    """The CUDA major version that the driver's library supports; 0 if there is no library."""
+    found = ctypes.c_int(0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
+    return found.value // 1000
 
 
 def why_unseen(system: System, torch_version: str, cuda: str | None, torch_says: str = "") -> str | None:
@@ -64,6 +77,8 @@ def why_unseen(system: System, torch_version: str, cuda: str | None, torch_says:
         return None
     if unusable := why_unusable(system, torch_version, cuda):
         return unusable
+    if cuda and "driver on your system is too old" in torch_says:  # where the system does not tell the driver's version
+        return _too_old(system, torch_version, cuda)
     if system.given == 0 and system.refused:
         return (
             f"this machine has {system.refused} NVIDIA GPU(s), but this process may not open them: ask the cluster for one "
@@ -94,14 +109,20 @@ def why_unusable(system: System, torch_version: str, cuda: str | None) -> str | 
             f"there is an NVIDIA GPU here, but torch {torch_version} is a CPU build. Install PyPI's: pip uninstall torch, "
             f"then pip install torch=={release} (driver R580 or newer), or its {OLDER_BUILD} build for an older driver"
         )
-    oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]))
-    if system.driver and oldest and version(system.driver) < oldest:
-        return (
-            f"the NVIDIA driver here is {system.driver}, and torch {torch_version} (CUDA {cuda}) needs {oldest[0]}.{oldest[1]} "
-            f"or newer. Update the driver, or install the {OLDER_BUILD} build of the same torch, which works from driver 525 "
-            f"on: pip install torch=={release} --index-url https://download.pytorch.org/whl/{OLDER_BUILD}"
-        )
-    return None
+    major = int(cuda.partition(".")[0])
+    known = system.driver is not None and major in OLDEST_DRIVER
+    by_number = known and version(system.driver or "") < OLDEST_DRIVER[major]
+    return _too_old(system, torch_version, cuda) if (system.cuda < major if system.cuda else by_number) else None
+
+
+def _too_old(system: System, torch_version: str, cuda: str) -> str:
+    release, oldest = torch_version.partition("+")[0], OLDEST_DRIVER.get(int(cuda.partition(".")[0]), (580, 65))
+    has = f"the NVIDIA driver here is {system.driver}" if system.driver else "the NVIDIA driver here is too old"
+    return (
+        f"{has}, and torch {torch_version} (CUDA {cuda}) needs {oldest[0]}.{oldest[1]} or newer. Update the driver, or install "
+        f"the {OLDER_BUILD} build of the same torch, which works from driver 525 on: pip uninstall -y torch && pip install "
+        f"torch=={release} --index-url https://download.pytorch.org/whl/{OLDER_BUILD}"
+    )
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -16,13 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mousefacelift.base.errors import UserError
+from mousefacelift.base.errors import TerminatedError, UserError
 from mousefacelift.base.files import locked
 from mousefacelift.gpu.toolchain import (
     INSTALL,
@@ -85,7 +86,14 @@ def build(archs: list[Arch], threads: int) -> Path:
         UserError: something that compiling needs is missing, or it failed.
     """
     root, folder = cache_root(), cache_root() / f"{_prefix()}_{_suffix(archs)}"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        (root / f"{folder.name}.lock").touch()
+    except OSError as error:
+        raise UserError(
+            f"{root}: gsplat's extension cannot be kept there ({error.strerror}); set TORCH_EXTENSIONS_DIR to a folder that "
+            "can be written"
+        ) from None
     with locked(root / f"{folder.name}.lock", "another process compiles gsplat"):
         if (found := built(archs)) is not None:
             return found
@@ -150,10 +158,28 @@ def ready(threads: int) -> None:
 
 
 def device_archs() -> list[Arch]:
-    """The compute capabilities of the GPUs that torch sees, each once."""
+    """The compute capabilities of the GPUs that torch can use, each once."""
     import torch
 
-    return sorted({torch.cuda.get_device_capability(place) for place in range(torch.cuda.device_count())})
+    # Counting asks the system, which counts GPUs that torch cannot use.
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    archs = {torch.cuda.get_device_capability(place) for place in range(count)}
+    return sorted(arch for arch in archs if has_code(arch))
+
+
+def has_code(arch: Arch) -> bool:
+    """Whether torch has machine code for a GPU of this compute capability, or code that the driver compiles for it."""
+    import torch
+
+    listed = torch.cuda.get_arch_list()
+    return any(runs_on(code, arch) for code in code_archs(listed, "sm_")) or any(
+        code <= arch for code in code_archs(listed, "compute_")
+    )
+
+
+def code_archs(listed: list[str], kind: str) -> list[Arch]:
+    """The compute capabilities in torch's list, of machine code ("sm_") or of what the driver compiles ("compute_")."""
+    return [(int(code[:-1]), int(code[-1])) for each in listed if re.fullmatch(r"\d+", code := each.removeprefix(kind))]
 
 
 def parse_arch(text: str) -> Arch:
@@ -263,7 +289,8 @@ def _compile(folder: Path, torch: Torch, archs: list[Arch], threads: int) -> flo
         flush=True,
     )
     command = [sys.executable, "-c", BUILD]
-    # A session of its own: all compilers end with it.
+    # A session of its own: all compilers end with it, also when a SIGTERM ends this process.
+    before = signal.signal(signal.SIGTERM, _ended) if threading.current_thread() is threading.main_thread() else None
     process = subprocess.Popen(
         command, env=environment, cwd=folder, text=True, errors="replace", start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -277,9 +304,17 @@ def _compile(folder: Path, torch: Torch, archs: list[Arch], threads: int) -> flo
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     if status or not (folder / NAME / f"{NAME}.so").exists():
         raise _failure(log, status)
     return time.monotonic() - begin
+
+
+def _ended(signum: int, *_: Any) -> None:
+    raise TerminatedError(
+        "ended while gsplat was compiled; that begins anew next time: mousefacelift gpu build", signum
+    )
 
 
 def _show_progress(line: str, begin: float) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 # What torch's headers and gsplat's sources include. pip's packages hold them all: torch brings the libraries' headers.
 HEADERS = ("cuda_runtime.h", "cublas_v2.h", "cusolverDn.h", "cusparse.h")
 CUB = ("cub/cub.cuh", "cccl/cub/cub.cuh")  # of CUDA 12, of CUDA 13
+NAMED = ("CUDA_HOME", "CUDA_PATH")
 SYSTEM = Path("/usr/local/cuda")
 INSTALL = "pip install -c envs/constraints.txt -e '.[gpu]'"
 
@@ -80,7 +81,7 @@ def installed_gsplat() -> tuple[str, Path] | None:
 
 def toolkits() -> Iterator[Toolkit]:
     """All CUDA toolkits that can be found, the system's before pip's."""
-    places = [(os.environ[name], name) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    places = [(os.environ[name], name) for name in NAMED if os.environ.get(name)]
     if nvcc := shutil.which("nvcc"):
         places += [(str(Path(nvcc).resolve().parents[1]), "nvcc on PATH")]
     places += [(str(SYSTEM), "the system's")]
@@ -112,13 +113,17 @@ def nvcc_release(nvcc: Path) -> tuple[int, int] | None:
 def fitting(cuda: str) -> Toolkit | None:
     """The toolkit to use with a torch of this CUDA version.
 
-    The most complete one comes first, then the very version before another one of the same major version, which torch
-    accepts too. Between equals the system's is taken before pip's.
+    The most complete one comes first; then one that CUDA_HOME names; then the very version before another one of the same
+    major version, which torch accepts too. Between equals the system's is taken before pip's.
     """
     wanted = tuple(int(number) for number in cuda.split(".")[:2])
     found = [toolkit for toolkit in toolkits() if toolkit.version[0] == wanted[0]]
     # Stable: the order of `toolkits` decides between equals.
-    found.sort(key=lambda each: (len(each.missing_headers()) + (each.cudart() is None), each.version != wanted))
+    found.sort(
+        key=lambda each: (
+            len(each.missing_headers()) + (each.cudart() is None), each.source not in NAMED, each.version != wanted
+        )
+    )  # fmt: skip
     return found[0] if found else None
 
 

@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.models.hull.api import intervals
-from mousefacelift.models.hull.splats import LOGIT, colours, log_scales
+from mousefacelift.models.hull.constants import INSIDE, SHARE
+from mousefacelift.models.hull.splats import colours, log_scales, logits
 from mousefacelift.models.network import Footprint, Network, Recompute
 from mousefacelift.models.precision import full_precision
 
@@ -378,27 +379,27 @@ class GSLRM(Network):
         Args:
             free_raw: [B, free, 14].
             pixel_raw: [B, P, 14].
-            known: [B, P, 6 or 13] what is fixed of the pixels' Gaussians: their rays, and with a guide `_guides`.
+            known: [B, P, 6 or 15] what is fixed of the pixels' Gaussians: their rays, and with a guide `_guides`.
             absent: [B, P] bool, padding; None without any.
         """
         config = self.config
         guided = config.guide != "none"
         # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
         raw = pixel_raw[..., :3].mean(-1, keepdim=True)
+        depth = (2 * raw.sigmoid() - 1) * config.ray_range
+        if guided:
+            low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
+            depth = Inward.apply(depth, low, high)
         if config.residual:
-            front, back = known[..., FRONT], known[..., BACK]
-            depth = front + ((raw + DEEPER).sigmoid() - START) * (back - front + MARGIN)
-        else:
-            depth = (2 * raw.sigmoid() - 1) * config.ray_range
-        if guided and not config.residual:
-            depth = Inward.apply(depth, known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN)
+            width = high - low
+            depth = low + (raw + (known[..., START] / width).logit()).sigmoid() * width
         xyz = known[..., :3] + depth * known[..., 3:6]
         if config.clip_xyz:
             xyz = xyz.clamp(-1, 1)
         _, dc, scale, rotation, opacity = pixel_raw.split(CHANNELS, dim=-1)
         if config.residual:
             dc, scale = dc + known[..., COLOUR], scale.clamp(max=GROWTH) + known[..., SCALE]
-            rotation, opacity = rotation + rotation.new_tensor([1.0, 0, 0, 0]), opacity + LOGIT
+            rotation, opacity = rotation + rotation.new_tensor([1.0, 0, 0, 0]), opacity + known[..., LOGIT]
         else:
             scale, opacity = scale + config.scale_bias, opacity + config.opacity_bias
         if guided:
@@ -419,22 +420,25 @@ class GSLRM(Network):
 
 
 # Places in what is known of a pixel: the ray's nearest point and direction, and what `_guides` returns.
-FRONT, BACK, VALID, SCALE, COLOUR = slice(6, 7), slice(7, 8), slice(8, 9), slice(9, 10), slice(10, 13)
+FRONT, BACK, VALID, START, SCALE, LOGIT = (slice(6 + i, 7 + i) for i in range(6))
+COLOUR = slice(12, 15)
 
 
 @torch.no_grad()
 def _guides(
     image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, nearest: Tensor, directions: Tensor
 ) -> list[Tensor]:
-    """What the visual hull says of each pixel: front and back of its ray's interval, whether it has one, log scale, colour.
+    """What the visual hull says of each pixel, as `models.hull.surface` draws it.
 
     Returns:
-        [B, V, H, W, 1, 1, 1, 1 and 3] float32.
+        [B, V, H, W, 1, 1, 1, 1, 1, 1 and 3] float32: front and back of its ray's interval; whether it has one; the
+        distance of its Gaussian from MARGIN before the front; its log scale; its opacity's logit; its colour.
     """
-    w2c = torch.linalg.inv(c2w.float())
-    front, back, valid = (
-        each[..., None].float() for each in intervals(alpha.float(), c2w.float(), w2c, fxfycxcy.float())
-    )
-    valid = valid * (alpha[..., None] > 0.5)
-    scale = log_scales(nearest + front * directions, c2w.float(), fxfycxcy.float())
-    return [front, back, valid, scale, colours(image.float(), alpha.float())]
+    image, alpha, c2w, fxfycxcy = (tensor.float() for tensor in (image, alpha, c2w, fxfycxcy))
+    found = intervals(alpha, c2w, torch.linalg.inv(c2w), fxfycxcy)
+    front, back, valid = (each[..., None].float() for each in found)
+    valid = valid * (alpha[..., None] > INSIDE)
+    share = SHARE if alpha.shape[1] > 1 else 0.5
+    start = share * (back - front)
+    scale = log_scales(nearest + (front + start) * directions, c2w, fxfycxcy)
+    return [front, back, valid, start + MARGIN, scale, logits(alpha[..., None]), colours(image, alpha)]

@@ -16,9 +16,19 @@ from mousefacelift.base.files import atomic, read_json, save_figure, write_json
 from mousefacelift.base.tables import read_table
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
+from mousefacelift.evaluation.methods import MODEL
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric, validation_metrics
-from mousefacelift.evaluation.scores import is_clear, paired_difference
-from mousefacelift.evaluation.tables import STANDARD_ERROR, comparison_table, difference_record, difference_text
+from mousefacelift.evaluation.scores import Lead, estimates, is_clear, leads, paired_difference
+from mousefacelift.evaluation.tables import (
+    STANDARD_ERROR,
+    comparison_table,
+    difference_record,
+    difference_text,
+    few_samples_note,
+    lead_table,
+    uncertainty_records,
+    warn_of_few_samples,
+)
 from mousefacelift.evaluation.variants import VARIANTS, applicable, left_out, variant
 from mousefacelift.geometry.camera import Array
 
@@ -40,7 +50,7 @@ class Run:
 
     record: config.yaml of the run. settings: its section `train`. curves: column of metrics.csv -> pairs of step and
     value, for the validation metrics in dB; empty without a validation split. evaluation: metrics.json. rows: sample and
-    view of every row, [N * V]. scores: metric -> [N, V], of the model.
+    view of every row, [N * V]. scores: metric -> [N, V], of the model. baselines: name -> the same of each baseline.
     """
 
     folder: Path
@@ -50,6 +60,7 @@ class Run:
     evaluation: dict[str, Any]
     rows: list[tuple[str, str]]
     scores: dict[str, Array]
+    baselines: dict[str, dict[str, Array]]
 
 
 def ablation(train_dir: Path, evaluate_dir: Path, variants_dir: Path, out_dir: Path) -> None:
@@ -75,6 +86,7 @@ def ablation(train_dir: Path, evaluate_dir: Path, variants_dir: Path, out_dir: P
     _write_table(out_dir / "table.md", base, others, sentences)
     _write_curves(out_dir / "curves.png", {CONFIGURED: base, **others})
     _write_metrics(out_dir / "metrics.json", base, others, sentences)
+    warn_of_few_samples(len(base.scores[PRIMARY]))
 
 
 def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
@@ -97,17 +109,28 @@ def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
         raise UserError(
             f"{evaluate_dir / 'metrics.json'}: these are the metrics of run {found}, but {train_dir} holds run {settings.run}"
         )
-    table = [row for row in read_table(evaluate_dir / "metrics.tsv", "evaluate") if row.get("method") == "model"]
+    table: dict[str, list[dict[str, str]]] = {}
+    for row in read_table(evaluate_dir / "metrics.tsv", "evaluate"):
+        table.setdefault(row.get("method", ""), []).append(row)
+    own = table.pop(MODEL, [])
     try:
-        samples = len({row["key"] for row in table})
-        scores = {name: np.array([float(row[name]) for row in table]).reshape(samples, -1) for name in METRICS}
-        rows = [(row["key"], row["view"]) for row in table]
-        means = [float(evaluation["model"][name]) for name in METRICS]
+        samples = len({row["key"] for row in own})
+        scores = _by_sample(own, samples)
+        baselines = {name: _by_sample(each, samples) for name, each in table.items()}
+        rows = [(row["key"], row["view"]) for row in own]
+        means = [float(evaluation[MODEL][name]) for name in METRICS]
         if not samples or not np.isfinite(means).all():
             raise ValueError("no metrics of the model")
+        if any(each[PRIMARY].shape != scores[PRIMARY].shape for each in baselines.values()) or not baselines:
+            raise ValueError("no metrics of the baselines for every sample and view")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{evaluate_dir}: damaged metrics ({error}); delete it and run `evaluate` again") from None
-    return Run(train_dir, record, settings, curves, evaluation, rows, scores)
+    return Run(train_dir, record, settings, curves, evaluation, rows, scores, baselines)
+
+
+def _by_sample(rows: list[dict[str, str]], samples: int) -> dict[str, Array]:
+    """The rows of one method as metric -> [N, V]. Raises KeyError or ValueError for damaged ones."""
+    return {name: np.array([float(row[name]) for row in rows]).reshape(samples, -1) for name in METRICS}
 
 
 def _read_curves(path: Path) -> tuple[int, dict[str, list[tuple[int, float]]]]:
@@ -169,7 +192,7 @@ def verdict(name: str, scores: dict[str, Array], base: dict[str, Array]) -> str:
         mean, error = paired_difference(scores[key], base[key])
         if not math.isfinite(error):
             return (
-                f"`{name}` against `{CONFIGURED}`: {each.label} differs by {difference_text(mean, error)} {each.unit}, from which nothing "
+                f"`{name}` against `{CONFIGURED}`: {each.label} differs by {difference_text(key, mean, error)} {each.unit}, from which nothing "
                 f"follows: {samples} sample has no spread to judge a difference by."
             )
         if abs(mean) < RESOLUTION / 2:
@@ -182,12 +205,12 @@ def verdict(name: str, scores: dict[str, Array], base: dict[str, Array]) -> str:
 
 def _write_table(path: Path, base: Run, others: dict[str, Run], sentences: dict[str, str]) -> None:
     """table.md: a row per run, and the sentences."""
-    rows = [(f"`{CONFIGURED}`: run {base.settings.run}", base.evaluation["model"], "")]
+    rows = [(f"`{CONFIGURED}`: run {base.settings.run}", estimates(base.scores), "")]
     for name, run in others.items():
-        difference = difference_text(*paired_difference(run.scores[PRIMARY], base.scores[PRIMARY]))
-        rows.append((f"`{name}`: {VARIANTS[name].label}", run.evaluation["model"], difference))
+        difference = difference_text(PRIMARY, *paired_difference(run.scores[PRIMARY], base.scores[PRIMARY]))
+        rows.append((f"`{name}`: {VARIANTS[name].label}", estimates(run.scores), difference))
     settings, (samples, views) = base.settings, base.scores[PRIMARY].shape
-    text = comparison_table("run", CONFIGURED, rows)
+    text = comparison_table("run", rows, CONFIGURED)
     text += (
         f"\n\nEvery run: {settings.steps} steps at batch size {settings.batch_size}, seed {settings.seed}, preset {settings.preset}, "
         f"from {'the same earlier weights' if settings.init else 'nothing'}, on the same data. {samples} samples of the "
@@ -202,12 +225,18 @@ def _write_table(path: Path, base: Run, others: dict[str, Run], sentences: dict[
             "either.\n"
         )
     text += "".join(f"\n- {sentences[name]}" for name in VARIANTS) + "\n"
+    text += f"\n{lead_table('run', _leads(base, others))}\n{few_samples_note(samples)}"
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _leads(base: Run, others: dict[str, Run]) -> dict[str, dict[str, Lead]]:
+    """Every run against the best baselines of its own evaluation: `one_input` gives them one input, too."""
+    return {name: leads(run.scores, run.baselines) for name, run in {CONFIGURED: base, **others}.items()}
+
+
 def _write_metrics(path: Path, base: Run, others: dict[str, Run], sentences: dict[str, str]) -> None:
-    """metrics.json: means per run, and their paired differences to the configured one."""
+    """metrics.json: means per run, and their paired differences to the configured one and to the best baselines."""
     runs: dict[str, Any] = {}
     for name, run in {CONFIGURED: base, **others}.items():
         runs[name] = {key: run.evaluation["model"][key] for key in METRICS}
@@ -222,6 +251,9 @@ def _write_metrics(path: Path, base: Run, others: dict[str, Run], sentences: dic
         "runs": runs,
         "sentences": sentences,
         "left_out": [name for name in VARIANTS if name not in others],
+        **uncertainty_records(
+            {name: run.scores for name, run in {CONFIGURED: base, **others}.items()}, _leads(base, others)
+        ),
         "run": base.settings.run,
         "steps": base.settings.steps,
         "batch_size": base.settings.batch_size,

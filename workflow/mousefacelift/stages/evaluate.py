@@ -1,20 +1,28 @@
 """Evaluation of a trained model on views it was not given: metrics beside baselines, pictures, video, splats."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mousefacelift.base.files import write_json
+from mousefacelift.base.files import atomic, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.evaluation.methods import MODEL, method_labels, scored_samples
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY
 from mousefacelift.evaluation.pictures import write_bars, write_picture, write_turntable
 from mousefacelift.evaluation.predict import Trained, open_trained, reconstruct
-from mousefacelift.evaluation.record import provenance, write_rows
-from mousefacelift.evaluation.scores import Scores, mean_scores, stacked
+from mousefacelift.evaluation.record import described, provenance, write_rows
+from mousefacelift.evaluation.scores import Lead, Scores, estimates, leads, mean_scores, stacked
+from mousefacelift.evaluation.tables import (
+    STANDARD_ERROR,
+    comparison_table,
+    few_samples_note,
+    lead_sentences,
+    uncertainty_records,
+)
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.models.splats import write_ply
 from mousefacelift.shards.integrity import refuse_damaged
@@ -25,8 +33,8 @@ from mousefacelift.training.exhausted import evaluation_memory
 def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Evaluate, threads: int) -> None:
     """Predict every view of every sample of a split from the other views, and score the predictions.
 
-    Writes metrics.json (means), metrics.tsv (one row per sample, view and method), metrics.png, pictures/{key}.png,
-    turntable.mp4 and {key}.ply.
+    Writes metrics.json (means, their standard errors, the differences to the best baselines), table.md (the same to read),
+    metrics.tsv (one row per sample, view and method), metrics.png, pictures/{key}.png, turntable.mp4 and {key}.ply.
 
     Args:
         manifest: manifest.json of the shards, a path or a URL.
@@ -59,20 +67,38 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
 
 
 def _write_metrics(out_dir: Path, scores: Scores, trained: Trained) -> None:
-    """metrics.tsv with every value, metrics.json with the means over samples and views, metrics.png with bars."""
+    """metrics.tsv with every value, metrics.json and table.md with the means, metrics.png with bars."""
     write_rows(out_dir / "metrics.tsv", trained.samples, "method", scores)
-    baselines = {method: mean_scores(table) for method, table in scores.items()}
-    model = baselines.pop(MODEL)
-    best = {name: max(means[name] for means in baselines.values()) for name in METRICS}
+    means = {method: mean_scores(table) for method, table in scores.items()}
+    model = means.pop(MODEL)
+    best = {name: max(each[name] for each in means.values()) for name in METRICS}
+    found = leads(scores[MODEL], {method: scores[method] for method in means})
     result = {
         "model": model,
-        "baselines": baselines,
+        "baselines": means,
         "gain": {name: model[name] - best[name] for name in METRICS},
-        "best_baseline": max(baselines, key=lambda method: baselines[method][PRIMARY]),
+        "best_baseline": max(means, key=lambda method: means[method][PRIMARY]),
+        **uncertainty_records(scores, {MODEL: found}),
         **provenance(trained),
     }
     write_bars(out_dir / "metrics.png", scores, trained.split)
     write_json(out_dir / "metrics.json", result)
+    _write_table(out_dir / "table.md", scores, found, trained)
+
+
+def _write_table(path: Path, scores: Scores, found: dict[str, Lead], trained: Trained) -> None:
+    """table.md: a row per method, and the model against the best baseline; the log gets the same."""
+    rows = [(label, estimates(scores[method]), "") for method, label in method_labels().items()]
+    text = comparison_table("method", rows)
+    text += (
+        f"\n\n{described(trained)} {STANDARD_ERROR}.\n\nThe model against the baseline that is best by each metric. Better and "
+        "worse: by more than two standard errors.\n\n"
+    )
+    text += "".join(f"- {sentence}\n" for sentence in lead_sentences(MODEL, found))
+    text += few_samples_note(len(trained.samples))
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text, file=sys.stderr, flush=True)
 
 
 def _write_splats(out_dir: Path, trained: Trained, settings: Evaluate) -> None:

@@ -10,19 +10,38 @@ from torch import Tensor
 
 from mousefacelift.base.files import atomic, save_figure, write_json
 from mousefacelift.base.progress import track
-from mousefacelift.evaluation.baselines.registry import baseline
+from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.conditions import CONDITIONS, camera_conditions, similarities
+from mousefacelift.evaluation.methods import predict_baselines
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, metric, score
-from mousefacelift.evaluation.predict import Trained, input_views, open_trained, predict_views
-from mousefacelift.evaluation.record import provenance, write_rows
-from mousefacelift.evaluation.scores import Scores, mean_score, mean_scores, paired_difference, stacked
-from mousefacelift.evaluation.tables import STANDARD_ERROR, comparison_table, difference_record, difference_text
+from mousefacelift.evaluation.predict import Trained, open_trained, predict_views
+from mousefacelift.evaluation.record import described, provenance, write_rows
+from mousefacelift.evaluation.scores import (
+    Scores,
+    estimates,
+    leads,
+    mean_score,
+    mean_scores,
+    paired_difference,
+    stacked,
+)
+from mousefacelift.evaluation.tables import (
+    STANDARD_ERROR,
+    baseline_label,
+    comparison_table,
+    difference_record,
+    difference_text,
+    few_samples_note,
+    lead_table,
+    uncertainty_records,
+    warn_of_few_samples,
+)
 from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.training.data import SplitName
 from mousefacelift.training.exhausted import evaluation_memory
 
 REFERENCE = "z_up"  # the condition that the others are compared with
-WHITE = "white"  # the baseline that every condition should beat
+WHITE = "white"  # metrics.json has this baseline by its name, too
 PICTURED = 2
 
 
@@ -30,8 +49,7 @@ PICTURED = 2
 class Drawn:
     """What each condition makes of the V views of one sample.
 
-    target: [V, 3, S, S]. mask: [V, S, S]. rgb: condition -> [V, 3, S, S]. scores: condition, or the baseline WHITE, ->
-    metric -> [V].
+    target: [V, 3, S, S]. mask: [V, S, S]. rgb: condition -> [V, 3, S, S]. scores: condition or baseline -> metric -> [V].
     """
 
     key: str
@@ -46,7 +64,7 @@ def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, 
     """Predict every view of a split from the others under each camera condition, and score the predictions.
 
     A held-out view is drawn with its condition's own camera; the target is always the same image. Writes metrics.json
-    (means, differences to z_up, the sentence), metrics.tsv (a row per sample, view and condition), table.md and grid.png.
+    (means, differences to z_up and to the best baselines, the sentence), metrics.tsv (a row per sample, view and condition), table.md and grid.png.
 
     Args:
         manifest: manifest.json of the shards, a path or a URL.
@@ -69,38 +87,37 @@ def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, 
             pictures.append(drawn)
         advance()
 
-    scores = {name: stacked(row[name] for row in rows) for name in (*CONDITIONS, WHITE)}
-    white = scores.pop(WHITE)
+    scores = {name: stacked(row[name] for row in rows) for name in CONDITIONS}
+    baselines = {name: stacked(row[name] for row in rows) for name in BASELINES}
     write_rows(out_dir / "metrics.tsv", samples, "condition", scores)
     _write_grid(out_dir / "grid.png", pictures)
-    sentence = f"{verdict(scores, white)} {checkpoint_note(trained)}"
-    _write_table(out_dir / "table.md", scores, white, sentence, trained)
-    _write_metrics(out_dir / "metrics.json", scores, white, sentence, trained)
+    sentence = f"{verdict(scores, baselines)} {checkpoint_note(trained)}"
+    _write_table(out_dir / "table.md", scores, baselines, sentence, trained)
+    _write_metrics(out_dir / "metrics.json", scores, baselines, sentence, trained)
+    warn_of_few_samples(len(samples))
 
 
 def _drawn_samples(trained: Trained) -> Iterator[Drawn]:
     """Every sample of the split under every condition."""
-    samples = trained.samples
+    samples, baselines = trained.samples, predict_baselines(trained)
     world_from_mm = similarities(samples)
-    inputs = [input_views(samples.views, trained.train.num_input_views, view) for view in range(samples.views)]
-    white = baseline(WHITE).prepare(trained.open_training)
     for index in range(len(samples)):
         sample = samples[index]
         posed = camera_conditions(sample, world_from_mm[index])
-        drawn = {name: predict_views(trained, each) for name, each in posed.items()} | {WHITE: white(sample, inputs)}
+        drawn = {name: predict_views(trained, each) for name, each in posed.items()} | baselines(sample)
         scores = {name: score(rgb, alpha, sample["image"], sample["alpha"]) for name, (rgb, alpha) in drawn.items()}
-        rgb_of = {name: rgb for name, (rgb, _) in drawn.items()}
+        rgb_of = {name: drawn[name][0] for name in posed}
         yield Drawn(samples.keys[index], sample["image"], sample["alpha"], rgb_of, scores)
 
 
-def verdict(values: Scores, white: dict[str, Tensor]) -> str:
+def verdict(values: Scores, baselines: Scores) -> str:
     """What the numbers say: which condition is best by the primary metric, by how much, and whether that is clear.
 
     A difference is clear if its mean over the samples exceeds two paired standard errors.
 
     Args:
         values: condition -> metric -> [N, V].
-        white: metric -> [N, V] of a white image.
+        baselines: baseline -> metric -> [N, V].
     """
     primary = metric(PRIMARY)
     means = {name: mean_scores(table) for name, table in values.items()}
@@ -109,7 +126,7 @@ def verdict(values: Scores, white: dict[str, Tensor]) -> str:
     best, second = ranked[:2]
     gaps = {name: paired_difference(values[best][PRIMARY], values[name][PRIMARY]) for name in ranked[1:]}
     level = [name for name, (gap, error) in gaps.items() if gap <= 2 * error]
-    samples = len(white[PRIMARY])
+    samples = len(values[best][PRIMARY])
     if level:
         names = _listed([f"`{name}` ({values_text[name]})" for name in (best, *level)])
         reason = (
@@ -131,10 +148,12 @@ def verdict(values: Scores, white: dict[str, Tensor]) -> str:
         winners = {name: max(means, key=lambda condition: means[condition][name]) for name in others}
         differing = [f"by {others[name]} it is `{winner}`" for name, winner in winners.items() if winner != best]
         text += f" But {_listed(differing)}." if differing else " The other metrics agree."
-    floor = mean_score(white[PRIMARY])
-    worse = [f"`{name}`" for name in ranked if means[name][PRIMARY] <= floor]
+    levels = {name: mean_score(table[PRIMARY]) for name, table in baselines.items()}
+    floor = max(levels, key=lambda name: levels[name])
+    worse = [f"`{name}`" for name in ranked if means[name][PRIMARY] <= levels[floor]]
     if worse:
-        text += f" No better than a {baseline(WHITE).label} ({primary.text(floor)} {primary.unit}): {_listed(worse)}."
+        what = f"the best baseline, {baseline_label(floor)}"
+        text += f" No better than {what} ({primary.text(levels[floor])} {primary.unit}): {_listed(worse)}."
     return text
 
 
@@ -156,18 +175,22 @@ def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _write_metrics(path: Path, values: Scores, white: dict[str, Tensor], sentence: str, trained: Trained) -> None:
-    """metrics.json: means per condition, and their paired differences to the reference."""
+def _write_metrics(path: Path, values: Scores, baselines: Scores, sentence: str, trained: Trained) -> None:
+    """metrics.json: means per condition, and their paired differences to the reference and to the best baselines."""
     conditions: dict[str, Any] = {}
     for name, table in values.items():
         differences = {key: paired_difference(table[key], values[REFERENCE][key]) for key in METRICS}
         conditions[name] = mean_scores(table) | {
             f"difference_to_{REFERENCE}": {key: difference_record(*each) for key, each in differences.items()}
         }
+    means = {name: mean_scores(table) for name, table in baselines.items()}
+    found = {name: leads(table, baselines) for name, table in values.items()}
     result = {
         "sentence": sentence,
         "conditions": conditions,
-        WHITE: mean_scores(white),
+        "baselines": means,
+        WHITE: means[WHITE],
+        **uncertainty_records(values | baselines, found),
         "steps": trained.train.steps,
         "init_sha256": trained.record.get("init_sha256"),
         **provenance(trained),
@@ -175,22 +198,20 @@ def _write_metrics(path: Path, values: Scores, white: dict[str, Tensor], sentenc
     write_json(path, result)
 
 
-def _write_table(path: Path, values: Scores, white: dict[str, Tensor], sentence: str, trained: Trained) -> None:
-    """table.md: a row per condition, a white image for reference, and the sentence."""
+def _write_table(path: Path, values: Scores, baselines: Scores, sentence: str, trained: Trained) -> None:
+    """table.md: a row per condition, the baselines for reference, the sentence, and the leads over the baselines."""
     rows = []
     for name, table in values.items():
-        difference = difference_text(*paired_difference(table[PRIMARY], values[REFERENCE][PRIMARY]))
+        difference = difference_text(PRIMARY, *paired_difference(table[PRIMARY], values[REFERENCE][PRIMARY]))
         label = f"`{name}`: {CONDITIONS[name]}"
-        rows.append((label, mean_scores(table), "" if name == REFERENCE else difference))
-    rows.append((f"{baseline(WHITE).label}, for reference", mean_scores(white), ""))
-    samples, inputs = trained.samples, trained.train.num_input_views
-    text = comparison_table("cameras", REFERENCE, rows)
-    text += (
-        f"\n\nRun {trained.train.run}: {len(samples)} samples of the {trained.split} split, each of {samples.views} views "
-        f"predicted from {inputs} others at {samples.image_size} px. {STANDARD_ERROR}.\n"
-    )
+        rows.append((label, estimates(table), "" if name == REFERENCE else difference))
+    rows += [(f"{baseline_label(name)}, for reference", estimates(table), "") for name, table in baselines.items()]
+    text = comparison_table("cameras", rows, REFERENCE)
+    text += f"\n\n{described(trained)} {STANDARD_ERROR}.\n"
+    found = {name: leads(table, baselines) for name, table in values.items()}
+    text += f"\n{sentence}\n\n{lead_table('cameras', found)}\n{few_samples_note(len(trained.samples))}"
     with atomic(path) as temporary:
-        temporary.write_text(f"{text}\n{sentence}\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _write_grid(path: Path, pictures: list[Drawn]) -> None:

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, locked
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, validation_metrics
+from mousefacelift.evaluation.tables import warn_of_few_samples
 from mousefacelift.models.attention import AttentionChoice
 from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import save_weights
@@ -60,6 +62,8 @@ def train(
     """
     require_wandb(settings.wandb)
     number, device = 0 if check else rank(settings), choose_accelerator(settings)
+    if device == "cuda":  # before anything asks about the memory of this process's GPU
+        torch.cuda.set_device(number % settings.devices)
     data = read_manifest(manifest)
     settings = without_auto(settings, device, data.views)
     if settings.num_input_views >= data.views:
@@ -83,7 +87,7 @@ def train(
         return
     attention = AttentionChoice()
     if device == "cuda":
-        attention = prepare_gpu(settings, model, number % settings.devices, shards.size, threads)
+        attention = prepare_gpu(settings, model, shards.size, threads)
         if number == 0:
             print(attention, file=sys.stderr, flush=True)
     record = run_record(data, settings)
@@ -113,7 +117,7 @@ def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Pat
             raise AlarmError(f"{alarm}. See {out_dir / 'curves-failed.png'}. {kept}") from None
         # From the checkpoint, whether this process has just written it or finds the run finished.
         save_weights(finished_model(checkpoint, settings), out_dir / "model.safetensors")
-        _write_best(checkpoint, settings, table, out_dir)
+        _write_best(checkpoint, settings, table, out_dir, len(module.data.val))
         for name in ("metrics-failed.csv", "curves-failed.png"):
             (out_dir / name).unlink(missing_ok=True)
         _write_curves(table, out_dir / "curves.png", title)
@@ -122,8 +126,8 @@ def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Pat
         table.write(metrics)
 
 
-def _write_best(checkpoint: Path, settings: Train, table: MetricsTable, out_dir: Path) -> None:
-    """Write best.safetensors, the weights with the best validation, and say which they are."""
+def _write_best(checkpoint: Path, settings: Train, table: MetricsTable, out_dir: Path, samples: int) -> None:
+    """Write best.safetensors, the weights with the best validation, and say which they are, and on how many samples."""
     path, best = out_dir / "best.safetensors", best_validation(checkpoint)
     if best is None:
         path.unlink(missing_ok=True)  # of an earlier run
@@ -135,7 +139,9 @@ def _write_best(checkpoint: Path, settings: Train, table: MetricsTable, out_dir:
         save_weights(finished_model(best.path, settings), path)
     primary = METRICS[PRIMARY]
     value = f"{primary.text(best.value)} {primary.unit}".rstrip()
-    print(f"best validation: {primary.label} {value} after step {best.step} ({path})", file=sys.stderr, flush=True)
+    where = f"{path}; mean over {samples} validation sample{'s' * (samples != 1)}"
+    print(f"best validation: {primary.label} {value} after step {best.step} ({where})", file=sys.stderr, flush=True)
+    warn_of_few_samples(samples)
 
 
 def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:

@@ -33,7 +33,7 @@ def choose_accelerator(settings: Train) -> str:
     """
     if settings.accelerator == "cpu":
         return _cpu(settings)
-    wrong = _unusable()
+    wrong = _unusable(settings.devices)
     if wrong is None:
         if settings.gpus > torch.cuda.device_count():
             raise UserError(f"train.gpus is {settings.gpus}, but torch sees {torch.cuda.device_count()}")
@@ -48,10 +48,10 @@ def choose_accelerator(settings: Train) -> str:
     return _cpu(settings)
 
 
-def _unusable() -> str | None:
+def _unusable(gpus: int) -> str | None:
     """Why no GPU can be used: "" if there is none; None if one can be used."""
     if torch.cuda.is_available():
-        return missing(unsupported() or rapid()) or None
+        return missing(unsupported(gpus) or rapid()) or None
     return why_unseen(look(), torch.__version__, torch.version.cuda, torch_error()) or ""
 
 
@@ -86,13 +86,12 @@ def without_auto(settings: Train, device: str, views: int) -> Train:
     return settings
 
 
-def prepare_gpu(settings: Train, model: Network, place: int, samples: int, threads: int) -> AttentionChoice:
+def prepare_gpu(settings: Train, model: Network, samples: int, threads: int) -> AttentionChoice:
     """Get a GPU ready for a run: gsplat compiled and loaded, precision set, attention chosen.
 
     Args:
         settings: in which `auto` is resolved.
         model: of the run, anywhere.
-        place: of the GPU among those of this machine.
         samples: that it computes at a time.
         threads: for compiling.
 
@@ -106,7 +105,7 @@ def prepare_gpu(settings: Train, model: Network, place: int, samples: int, threa
     set_cuda_precision(settings.precision)
     dtype = torch.bfloat16 if settings.precision == "bf16-mixed" else torch.float32
     tokens = model.tokens(settings.num_input_views, settings.image_size)
-    device = torch.device("cuda", place)
+    device = torch.device("cuda", torch.cuda.current_device())
     choice = choose_attention(model.config, samples, tokens, dtype, device, settings.attention)
     torch.cuda.empty_cache()  # what was measured with
     return choice

@@ -1,12 +1,14 @@
 """The run itself: Lightning, from the last checkpoint or from the beginning to the last step."""
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 
 import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from mousefacelift.training.checkpoints import Checkpoints, resume
 from mousefacelift.training.exhausted import training_memory
@@ -78,7 +80,19 @@ def _fit(
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 with torch 2.13
-        if unvalidated:
-            trainer.validate(module, datamodule=module.data, verbose=False)
-        if module.step < settings.steps:
-            trainer.fit(module, datamodule=module.data)
+        try:
+            if unvalidated:
+                trainer.validate(module, datamodule=module.data, verbose=False)
+            if module.step < settings.steps:
+                trainer.fit(module, datamodule=module.data)
+        except BaseException as error:
+            if not getattr(error, "shared", False):
+                _end_the_others(trainer)
+            raise
+
+
+def _end_the_others(trainer: lightning.Trainer) -> None:
+    """End the processes that this one started: they would wait for it for half an hour. srun ends those of other machines."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        launcher.kill(signal.SIGKILL)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.evaluation.baselines import mean_train, nearest_view, white
+from mousefacelift.evaluation.baselines import mean_train, nearest_view, visual_hull, white
 from mousefacelift.evaluation.predict import Predict
 from mousefacelift.training.data import Samples
 
@@ -26,6 +26,7 @@ BASELINES = {
     "white": Baseline("white image", white.prepare),
     "mean_train": Baseline("mean training image", mean_train.prepare),
     "nearest_view": Baseline("nearest input", nearest_view.prepare, pictured=True),
+    "visual_hull": Baseline("visual hull", visual_hull.prepare, pictured=True),
 }
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.evaluation.metrics.gradient_similarity import gradient_similarity
 from mousefacelift.evaluation.metrics.mask_iou import mask_iou
+from mousefacelift.evaluation.metrics.ms_ssim import ms_ssim
 from mousefacelift.evaluation.metrics.psnr import psnr
 from mousefacelift.evaluation.metrics.psnr_foreground import psnr_foreground
 from mousefacelift.evaluation.metrics.ssim import ssim
@@ -41,7 +43,9 @@ METRICS = {
     "psnr": Metric("PSNR", "dB", 2, psnr, validated=True),
     "psnr_foreground": Metric("PSNR inside the silhouette", "dB", 2, psnr_foreground, validated=True),
     "ssim": Metric("SSIM", "", 3, ssim),
-    "mask_iou": Metric("mask IoU", "", 2, mask_iou, validated=True),
+    "ms_ssim": Metric("MS-SSIM", "", 3, ms_ssim),
+    "gradient_similarity": Metric("gradient similarity", "", 3, gradient_similarity),
+    "mask_iou": Metric("mask IoU", "", 3, mask_iou, validated=True),
 }
 PRIMARY = "psnr"  # the one by which methods are ranked
 
