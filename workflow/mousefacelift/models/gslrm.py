@@ -28,10 +28,6 @@ from mousefacelift.models.precision import full_precision
 CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
 GUIDES = ("none", "clamp", "hull")  # what decides where pixel Gaussians may be: nothing, or the inputs' visual hull
 MARGIN = 0.01  # world units by which a ray's interval of the hull is widened
-DEEPER = (
-    -3.0
-)  # added to a residual model's raw depth: it starts at the hull's front and has all of the interval before it
-START = 1 / (1 + math.exp(-DEEPER))  # share of the interval that an untrained model would go into
 GROWTH = 1.5  # log units by which a residual model's Gaussian may be larger than its pixel
 
 
@@ -301,9 +297,11 @@ class GSLRM(Network):
         copied = 1 if not rank else 2  # the outputs of a matrix and of its update, before they are added up
         whole = recompute == "none" and layers > 0
         embedder = self.patch_embedder[1].weight.requires_grad
-        embedded = stream + 9 * value * pixels if embedder else 0
+        embedded = stream + (12 if config.guide == "hull" else 9) * value * pixels if embedder else 0
         # Images, pixels, patches and rays are variables of `forward`; in fp32 the embedder keeps the patches themselves.
         local = (72 if embedder and not mixed else 108) * pixels
+        if config.guide != "none":  # nine values more of a pixel, and their patches
+            local += 72 * pixels
         return Footprint(
             gaussians=gaussians // samples,
             copies=layers * copies if whole else 0,
