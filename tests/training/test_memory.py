@@ -29,10 +29,8 @@ def model_of(monkeypatch):
     def put(width, layers):
         model = {"width": width, "layers": layers, "scale_bias": -4.5}
         monkeypatch.setitem(PRESETS, "base", Preset("gslrm", model, memory_mb=0))
-        memory._skeleton.cache_clear()
 
-    yield put
-    memory._skeleton.cache_clear()
+    return put
 
 
 def compare(settings):

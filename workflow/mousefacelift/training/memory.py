@@ -17,7 +17,7 @@ from mousefacelift.config.train import Loss, Train
 from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
 from mousefacelift.models.adapt import adapt, trainable
 from mousefacelift.models.network import Footprint, Network, Recompute
-from mousefacelift.models.registry import build_model
+from mousefacelift.models.registry import network, preset_config
 from mousefacelift.training.losses import SSIM_WINDOW
 
 GIB = 2**30
@@ -74,7 +74,8 @@ def forecast(settings: Train, views: int) -> Forecast:
         settings: of the run, in which `auto` is resolved.
         views: views V of a sample, inputs and held out.
     """
-    model = _skeleton(settings.preset, settings.adapt, settings.last_n, settings.lora.rank)
+    config = preset_config(settings.preset)
+    model = _skeleton(settings.preset, config, settings.adapt, settings.last_n, settings.lora.rank)
     samples = settings.batch_size // (settings.processes * settings.accumulate)
     size, mixed = settings.image_size, settings.precision == "bf16-mixed"
     recompute: Recompute = settings.recompute  # type: ignore[assignment]  # auto was resolved
@@ -193,10 +194,10 @@ def _changes(settings: Train) -> Iterable[tuple[str, Any]]:
 
 
 @functools.lru_cache(8)
-def _skeleton(preset: str, kind: str, last_n: int, rank: int) -> Network:
+def _skeleton(preset: str, config: Any, kind: str, last_n: int, rank: int) -> Network:
     """The adapted model without values."""
     with torch.device("meta"):
-        model = build_model(preset)
+        model = network(PRESETS[preset].network)(config)
         adapt(model, Train.model_validate({"preset": preset, "adapt": kind, "last_n": last_n, "lora": {"rank": rank}}))
     return model
 
