@@ -37,7 +37,7 @@ def latency(bench: Bench, size: int, inputs: int, attention: str) -> Row:
     attention_context, kernel = bench.attend_by(attention, settings, training=False)
     model = bench.model(settings).eval()
     batch = device_batch(bench.options.views, inputs, size, 1, bench.device)
-    given = [batch[name][:, :inputs] for name in ("image", "c2w", "fxfycxcy")]
+    given = [batch[name][:, :inputs] for name in ("image", "c2w", "fxfycxcy", "alpha")]
     w2c, fxfycxcy = batch["w2c"], batch["fxfycxcy"]
     repeat, warm_up = bench.options.steps, bench.options.warm_up
     row: Row = {"kernel": kernel}

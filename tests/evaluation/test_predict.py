@@ -19,9 +19,9 @@ def test_a_model_trained_on_views_in_random_order_is_given_them_so_and_draws_the
     opened = open_trained(synthetic_shards, trained, "test", threads=1)
     given = []
 
-    def spy(image, c2w, fxfycxcy):
+    def spy(image, c2w, fxfycxcy, alpha):
         given.append(c2w)
-        return opened.model(image, c2w, fxfycxcy)
+        return opened.model(image, c2w, fxfycxcy, alpha)
 
     spied = replace(opened, model=spy, train=opened.train.model_copy(update={"view_order": "random"}))
     sample = opened.samples[1]

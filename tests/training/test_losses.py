@@ -109,3 +109,30 @@ def test_the_alpha_term_tells_white_gaussians_from_none():
     drawn, _ = image_loss(white, torch.ones(1, 16, 16), white, silhouette, weights)
     empty, _ = image_loss(white, torch.zeros(1, 16, 16), white, silhouette, weights)
     assert drawn.item() == pytest.approx(0.5, abs=1e-5) and empty.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_held_out_views_count_as_often_as_they_are_told_to():
+    generator = torch.Generator().manual_seed(3)
+    rgb, target = (torch.rand(2, 4, 3, 24, 24, generator=generator) for _ in range(2))
+    alpha, mask = (torch.rand(2, 4, 24, 24, generator=generator) for _ in range(2))
+    held_out = torch.tensor([[True, False, False, False], [False, False, True, False]])
+    weights = Loss(l2=1, masked_l2=0.5, background=0.5, ssim=0.3, alpha=0.2, held_out=3)
+    _, found = image_loss(rgb, alpha, target, mask, weights, held_out=held_out)
+    # A view that is held out, three times over, beside the other three.
+    places = [[0, 0, 0, 1, 2, 3], [0, 1, 2, 2, 2, 3]]
+    thrice = [
+        torch.stack([tensor[i, place] for i, place in enumerate(places)]) for tensor in (rgb, alpha, target, mask)
+    ]
+    _, expected = image_loss(*thrice, weights)
+    for name in ("l2", "ssim", "alpha"):
+        torch.testing.assert_close(found[name], expected[name])
+    # Means over a silhouette's pixels are over those of the views as they are: three of one view are no more pixels.
+    assert found["masked_l2"] != image_loss(rgb, alpha, target, mask, weights)[1]["masked_l2"]
+
+
+def test_without_a_weight_all_views_count_alike():
+    rgb, target, alpha = torch.rand(1, 3, 3, 16, 16), torch.rand(1, 3, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    held_out = torch.tensor([[True, False, False]])
+    plain = image_loss(rgb, alpha, target, alpha, Loss())
+    weighted = image_loss(rgb, alpha, target, alpha, Loss(held_out=1), held_out=held_out)
+    torch.testing.assert_close(plain[0], weighted[0])

@@ -31,15 +31,7 @@ PRESETS = {
     # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
     "tiny": Preset(
         "gslrm",
-        {
-            "width": 192,
-            "head_width": 32,
-            "layers": 6,
-            "scale_bias": -4.2,
-            "skip_blank": True,
-            "guide": "hull",
-            "residual": True,
-        },
+        {"width": 192, "head_width": 32, "layers": 6, "scale_bias": -4.2, "skip_blank": True},
         memory_mb=4000,
         recompute="none",
         on_cpu=True,

@@ -23,7 +23,7 @@ VARIANTS = {
     ),
     "plain_loss": Variant(
         "mean squared error over the whole image as the only loss",
-        {"loss": {name: float(name == "l2") for name in Loss.model_fields}},
+        {"loss": {name: float(name == "l2") for name in Loss().terms}},
     ),
     "canonical": Variant("cameras moved to distance 2.7, images as they were", {"cameras": "canonical"}),
     "random_order": Variant("input views in random order", {"view_order": "random"}),
@@ -51,8 +51,12 @@ def variant(train: Train, name: str) -> Train:
 
 def applicable(train: Train) -> list[str]:
     """The names of the variants that change something of the configured settings."""
-    values = train.model_dump(mode="json")
-    return [name for name, v in VARIANTS.items() if any(values[key] != value for key, value in v.changes.items())]
+    changed = {name: variant(train, name) for name in VARIANTS}
+    return [
+        name
+        for name, each in VARIANTS.items()
+        if any(getattr(changed[name], key) != getattr(train, key) for key in each.changes)
+    ]
 
 
 def left_out(name: str) -> str:

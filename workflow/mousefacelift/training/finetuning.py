@@ -173,8 +173,10 @@ class FineTuning(lightning.LightningModule):
         self.clock.end("model")
         rgb, alpha = draw(gaussians, batch, self.settings.rerender)
         self.clock.end("render")
-        held_out = torch.zeros(alpha.shape[:2], dtype=torch.bool, device=alpha.device)
-        held_out.scatter_(1, batch["held_out"], True)
+        held_out = None
+        if self.settings.loss.held_out != 1:
+            held_out = torch.zeros(alpha.shape[:2], dtype=torch.bool, device=alpha.device)
+            held_out.scatter_(1, batch["held_out"], True)
         loss, terms = image_loss(
             rgb, alpha, batch["image"], batch["alpha"], self.settings.loss, self._lpips[0], held_out
         )

@@ -112,7 +112,7 @@ def image_loss(
     """
     error = (rgb - target).square()
     share: Tensor | float = 1.0  # of each view, 1 on average
-    if held_out is not None and weights.held_out != 1:
+    if held_out is not None:
         share = torch.where(held_out, weights.held_out, 1.0)
         share = share / share.mean(1, keepdim=True)
         error = error * share[..., None, None, None]

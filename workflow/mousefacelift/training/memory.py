@@ -74,7 +74,7 @@ def forecast(settings: Train, views: int) -> Forecast:
         settings: of the run, in which `auto` is resolved.
         views: views V of a sample, inputs and held out.
     """
-    config = preset_config(settings.preset)
+    config = preset_config(settings.preset, settings.guide)
     model = _skeleton(settings.preset, config, settings.adapt, settings.last_n, settings.lora.rank)
     samples = settings.batch_size // (settings.processes * settings.accumulate)
     size, mixed = settings.image_size, settings.precision == "bf16-mixed"
