@@ -27,6 +27,7 @@ LONGEST = (
     "test_cameras.py",
     "test_silhouettes.py",
     "test_train.py",
+    "test_memory.py",
 )
 
 

@@ -64,10 +64,14 @@ def test_the_forecast_follows_the_settings(model_of, changes, precision):
     compare(settings_of(image_size=96, recompute="all", precision=precision, **changes))
 
 
+SMALL_AND_BASE = [(512, 12, 128), (1024, 2, 256)]  # width, layers, image size
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", PRECISION)
-@pytest.mark.parametrize("recompute", RECOMPUTE)
-@pytest.mark.parametrize(("width", "layers", "size"), [(512, 12, 128), (1024, 2, 256)])
+@pytest.mark.parametrize(
+    ("width", "layers", "size", "recompute", "precision"),
+    some([(*sizes, *how) for sizes in SMALL_AND_BASE for how in itertools.product(RECOMPUTE, PRECISION)]),
+)
 def test_small_and_base_need_what_was_forecast(model_of, width, layers, size, recompute, precision):
     """`base` has a few of its 24 layers: the forecast is linear in them (the next test), and the memory here is shared."""
     model_of(width, layers)
