@@ -2,8 +2,8 @@
 
 import re
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -19,7 +19,21 @@ CPU = re.compile("DefaultCPUAllocator|can't allocate memory|not enough memory", 
 
 
 @contextmanager
-def training_memory(settings: Train, views: int) -> Iterator[None]:
+def _said(on_cpu: str, on_gpu: Callable[[], str]) -> Iterator[None]:
+    """Turn an error of memory into a UserError: where it was, and what helps for the computer's and for the GPU's."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        kind = exhausted(error)
+        if kind is None:
+            raise
+        if kind == "CPU":
+            what = f"the computer's memory ran out in {place(error)} ({_first_line(error)})"
+            raise UserError(f"{what}: {on_cpu}") from error
+        raise UserError(f"{_on_gpu(error)} {on_gpu()}") from error
+
+
+def training_memory(settings: Train, views: int) -> AbstractContextManager[None]:
     """Say what helps a training run whose memory runs out.
 
     Args:
@@ -27,21 +41,13 @@ def training_memory(settings: Train, views: int) -> Iterator[None]:
         views: views V of a sample.
 
     Raises:
-        UserError: instead of an error of memory, of the GPU or of the computer; other errors pass.
+        UserError: inside, instead of an error of memory, of the GPU or of the computer; other errors pass.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        kind = exhausted(error)
-        if kind is None:
-            raise
-        if kind == "CPU":
-            raise UserError(
-                f"the computer's memory ran out in {place(error)} ({_first_line(error)}): lower train.cache_gb and "
-                "train.workers, raise train.accumulate, or set train.recompute: all; the same command then continues "
-                "from the last checkpoint, if there is one"
-            ) from error
-        raise UserError(f"{_on_gpu(error)} {_advice(settings, views)}") from error
+    on_cpu = (
+        "lower train.cache_gb and train.workers, raise train.accumulate, or set train.recompute: all; the same command then "
+        "continues from the last checkpoint, if there is one"
+    )
+    return _said(on_cpu, lambda: _advice(settings, views))
 
 
 @contextmanager
@@ -49,22 +55,11 @@ def evaluation_memory() -> Iterator[None]:
     """Say what helps where a trained model is run and memory runs out.
 
     Raises:
-        UserError: instead of an error of memory, of the GPU or of the computer; other errors pass.
+        UserError: inside, instead of an error of memory, of the GPU or of the computer; other errors pass.
     """
-    try:
+    on_gpu = "End other programs that use it, or hide the GPU (CUDA_VISIBLE_DEVICES=) to run this on the CPU."
+    with _said("give the job more memory", lambda: on_gpu):
         yield
-    except (RuntimeError, MemoryError) as error:
-        kind = exhausted(error)
-        if kind is None:
-            raise
-        if kind == "CPU":
-            raise UserError(
-                f"the computer's memory ran out in {place(error)} ({_first_line(error)}): give the job more memory"
-            ) from error
-        raise UserError(
-            f"{_on_gpu(error)} End other programs that use it, or hide the GPU (CUDA_VISIBLE_DEVICES=) to run this on "
-            "the CPU."
-        ) from error
 
 
 def exhausted(error: BaseException) -> Literal["GPU", "CPU"] | None:
