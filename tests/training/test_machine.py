@@ -49,8 +49,8 @@ def unseen(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.version.cuda", "13.0")
     system = System(given=1, refused=0, on_bus=1, driver="550.54.14", hidden=False)
-    monkeypatch.setattr("mousefacelift.training.machine.look", lambda: system)
-    monkeypatch.setattr("mousefacelift.training.machine.torch_error", lambda: "the driver is too old")
+    monkeypatch.setattr("mousefacelift.gpu.driver.look", lambda: system)
+    monkeypatch.setattr("mousefacelift.gpu.driver.torch_error", lambda: "the driver is too old")
     return monkeypatch
 
 
@@ -81,7 +81,7 @@ def test_a_job_that_asks_for_no_gpu_is_not_asked_about_one(unseen, capsys):
 def test_without_a_gpu_there_is_nothing_to_say(monkeypatch, capsys):
     none = System(given=0, refused=0, on_bus=0, driver=None, hidden=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("mousefacelift.training.machine.look", lambda: none)
+    monkeypatch.setattr("mousefacelift.gpu.driver.look", lambda: none)
     assert choose_accelerator(Train()) == "cpu"
     assert not capsys.readouterr().err
     with pytest.raises(UserError, match="torch sees no CUDA GPU, and the system shows none"):

@@ -43,9 +43,7 @@ def gpu_build(
         return
     archs = [extension.parse_arch(each) for each in arch.split(",")] if arch else extension.device_archs()
     if not archs:
-        import torch
-
-        why = driver.why_unseen(driver.look(), torch.__version__, torch.version.cuda, driver.torch_error())
+        why = driver.unseen()
         raise UserError(
             f"{why or 'there is no GPU here to compile for'}. For others: mousefacelift gpu build --arch 8.6,9.0"
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
-from mousefacelift.gpu.driver import look, torch_error, why_unseen
+from mousefacelift.gpu.driver import unseen
 from mousefacelift.models.attention import AttentionChoice, choose_attention
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
@@ -96,7 +96,7 @@ def _device(train: Train) -> str:
     if torch.cuda.is_available():
         # One process, whatever the training run had.
         return choose_accelerator(train.model_copy(update={"gpus": min(train.gpus, 1), "nodes": 1}))
-    why = why_unseen(look(), torch.__version__, torch.version.cuda, torch_error())
+    why = unseen()
     if why and train.accelerator != "cpu":
         print(f"evaluating on the CPU, although there is a GPU: {why}", file=sys.stderr, flush=True)
     return "cpu"

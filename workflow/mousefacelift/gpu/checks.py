@@ -76,7 +76,7 @@ def thorough(threads: int) -> list[Tool]:
                 "torch", "", seen or f"torch {found.version} is a CPU build, and there is no NVIDIA GPU here: {NO_GPU}"
             )
         ]
-    rows = [Tool("torch", f"{found.version}, CUDA {found.cuda}"), _gpu(found)]
+    rows = [Tool("torch", f"{found.version}, CUDA {found.cuda}"), _gpu()]
     gsplat = installed_gsplat()
     rows.append(Tool("gsplat", gsplat[0] if gsplat else "", f"not installed: {INSTALL}"))
     if gsplat is None:
@@ -133,7 +133,7 @@ def report(rows: list[Tool]) -> None:
         raise UserError(wrong)
 
 
-def _gpu(found: Torch) -> Tool:
+def _gpu() -> Tool:
     """The GPUs; a machine without one may still compile for others."""
     import torch
 
@@ -145,7 +145,7 @@ def _gpu(found: Torch) -> Tool:
         return Tool(
             "GPU", f"{', '.join(names)} (compute capability {archs}, driver {driver.look().driver or 'unknown'})"
         )
-    why = driver.why_unseen(driver.look(), found.version, found.cuda, driver.torch_error())
+    why = driver.unseen()
     return Tool("GPU", "" if why else "none on this machine; for others: mousefacelift gpu build --arch", why or "")
 
 

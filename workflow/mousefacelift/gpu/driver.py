@@ -101,6 +101,13 @@ def why_unseen(system: System, torch_version: str, cuda: str | None, torch_says:
     )
 
 
+def unseen() -> str | None:
+    """`why_unseen` of this machine and its torch, which is imported."""
+    import torch
+
+    return why_unseen(look(), torch.__version__, torch.version.cuda, torch_error())
+
+
 def why_unusable(system: System, torch_version: str, cuda: str | None) -> str | None:
     """Why this torch cannot use this driver, and what to do; None if it can. Arguments as of `why_unseen`."""
     release = torch_version.partition("+")[0]

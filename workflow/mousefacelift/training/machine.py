@@ -11,7 +11,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.gpu.checks import missing, rapid, unsupported
-from mousefacelift.gpu.driver import look, torch_error, why_unseen
+from mousefacelift.gpu.driver import unseen
 from mousefacelift.gpu.extension import ready
 from mousefacelift.models.attention import AttentionChoice, choose_attention
 from mousefacelift.models.network import Network
@@ -52,7 +52,7 @@ def _unusable(gpus: int) -> str | None:
     """Why no GPU can be used: "" if there is none; None if one can be used."""
     if torch.cuda.is_available():
         return missing(unsupported(gpus) or rapid()) or None
-    return why_unseen(look(), torch.__version__, torch.version.cuda, torch_error()) or ""
+    return unseen() or ""
 
 
 def _cpu(settings: Train) -> str:
