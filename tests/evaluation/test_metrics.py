@@ -86,3 +86,31 @@ def test_nothing_but_its_file_and_the_registry_names_a_metric_or_a_baseline():
     )  # PSNR ranks, SSIM is a loss term, white is poc's floor
     assert set(names) <= {*METRICS, *BASELINES}
     assert not [(path.name, name) for path in others for name in names if name in path.read_text()]
+
+
+def test_no_metric_depends_on_unknown_pixels():
+    random = torch.Generator().manual_seed(0)
+    rgb, target = torch.rand(2, 4, 3, 32, 32, generator=random)
+    alpha, mask = torch.rand(2, 4, 32, 32, generator=random)
+    unknown = torch.zeros(4, 32, 32, dtype=torch.bool)
+    unknown[:, 3:14, 8:30] = True
+    expected = score(rgb, alpha, target, mask, unknown)
+    rgb.movedim(1, -1)[unknown], alpha[unknown] = 0.5, 1
+    found, plain = score(rgb, alpha, target, mask, unknown), score(rgb, alpha, target, mask)
+    known = score(rgb, alpha, target, mask, unknown & False)
+    for name in METRICS:
+        assert torch.equal(found[name], expected[name]), name
+        assert not torch.equal(found[name], plain[name]), name
+        torch.testing.assert_close(known[name], plain[name])
+
+
+def test_errors_are_means_over_known_pixels_and_the_silhouettes_overlap_is_of_known_ones():
+    target, mask, unknown = torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8), torch.zeros(1, 8, 8, dtype=torch.bool)
+    unknown[:, :, 4:] = True
+    mask[:, :4] = 1
+    image, alpha = target + 1, torch.zeros(1, 8, 8)
+    image[..., :4], alpha[:, :2] = 0.1, 1
+    torch.testing.assert_close(psnr(image, NONE, target, NONE, unknown), torch.tensor([20.0]))
+    torch.testing.assert_close(psnr_foreground(image, NONE, target, mask, unknown), torch.tensor([20.0]))
+    alpha[..., 4:] = 1
+    torch.testing.assert_close(mask_iou(NONE, alpha, NONE, mask, unknown), torch.tensor([0.5]))

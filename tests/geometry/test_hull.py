@@ -6,10 +6,11 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from mousefacelift.geometry.camera import Camera, pad_distortion, pixel_rays, project
-from mousefacelift.geometry.hull import outline_radius, visual_hull
+from mousefacelift.geometry.hull import hull_voxels, outline_radius, visual_hull
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
 from mousefacelift.shards.images import decode_crop
 from support.balls import AZIMUTHS, ELEVATIONS
@@ -200,6 +201,28 @@ def test_points_of_the_surface_reach_the_extremes_and_are_spread():
     assert x.min() == pytest.approx(-25, abs=3)
     apart = np.linalg.norm(result.surface_mm[:, None] - result.surface_mm, axis=-1) + 1e9 * np.eye(48)
     assert apart.min() > 5
+
+
+def test_points_of_the_body_reach_its_extremes_and_hardly_onto_the_tail():
+    result = hull([with_tail(c) for c in RIG], radius=100.0)
+    assert len(result.body_mm) == 64
+    offset = result.body_mm - CENTER
+    assert offset[:, 0].min() == pytest.approx(-25, abs=2)
+    for axis, radius in ((1, 16), (2, 14)):
+        assert radius - 2 < offset[:, axis].max() < 1.3 * radius, "a hull is fatter than its ellipsoid"
+    # The rod reaches 85 mm. What lies within the body's depth of the thick part still counts as body.
+    assert offset[:, 0].max() < 40
+    assert np.isnan(hull([None] * 6).body_mm).all()
+
+
+def test_the_hulls_voxels_are_all_of_it():
+    silhouettes = [with_tail(c) for c in RIG]
+    voxels = hull_voxels(silhouettes, RIG, CENTER, 100.0, 2.0)
+    result = hull(silhouettes, radius=100.0)
+    assert 0.9 * result.volume_mm3 < 8 * len(voxels) < 1.6 * result.volume_mm3, "half a voxel outside counts"
+    nearest, _ = cKDTree(voxels).query(np.vstack([result.surface_mm, result.body_mm]))
+    assert nearest.max() < 2 * np.sqrt(3), "a voxel's diagonal"
+    assert len(hull_voxels([silhouettes[0], *[None] * 5], RIG, CENTER, 100.0, 2.0)) == 0
 
 
 def test_a_camera_that_looks_elsewhere_carves_nothing():

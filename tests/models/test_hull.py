@@ -40,7 +40,7 @@ def scene(parts, count=5, distance=2.7):
 BODY = [(np.array([0.05, 0.0, 0.02]), 0.3), (np.array([-0.25, 0.1, -0.05]), 0.2), (np.array([0.4, 0.1, 0.1]), 0.06)]
 
 
-def plain(alpha, c2w, w2c, fxfycxcy):
+def plain(alpha, c2w, w2c, fxfycxcy, unknown=None):
     """The definition, point by point, in float64."""
     _, views, size, _ = alpha.shape
     alpha, w2c, fxfycxcy = (tensor[0].double().numpy() for tensor in (alpha, w2c, fxfycxcy))
@@ -48,6 +48,7 @@ def plain(alpha, c2w, w2c, fxfycxcy):
         tensor[0].double().numpy() for tensor in pixel_rays(c2w, torch.tensor(fxfycxcy)[None], size, size)
     )
     centers = origins.reshape(views, 3)
+    possible = alpha > 0.5 if unknown is None else (alpha > 0.5) | unknown[0].numpy()
     count = int(np.ceil(2 * 1.8 * 2 * (fxfycxcy[:, 0] / np.linalg.norm(centers, axis=1)).max()))
     s = (np.arange(count) + 0.5) * 3.6 / count - 1.8
     front, back = np.zeros((2, views, size, size))
@@ -60,7 +61,7 @@ def plain(alpha, c2w, w2c, fxfycxcy):
             x, y, z = w2c[other, :3, :3] @ points.T + w2c[other, :3, 3:]
             fx, fy, cx, cy = fxfycxcy[other]
             u, w = (np.clip(np.floor(p), 0, size - 1).astype(int) for p in (fx * x / z + cx, fy * y / z + cy))
-            agree += (z > 0) & (alpha[other, w, u] > 0.5)
+            agree += (z > 0) & possible[other, w, u]
         if agree.max() > (views - 1) / 2 or views == 1:
             there = np.flatnonzero(agree == agree.max())
             front[v, row, col], back[v, row, col], valid[v, row, col] = s[there[0]], s[there[-1]], True
@@ -336,3 +337,32 @@ def test_the_hulls_gaussians_stand_for_their_pixels():
     torch.testing.assert_close(rgb, colors.movedim(1, -1)[drawn], atol=1e-5, rtol=0)
     torch.testing.assert_close(scales, (0.4 * points[:, 2:3] / FOCAL).expand(-1, 3))
     torch.testing.assert_close(opacities, 0.95 * alpha[0][drawn])
+
+
+@IMPLEMENTATIONS
+@pytest.mark.parametrize("seed", range(3))
+def test_with_unknown_pixels_the_interval_is_that_of_a_plain_march(implementation, seed):
+    given = scene(BODY)
+    unknown = torch.rand(given[0].shape, generator=torch.Generator().manual_seed(seed)) < 0.02
+    unknown[0, 1] = False
+    front, back, valid = (result[0].numpy() for result in implementation(*given, unknown))
+    expected_front, expected_back, expected_valid = plain(*given, unknown)
+    assert np.array_equal(valid, expected_valid)
+    for found, expected in ((front, expected_front), (back, expected_back)):
+        assert np.mean(np.abs(found - expected)[valid] > STEP + 1e-5) < 0.002
+
+
+@IMPLEMENTATIONS
+def test_a_part_that_leaves_two_pictures_is_carved_unless_they_say_so(implementation):
+    """Two views of five do not hold a tail: with its pixels unknown, the others know of it as with these two."""
+    tail = (np.array([0.05, 0.0, 0.5]), 0.08)  # every view sees it above the body
+    given, without = scene([*BODY[:2], tail]), scene(BODY[:2])[0]
+    only_tail = (given[0] > 0.5) & (without < 0.1)
+    seen = ((given[0] > 0.99) & (without < 0.1))[0, 0]
+    alpha, unknown = given[0].clone(), torch.zeros_like(only_tail)
+    alpha[0, [3, 4]], unknown[0, [3, 4]] = without[0, [3, 4]], only_tail[0, [3, 4]]
+    _, _, carved = implementation(alpha, *given[1:])
+    front, back, kept = implementation(alpha, *given[1:], unknown)
+    assert seen.sum() > 3 and not carved[0, 0][seen].any() and kept[0, 0][seen].all()
+    for found, whole in zip((front, back), implementation(*given)[:2], strict=True):
+        assert torch.equal(found[0, 0][seen], whole[0, 0][seen])

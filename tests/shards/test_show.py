@@ -11,7 +11,7 @@ from mousefacelift.base.sheets import GAP, GREY, LINE
 from mousefacelift.config.shard import Shard
 from mousefacelift.shards.containers import encode_view
 from mousefacelift.shards.show import SHEET_WIDTH, read_contents, show, tile_side
-from support.small import SIZE, VIEWS, write_small
+from support.small import SIZE, VIEWS, unknown_corner, write_small
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,23 @@ def test_a_sheet_of_the_demo_is_white_but_for_the_mouse(demo_run, tmp_path):
         dark = (shown < 128).all(axis=-1)
         assert (np.asarray(opaque)[dark] > 0).all()
         assert dark.sum() > 0.5 * (np.asarray(opaque) > 200).sum()
+
+
+@pytest.mark.parametrize("kind", ["tar", "h5"])
+def test_unknown_pixels_are_red(tmp_path, kind):
+    write_small(tmp_path, {"a": {"train": 2}}, unknown=unknown_corner)
+    show(tmp_path / f"train/a-0000.{kind}", tmp_path / "sheet.png", 2)
+    sheet, side = read_sheet(tmp_path / "sheet.png"), tile_side(VIEWS)
+    with h5py.File(tmp_path / "train/a-0000.h5") as file:
+        drawn = file["image"][()]
+    centres = ((np.arange(SIZE) + 0.5) * side / SIZE).astype(int)
+    for row, view in np.ndindex(2, VIEWS):
+        alpha = drawn[row, view, ..., 3:] / 255
+        expected = drawn[row, view, ..., :3] * alpha + 255 * (1 - alpha)
+        if row == 1:
+            unknown = unknown_corner(row)[view]
+            expected[unknown] = 0.4 * expected[unknown] + [0.6 * 255, 0, 0]
+        assert np.abs(tile(sheet, row, view, side)[centres][:, centres] - expected).max() <= 0.5
 
 
 def test_the_table_says_what_a_sample_is(shards, tmp_path, capsys):

@@ -168,6 +168,62 @@ def test_a_view_fits_when_its_whole_silhouette_is_inside_the_image(demo_run, tmp
     assert world["views_that_fit"] == pytest.approx(inside.mean())
 
 
+def bodies(run, data):
+    """The bodies' outermost points in their views, px: OpenCV's projection with the written cameras."""
+    with h5py.File(run.folder / "subject.h5") as file:
+        known = np.isin(file["frame"][()], data["frame"])
+        points = file["body_mm"][known].astype(np.float64)
+    world = np.einsum("nij,nkj->nki", data["world_from_mm"][:, :3, :3], points) + data["world_from_mm"][:, None, :3, 3]
+    seen = np.einsum("nvij,nkj->nvki", data["w2c"][..., :3, :3], world) + data["w2c"][:, :, None, :3, 3]
+    k = data["fxfycxcy"][:, :, None]
+    return seen[..., :2] / seen[..., 2:] * k[..., :2] + k[..., 2:], world
+
+
+def test_fit_body_holds_99_percent_of_the_bodies_with_the_margin_and_is_the_largest_that_does(demo_run, demo, tmp_path):
+    data, world = redo(demo_run, tmp_path, zoom="fit", fit="body")
+    pixels, _ = bodies(demo_run, data)
+    farthest = np.abs(pixels - 256).max(axis=(2, 3))[data["flags"] == 0]
+    limit = 0.45 * 512
+    assert (farthest <= limit + 1e-3).mean() >= 0.99
+    assert (farthest * 1.001 <= limit).mean() < 0.99
+    # The tail leaves pictures, and the body does not.
+    np.testing.assert_array_equal(data["fits"], (np.abs(pixels - 256) <= 256).all(axis=(2, 3)))
+    assert data["fits"].mean() > 0.99 and (data["clipped_px"] > 0).mean() > 0.1
+    assert np.median(data["body_width"]) > 1.5 * np.median(demo["body_width"])
+    assert world["fit"] == "body"
+
+
+@pytest.mark.parametrize("fit", ["whole", "body"])
+@pytest.mark.parametrize("distance", ["exact", "focal"])
+def test_with_a_scale_per_sample_every_mouse_is_as_large_as_its_views_can_hold(demo_run, tmp_path, fit, distance):
+    data, world = redo(demo_run, tmp_path, zoom="fit", fit=fit, scale="sample", distance=distance)
+    pixels = outlines(demo_run, data) if fit == "whole" else bodies(demo_run, data)[0]
+    farthest = np.where(data["flags"] == 0, np.abs(pixels - 256).max(axis=(2, 3)), -np.inf).max(axis=1)
+    assert (np.abs(farthest - 0.45 * 512) < 0.1).mean() > 0.9, "the rest has a view that contradicts the others"
+    assert (farthest < 0.45 * 512 + 0.1).mean() > 0.9
+    zooms = np.median(data["fxfycxcy"][..., 0], axis=1) / FOCAL
+    assert zooms.max() > 1.3 * zooms.min()
+    assert world["zoom"]["min"] < world["zoom"]["median"] < world["zoom"]["max"]
+
+
+def test_the_report_says_how_large_the_mouse_is_in_the_world_and_in_its_views(demo_run, demo, world):
+    pixels = outlines(demo_run, demo).clip(0, 512)
+    body, points = bodies(demo_run, demo)
+    for name, shown in (("width", pixels), ("body_width", body)):
+        expected = (shown.max(axis=2) - shown.min(axis=2)).max(axis=-1) / 512
+        np.testing.assert_allclose(demo[name], expected, atol=1e-4)
+        assert world["subject"][name]["median"] == pytest.approx(np.median(expected), abs=1e-4)
+    apart = np.linalg.norm(points[:, :, None] - points[:, None], axis=-1).max(axis=(1, 2))
+    np.testing.assert_allclose(demo["body_length"], apart, rtol=1e-9)
+    assert world["subject"]["area"]["median"] == pytest.approx(np.median(demo["fill"]))
+    # Without its tail the mouse is shorter than with it.
+    vertices = ground_truth()["vertices"][demo["frame"]].astype(float)
+    whole = np.array([np.linalg.norm(each[:, None] - each, axis=-1).max() for each in vertices])
+    lengths = demo["body_length"] / demo["world_units_per_mm"]
+    print(f"body {np.median(lengths):.0f} mm, with the tail {np.median(whole):.0f} mm")
+    assert (lengths < whole + 5).all() and np.median(lengths) < 0.8 * np.median(whole)
+
+
 def changed(run, folder, change):
     shutil.copy(run.folder / "subject.h5", folder / "changed.h5")
     with h5py.File(folder / "changed.h5", "r+") as file:
@@ -277,10 +333,11 @@ def seen(data, points_mm, n, v, intrinsics="fxfycxcy"):
     return cam[:, :2] / cam[:, 2:3] * data[intrinsics][n, v, :2] + data[intrinsics][n, v, 2:]
 
 
+@pytest.mark.parametrize("fit", ["whole", "body"])
 @pytest.mark.parametrize("scale", ["capture", "sample"])
 @pytest.mark.parametrize("distance", ["exact", "focal"])
-def test_written_cameras_project_where_the_images_show_under_exact_policies(demo_run, tmp_path, distance, scale):
-    data, world = redo(demo_run, tmp_path, distance=distance, scale=scale, zoom="fit")
+def test_written_cameras_project_where_the_images_show_under_exact_policies(demo_run, tmp_path, distance, scale, fit):
+    data, world = redo(demo_run, tmp_path, distance=distance, scale=scale, zoom="fit", fit=fit)
     vertices = ground_truth()["vertices"][data["frame"]].astype(float)
     for n, v in np.ndindex(data["w2c"].shape[:2]):
         one, other = (seen(data, vertices[n], n, v, name) for name in ("fxfycxcy", "image_fxfycxcy"))

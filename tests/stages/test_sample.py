@@ -51,6 +51,7 @@ def run(
         cut=np.full((frames, views), np.nan) if cut is None else cut, center_rays=np.zeros((frames, views, 3)),
         outline_px=np.zeros((frames, views, 4, 2)), outline_rays=np.zeros((frames, views, 4, 3)),
         surface_mm=np.zeros((frames, 1, 3), np.float32), thin_mm=np.zeros((frames, 1, 4), np.float32),
+        body_mm=np.zeros((frames, 1, 3), np.float32),
     )  # fmt: skip
     subject.write(folder / "subject.h5")
     of_views, located = np.ones((len(known), views)), subject.at(known)
@@ -62,6 +63,7 @@ def run(
         world_from_mm=np.tile(np.diag([0.01, 0.01, 0.01, 1]), (len(known), 1, 1)),
         world_units_per_mm=np.full(len(known), 0.01), distance=2.7 * of_views, reprojection_px=np.zeros((len(known), 3)),
         fits=(np.ones((frames, views), bool) if fits is None else fits)[known], fill=0.2 * of_views,
+        width=0.5 * of_views, body_width=0.4 * of_views, body_length=0.8 * np.ones(len(known)),
         clipped_px=0 * of_views, offset_px=of_views,
     ).write(folder / "cameras.h5")  # fmt: skip
     sample(folder / "cameras.h5", folder / "subject.h5", folder, settings or Sample(), split)
@@ -213,7 +215,7 @@ def test_a_view_that_shows_something_else_than_the_others_is_named(tmp_path):
 
 
 def test_a_silhouette_larger_than_its_view_is_rejected():
-    assert str(judge(fits=[0, 1, 3, 4, 5])) == "silhouette does not fit the normalised view: camera 3"
+    assert str(judge(fits=[0, 1, 3, 4, 5])) == "mouse does not fit the normalised view (normalize.fit): camera 3"
 
 
 def test_a_frame_without_a_centre_is_rejected_with_its_reason(tmp_path):

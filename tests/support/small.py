@@ -12,8 +12,20 @@ from support.balls import AZIMUTHS, ELEVATIONS, ball, look_at_origin
 SIZE, VIEWS = 32, 3
 
 
-def write_small(folder, samples, settings=None):
-    """Shards of balls, 3 views of 32 px. samples: capture -> split -> number. Returns the manifest's path."""
+def unknown_corner(n):
+    """Unknown pixels of every second sample, another region in each view."""
+    masks = np.zeros((VIEWS, SIZE, SIZE), bool)
+    for v in range(VIEWS):
+        masks[v, 3 : 12 + v, 5 + n : 11] = True
+    return masks if n % 2 else None
+
+
+def write_small(folder, samples, settings=None, unknown=None):
+    """Shards of balls, 3 views of 32 px.
+
+    samples: capture -> split -> number. unknown: number of a sample -> its unknown pixels [3, 32, 32], or None. Returns the
+    manifest's path.
+    """
     settings, h5s, seed = settings or Shard(), [], np.random.default_rng(0)
     for capture, splits in samples.items():
         views = [f"{capture}-{v}" for v in range(VIEWS)]
@@ -32,6 +44,7 @@ def write_small(folder, samples, settings=None):
                             inverse_rigid(c2w), k, SIZE, [f"{key}.cam{v}.{settings.tar_codec}" for v in range(VIEWS)]
                         ),
                     }  # fmt: skip
-                    writer.add(SampleMeta(**meta), images, [encode_view(image, settings) for image in images])
+                    files = [encode_view(image, settings) for image in images]
+                    writer.add(SampleMeta(**meta), images, files, unknown(n) if unknown else None)
     write_manifest(h5s, folder / "manifest.json", needed=())
     return folder / "manifest.json"

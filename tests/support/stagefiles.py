@@ -43,6 +43,7 @@ def subject(frames=8, cameras=CAMERAS) -> Subject:
         outline_px=random.uniform(0, 900, (*shape, 32, 2)), outline_rays=random.normal(size=(*shape, 32, 3)),
         surface_mm=random.normal(size=(frames, 48, 3)).astype(np.float32),
         thin_mm=random.normal(size=(frames, 64, 4)).astype(np.float32),
+        body_mm=random.normal(size=(frames, 64, 3)).astype(np.float32),
     )  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def poses(of: Subject) -> Poses:
         R_view=random.normal(size=(*shape, 3, 3)), world_from_mm=random.normal(size=(len(known.frame), 4, 4)),
         world_units_per_mm=random.uniform(0.001, 0.1, len(known.frame)), distance=random.uniform(2, 3, shape),
         reprojection_px=random.uniform(0, 1, (len(known.frame), 3)), fits=random.uniform(size=shape) > 0.5,
-        fill=random.uniform(0, 1, shape), clipped_px=random.uniform(0, 9, shape), offset_px=random.uniform(0, 9, shape),
+        fill=random.uniform(0, 1, shape), width=random.uniform(0, 1, shape), body_width=random.uniform(0, 1, shape),
+        body_length=random.uniform(0, 1, len(known.frame)), clipped_px=random.uniform(0, 9, shape), offset_px=random.uniform(0, 9, shape),
     )  # fmt: skip
 
 

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.shards.manifest import read_manifest
-from mousefacelift.training.data import Samples, floating, over_white, toned
+from mousefacelift.training.data import Samples, collated, floating, over_white, toned
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.visits import (
     Recipe,
     Visits,
 )
+from support.small import unknown_corner, write_small
 
 
 @pytest.fixture
@@ -278,3 +279,52 @@ def test_cameras_that_are_not_level_z_up_are_refused(shards, change, message):
 def test_rotating_the_world_about_its_up_axis_is_fine(shards):
     edit(shards, c2w=rotated("z", 33))
     assert len(load(shards)) == 5
+
+
+@pytest.fixture(scope="module")
+def half_known(tmp_path_factory):
+    """Every second sample has unknown pixels; 3 views of 32 px."""
+    samples = {"a": {"train": 4, "val": 1, "test": 0}}
+    return write_small(tmp_path_factory.mktemp("unknown"), samples, unknown=unknown_corner)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+@pytest.mark.parametrize("size", [32, 16])
+def test_a_pixel_any_part_of_which_is_unknown_is_unknown(half_known, cache_gb, size):
+    samples = load(half_known, size=size, cache_gb=cache_gb)
+    for n in range(4):
+        expected, k = unknown_corner(n), 32 // size
+        assert ("unknown" in samples[n]) == (expected is not None)
+        if expected is not None:
+            for v, row, col in np.ndindex(3, size, size):
+                block = expected[v, k * row : k * row + k, k * col : k * col + k]
+                assert samples[n]["unknown"][v, row, col] == block.any()
+
+
+@pytest.mark.parametrize("container", ["h5", "tar"])
+def test_batches_from_both_containers_say_what_is_unknown_of_every_sample(half_known, container):
+    settings = Train(
+        image_size=32,
+        steps=4,
+        val_every=4,
+        batch_size=2,
+        num_input_views=2,
+        container=container,
+        augment=False,
+        i_know=True,
+    )
+    seen = 0
+    for batch in ShardData(read_manifest(half_known), settings).train_dataloader():
+        for row, index in enumerate(batch["index"].tolist()):
+            expected = unknown_corner(index)
+            found = batch["unknown"][row] if "unknown" in batch else torch.zeros(3, 32, 32, dtype=torch.bool)
+            assert found.numpy().any() == (expected is not None)
+            if expected is not None:
+                np.testing.assert_array_equal(found, expected)
+                seen += 1
+    assert seen
+
+
+def test_a_batch_whose_pixels_are_all_known_has_no_masks(synthetic_shards):
+    samples = load(synthetic_shards)
+    assert "unknown" not in collated([samples.stored(0), samples.stored(1)])

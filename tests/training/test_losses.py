@@ -136,3 +136,59 @@ def test_without_a_weight_all_views_count_alike():
     plain = image_loss(rgb, alpha, target, alpha, Loss())
     weighted = image_loss(rgb, alpha, target, alpha, Loss(held_out=1), held_out=held_out)
     torch.testing.assert_close(plain[0], weighted[0])
+
+
+WEIGHTS = Loss(l2=1, masked_l2=0.5, background=0.5, ssim=0.3, alpha=0.2, held_out=2)
+
+
+def half_known():
+    generator = torch.Generator().manual_seed(5)
+    rgb, target = (torch.rand(2, 3, 3, 24, 24, generator=generator) for _ in range(2))
+    alpha, mask = (torch.rand(2, 3, 24, 24, generator=generator) for _ in range(2))
+    unknown = torch.zeros(2, 3, 24, 24, dtype=torch.bool)
+    unknown[0, 1, 4:9, 10:] = unknown[1, 0, :, 20:] = unknown[1, 2, 3, 3] = True
+    return rgb, alpha, target, mask, unknown
+
+
+def test_no_term_of_the_loss_depends_on_what_is_predicted_for_unknown_pixels():
+    rgb, alpha, target, mask, unknown = half_known()
+    held_out = torch.tensor([[True, False, False], [False, True, False]])
+    _, expected = image_loss(rgb, alpha, target, mask, WEIGHTS, None, held_out, unknown)
+    other, opacity = rgb.clone(), alpha.clone()
+    other.movedim(2, -1)[unknown], opacity[unknown] = 0.3, 1
+    other.requires_grad_(), opacity.requires_grad_()
+    total, found = image_loss(other, opacity, target, mask, WEIGHTS, None, held_out, unknown)
+    assert list(found) == ["l2", "masked_l2", "background", "ssim", "alpha"]
+    for name, term in found.items():
+        assert torch.equal(term, expected[name]), name
+        assert not torch.equal(term, image_loss(rgb, alpha, target, mask, WEIGHTS, None, held_out)[1][name]), name
+    total.backward()
+    assert other.grad.movedim(2, -1)[unknown].eq(0).all() and opacity.grad[unknown].eq(0).all()
+    assert other.grad.movedim(2, -1)[~unknown].ne(0).any() and opacity.grad[~unknown].ne(0).any()
+
+
+def test_terms_are_means_over_the_known_pixels():
+    rgb, alpha, target, mask, unknown = half_known()
+    _, found = image_loss(rgb, alpha, target, mask, WEIGHTS.model_copy(update={"held_out": 1.0}), unknown=unknown)
+    error, wrong = (rgb - target).square().mean(2), (alpha - mask).square()
+    for name, values, where in (
+        ("l2", error, ~unknown), ("masked_l2", error, ~unknown & (mask > 0.5)),
+        ("background", error, ~unknown & (mask <= 0.5)), ("alpha", wrong, ~unknown),
+    ):  # fmt: skip
+        expected = torch.stack([values[i][where[i]].mean() for i in range(2)]).mean()
+        torch.testing.assert_close(found[name], expected)
+
+
+def test_masks_without_an_unknown_pixel_change_nothing():
+    rgb, alpha, target, mask, unknown = half_known()
+    plain = image_loss(rgb, alpha, target, mask, WEIGHTS)[1]
+    for name, term in image_loss(rgb, alpha, target, mask, WEIGHTS, unknown=unknown & False)[1].items():
+        torch.testing.assert_close(term, plain[name])
+
+
+def test_a_view_of_which_nothing_is_known_gives_a_finite_loss_and_gradient():
+    rgb, alpha, target, mask, unknown = half_known()
+    rgb.requires_grad_()
+    total, _ = image_loss(rgb, alpha, target, mask, WEIGHTS, unknown=unknown | True)
+    total.backward()
+    assert total.isfinite() and rgb.grad.eq(0).all()

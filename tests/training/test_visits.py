@@ -154,3 +154,12 @@ def test_validation_holds_out_a_different_view_in_neighbouring_samples(synthetic
     held_out = HeldOut(load(synthetic_shards, "val"), 5)
     assert [held_out[i]["held_out"].tolist() for i in range(len(held_out))] == [[0], [1]]
     assert split_views(6, 4, 5)["held_out"].tolist() == [0, 5]
+
+
+def test_what_is_unknown_is_mirrored_with_the_images(synthetic_shards):
+    sample = load(synthetic_shards).stored(0)
+    sample["unknown"] = sample["rgba"][..., 3] > 100
+    for mirror in (False, True):
+        moved = turned(sample, 0.3, mirror)
+        assert torch.equal(moved["unknown"], moved["rgba"][..., 3] > 100)
+        assert torch.equal(moved["unknown"], sample["unknown"]) != mirror

@@ -26,8 +26,8 @@ __version__ = "0.1.0"
 # and an edited comment does not. Raise a stage's number whenever its output changes for the same input.
 STAGE_VERSIONS = {
     "center": 2,
-    "cameras": 3,
-    "normalize": 2,
+    "cameras": 4,
+    "normalize": 3,
     "sample": 3,
     "shard": 4,
     "verify": 1,

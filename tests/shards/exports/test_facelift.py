@@ -9,8 +9,9 @@ import pytest
 from mousefacelift.comparison.sets import read_cameras
 from mousefacelift.config.shard import Shard
 from mousefacelift.shards.exports.facelift import export_facelift
+from mousefacelift.shards.exports.transforms import export_transforms
 from support.facelift import stored
-from support.small import VIEWS, write_small
+from support.small import VIEWS, unknown_corner, write_small
 
 
 def read_as_facelift_does(folder, split):
@@ -60,6 +61,7 @@ def test_a_sample_of_an_export_has_all_that_the_shard_tells_of_it(exported, demo
     for (split, key), (*_, meta) in shards.items():
         content = json.loads((exported / split / key / "opencv_cameras.json").read_text())
         for frame, original in zip(content.pop("frames"), meta.pop("frames"), strict=True):
+            frame.pop("mask_path", None)  # where pixels are unknown, which the shard's JSON does not say
             assert frame | {"file_path": ""} == original | {"file_path": ""}
         assert content == meta
 
@@ -81,3 +83,18 @@ def test_compare_cameras_reads_an_exported_split(small, facelift):
     found = read_cameras(str(facelift / "train"))
     expected = [sample[1] for (split, _), sample in stored(small).items() if split == "train"]
     np.testing.assert_allclose(found.c2w, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("export", [export_facelift, export_transforms])
+def test_the_unknown_pixels_of_a_sample_are_0_in_the_masks_that_its_frames_name(tmp_path, export):
+    manifest = write_small(tmp_path / "small", {"a": {"train": 3}}, unknown=unknown_corner)
+    export(manifest, tmp_path / "export")
+    for n in range(3):
+        folder = tmp_path / f"export/train/a-train-{n:06d}"
+        frames = json.loads(next(folder.glob("*.json")).read_text())["frames"]
+        if unknown_corner(n) is None:
+            assert not any("mask_path" in frame for frame in frames) and not (folder / "masks").exists()
+            continue
+        for frame, unknown in zip(frames, unknown_corner(n), strict=True):
+            mask = np.asarray(PIL.Image.open(folder / frame["mask_path"]))
+            np.testing.assert_array_equal(mask, np.where(unknown, 0, 255))

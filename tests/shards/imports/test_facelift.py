@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from mousefacelift.base.errors import UserError
 from mousefacelift.cli import app
 from mousefacelift.config.shard import Shard
+from mousefacelift.shards.exports.facelift import export_facelift
 from mousefacelift.shards.imports.facelift import import_facelift
 from support.facelift import sample_folder, stored
-from support.small import SIZE
+from support.small import SIZE, unknown_corner, write_small
 
 
 def test_pixels_and_cameras_come_back_from_an_export_to_the_last_bit(exported, demo_run, tmp_path):
@@ -181,3 +182,29 @@ def test_codecs_are_those_of_the_configuration_if_there_is_one(facelift, tmp_pat
         with pytest.raises(UserError, match=message):
             CliRunner().invoke(app, ["import", "facelift", "new", *options], catch_exceptions=False)
     assert not Path("new").exists()
+
+
+def test_unknown_pixels_come_back_from_an_export(tmp_path):
+    manifest = write_small(tmp_path / "small", {"a": {"train": 3}}, unknown=unknown_corner)
+    export_facelift(manifest, tmp_path / "facelift")
+    import_facelift(tmp_path / "facelift", tmp_path / "again", Shard(), name="a")
+    before, after = (next(folder.glob("train/*.h5")) for folder in (tmp_path / "small", tmp_path / "again"))
+    with h5py.File(before) as one, h5py.File(after) as other:
+        assert one["unknown"][()].any()
+        np.testing.assert_array_equal(one["unknown"][()], other["unknown"][()])
+    assert before.with_suffix(".tar").read_bytes() == after.with_suffix(".tar").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "size", "no mask"])
+def test_a_mask_of_unknown_pixels_that_cannot_be_used_is_named(tmp_path, damage):
+    manifest = write_small(tmp_path / "small", {"a": {"train": 2}}, unknown=unknown_corner)
+    export_facelift(manifest, tmp_path / "facelift")
+    mask = tmp_path / "facelift/train/a-train-000001/masks/cam_001.png"
+    if damage == "missing":
+        mask.unlink()
+    else:
+        image = np.full((16, 16), 255, np.uint8) if damage == "size" else np.full((32, 32), 7, np.uint8)
+        PIL.Image.fromarray(image).save(mask)
+    with pytest.raises(UserError, match=r"cam_001\.png"):
+        import_facelift(tmp_path / "facelift", tmp_path / "again", Shard(), name="a")
+    assert not (tmp_path / "again").exists()

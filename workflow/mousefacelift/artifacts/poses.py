@@ -30,9 +30,12 @@ class Poses(FrameColumns):
     distance: [N, V] float64, from the camera to the mouse, world units.
     reprojection_px: [N, 3] float64, median, 95th percentile and maximum over hull and views of the distance between where
         points appear in the images and where the written cameras project them, px; NaN without a hull.
-    fits: [N, V] bool, whether the view holds the whole silhouette.
+    fits: [N, V] bool, whether the view holds what it must: the whole silhouette, or the body (`normalize.fit`).
     fill: [N, V] float64, the silhouette's share of the view.
-    clipped_px: [N, V] float64, the silhouette's pixels beyond the view.
+    width: [N, V] float64, longer side of the silhouette's box in the view, as a share of the view's width.
+    body_width: [N, V] float64, the same of the body, the mouse without thin parts; NaN without a hull.
+    body_length: [N] float64, largest distance between two points of the body, world units; NaN without a hull.
+    clipped_px: [N, V] float64, the silhouette's pixels beyond the view; estimated, and too many where only a tail leaves it.
     offset_px: [N, V] float64, distance of the silhouette's centre of mass from the middle of the view, px.
     """
 
@@ -50,6 +53,9 @@ class Poses(FrameColumns):
     reprojection_px: NDArray[np.float64]
     fits: NDArray[np.bool_]
     fill: NDArray[np.float64]
+    width: NDArray[np.float64]
+    body_width: NDArray[np.float64]
+    body_length: NDArray[np.float64]
     clipped_px: NDArray[np.float64]
     offset_px: NDArray[np.float64]
 

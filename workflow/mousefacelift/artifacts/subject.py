@@ -67,6 +67,8 @@ class Subject(SubjectMeasures):
     outline_rays: [N, V, S, 3] float64, through those corners; NaN beyond the calibrated field.
     surface_mm: [N, K, 3] float32, voxels that the hull's surface runs through, mm; NaN behind the last one.
     thin_mm: [N, K', 4] float32, such voxels of thin parts, x, y, z and depth inside the hull, mm; NaN behind the last one.
+    body_mm: [N, K'', 3] float32, the outermost voxels of the body, which is the hull without thin parts, in directions spread
+        evenly, mm; NaN without a hull.
     """
 
     center_rays: NDArray[np.float64]
@@ -74,3 +76,4 @@ class Subject(SubjectMeasures):
     outline_rays: NDArray[np.float64]
     surface_mm: NDArray[np.float32]
     thin_mm: NDArray[np.float32]
+    body_mm: NDArray[np.float32]

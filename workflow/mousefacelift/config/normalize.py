@@ -36,7 +36,8 @@ class Normalize(Section):
         description="distance policy. exact: cameras stay where they are; focal: each focal length grows with its camera's distance, so that the mouse is equally large in all views; canonical: every camera is moved to 2.7, an approximation",
     )
     scale: Literal["capture", "sample"] = Field(
-        "capture", description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample"
+        "capture",
+        description="one scale for the whole capture, so that a mouse keeps its size, or one for each sample. With zoom: fit, sample also gives each sample its own zoom: the mouse fills every sample's views, however far from the cameras it is",
     )
     canonical_extent: float = Field(
         0.8,
@@ -46,13 +47,19 @@ class Normalize(Section):
     )
     zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
         1.0,
-        description="common factor on every focal length. 1: FaceLift's focal length, right for its weights; fit: the mouse fills the image",
+        description="common factor on every focal length. 1: FaceLift's focal length, right for its weights; fit: the mouse, or its body (normalize.fit), fills the image",
+    )
+    fit: Literal["whole", "body"] = Field(
+        "whole",
+        description="what a view must hold, and what zoom: fit is fitted to. whole: the whole silhouette, with the tail; body: trunk and head, so that a tail may leave the picture. What leaves one view's picture is then marked as unknown in all views, and left out of losses and metrics",
+        exclude_if=lambda fit: fit == "whole",  # or all finished runs of an older version would run again
     )
     fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.05, description="for zoom: fit, the fraction of the image that stays free at each border"
     )
     fit_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.99, description="for zoom: fit, the fraction of the views that hold the whole silhouette"
+        0.99,
+        description="for zoom: fit, the fraction of the views that hold it; with scale: sample all views of a sample do",
     )
     image_size: int = Field(512, ge=64, multiple_of=8, description="width and height of the normalised views, px")
 

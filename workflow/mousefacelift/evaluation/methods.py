@@ -46,6 +46,7 @@ def scored_samples(trained: Trained) -> Iterator[ScoredSample]:
     for index in range(len(samples)):
         sample = samples[index]
         drawn = {MODEL: predict_views(trained, sample)} | baselines(sample)
-        scores = {name: score(rgb, alpha, sample["image"], sample["alpha"]) for name, (rgb, alpha) in drawn.items()}
+        truth = sample["image"], sample["alpha"], sample.get("unknown")
+        scores = {name: score(rgb, alpha, *truth) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: rgb for name, (rgb, _) in drawn.items()}
         yield ScoredSample(samples.keys[index], sample["image"], rgb_of, scores)

@@ -130,7 +130,8 @@ def reconstruct(trained: Trained, sample: Sample, held_out: int) -> Gaussians:
     inputs = input_views(len(sample["image"]), trained.train.num_input_views, held_out)
     order = input_order(len(inputs), shuffle_seed(trained.train), sample["index"], held_out)
     inputs = [inputs[place] for place in order]
-    given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in ("image", "c2w", "fxfycxcy", "alpha"))
+    names = (name for name in ("image", "c2w", "fxfycxcy", "alpha", "unknown") if name in sample)
+    given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in names)
     # The precision of the training run, and the fast one: attention has no quick float32 form on a GPU.
     mixed = trained.device == "cuda" and trained.train.precision == "bf16-mixed"
     with trained.attention.applied(), torch.autocast(trained.device, torch.bfloat16, enabled=mixed):

@@ -27,8 +27,18 @@ Floats = NDArray[np.float32]
 LEVELS = 3  # a coarsest voxel is 2**LEVELS finest ones wide
 PIXELS_PER_VOXEL = 3  # silhouettes are looked at in about this resolution
 UNSEEN = -1e6  # pixel coordinate of what lies behind a camera or beyond its calibrated field: far outside its frame
-SURFACE_POINTS, THIN_POINTS = 48, 64  # kept of a hull
+SURFACE_POINTS, THIN_POINTS, BODY_POINTS = 48, 64, 64  # kept of a hull
 CORNERS: Floats = np.array(list(product((-1, 1), repeat=3)), np.float32)
+
+
+def _directions(count: int) -> Floats:
+    """Unit vectors [count, 3] on a Fibonacci lattice of the sphere (Gonzalez 2010, Measurement of areas on a sphere)."""
+    turn, z = np.pi * (1 + 5**0.5) * (np.arange(count) + 0.5), 1 - 2 * (np.arange(count) + 0.5) / count
+    ring = np.sqrt(1 - z * z)
+    return np.stack([np.cos(turn) * ring, np.sin(turn) * ring, z], axis=-1).astype(np.float32)
+
+
+_DIRECTIONS = _directions(BODY_POINTS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Hull:
             frames, as far apart as can be: the animal's extremes first, then all parts alike.
         thin_mm: [at most THIN_POINTS, 4] such voxels of thin parts, tail and paws, evenly chosen: x, y, z, and the depth
             inside the hull, by which the hull reaches farther in every direction.
+        body_mm: [BODY_POINTS, 3] voxels of the body, trunk and head without thin parts: the outermost one in each of as many
+            directions, spread evenly. NaN without a hull.
         voxel_mm: edge of a voxel.
         iou_others: [V] the view's IoU with the hull of the other views; None unless asked for with leave_one_out.
         iou_without: [V] the other views' mean IoU with that hull; None unless asked for. The camera that contradicts the
@@ -61,6 +73,7 @@ class Hull:
     cut: Array
     surface_mm: Array
     thin_mm: Array
+    body_mm: Array
     voxel_mm: float
     iou_others: Array | None = None
     iou_without: Array | None = None
@@ -123,9 +136,20 @@ def visual_hull(
     iou = np.full(len(rig), np.nan)
     iou_others, iou_without = (iou.copy(), iou.copy()) if leave_one_out else (None, None)
     cut = iou.copy()
-    unknown, none = np.full((3, 3), np.nan), np.zeros((0, 3))
+    unknown, none, no_body = np.full((3, 3), np.nan), np.zeros((0, 3)), np.full((BODY_POINTS, 3), np.nan)
     nothing = Hull(
-        unknown[0], 0.0, unknown, unknown[0], iou, cut, none, np.zeros((0, 4)), voxel_mm, iou_others, iou_without
+        unknown[0],
+        0.0,
+        unknown,
+        unknown[0],
+        iou,
+        cut,
+        none,
+        np.zeros((0, 4)),
+        no_body,
+        voxel_mm,
+        iou_others,
+        iou_without,
     )
     if len(present) < 2 or not np.isfinite([*center, radius_mm]).all():
         return nothing
@@ -167,10 +191,42 @@ def visual_hull(
         cut=cut,
         surface_mm=_far_apart(points[surface]),
         thin_mm=_thin(points, depth, surface),
+        body_mm=_body(points, depth),
         voxel_mm=voxel_mm,
         iou_others=iou_others,
         iou_without=iou_without,
     )
+
+
+def hull_voxels(
+    silhouettes: Sequence[Cutout | None], rig: Rig, center_mm: ArrayLike, radius_mm: float, voxel_mm: float
+) -> Floats:
+    """All voxels that may be in the visual hull: centres at most half a voxel outside it; arguments as of `visual_hull`.
+
+    Returns:
+        [n, 3] in the world, mm; empty if fewer than two views have a silhouette, or they share nothing.
+    """
+    cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
+    center = np.asarray(center_mm, np.float64)
+    if len(cutouts) < 2 or not np.isfinite([*center, radius_mm]).all():
+        return np.zeros((0, 3), np.float32)
+    views = [_View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()]
+    return _carve(views, [rig[v] for v in cutouts], center, radius_mm, voxel_mm, 0)[0]
+
+
+def open_sides(cutout: Cutout, camera: Camera) -> tuple[bool, bool, bool, bool]:
+    """Which edges of the frame (left, upper, right, lower) a silhouette touches, so that the mouse may go on behind."""
+    alpha, window = cutout
+    x, y, w, h = (int(i) for i in np.asarray(window))
+    # Two pixels wide: a mask that was smoothed or eroded ends just before the edge.
+    at_edge = (
+        (x == 0, alpha[:, :2]),
+        (y == 0, alpha[:2]),
+        (x + w == camera.width, alpha[:, -2:]),
+        (y + h == camera.height, alpha[-2:]),
+    )
+    left, upper, right, lower = (bool(there and (part > 127).any()) for there, part in at_edge)
+    return left, upper, right, lower
 
 
 @dataclass(frozen=True)
@@ -194,15 +250,12 @@ class _View:
     @classmethod
     def of(cls, cutout: Cutout, camera: Camera, center: Array, voxel_mm: float) -> "_View":
         alpha, window = cutout
-        x, y, w, h = (int(i) for i in np.asarray(window))
+        x, y = (int(i) for i in np.asarray(window)[:2])
         voxel_px = voxel_mm * np.sqrt(abs(np.linalg.det(camera.K))) / np.linalg.norm(center - camera.center)
         step = max(1, int(voxel_px / PIXELS_PER_VOXEL))
         first = step // 2
         mouse = np.pad((alpha[first::step, first::step] > 127).astype(np.uint8), 1)
-        # Two pixels wide: a mask that was smoothed or eroded ends just before the edge.
-        left, upper = x == 0 and (alpha[:, :2] > 127).any(), y == 0 and (alpha[:2] > 127).any()
-        right = x + w == camera.width and (alpha[:, -2:] > 127).any()
-        lower = y + h == camera.height and (alpha[-2:] > 127).any()
+        sides = left, upper, right, lower = open_sides(cutout, camera)
         # Where the mouse may go on the silhouette does not end.
         if left:
             mouse[:, 0] = 1
@@ -218,7 +271,6 @@ class _View:
         to_mouse = cv2.distanceTransform(1 - mouse, cv2.DIST_L2, cv2.DIST_MASK_5)
         signed = (to_outside - to_mouse - np.where(mouse, np.float32(0.5), np.float32(-0.5))) * np.float32(step)
         corner = first + 0.5 - step
-        sides = bool(left), bool(upper), bool(right), bool(lower)
         return cls(signed, x + corner, y + corner, step, camera.width, camera.height, sides, float(voxel_px))
 
     def look(self, pixels: Floats) -> tuple[Floats, Floats]:
@@ -285,18 +337,30 @@ def _far_apart(points: Floats) -> Array:
 
 
 def _thin(points: Floats, depth: Floats, surface: NDArray[np.intp]) -> Array:
-    """Voxels [n, 4] of the `surface` on thin parts, with their depth; see Hull.thin_mm.
+    """Voxels [n, 4] of the `surface` on thin parts, with their depth; see Hull.thin_mm."""
+    # Voxels stand in the order of space, coarsest cell by cell: every n-th of them are spread over all.
+    surface = thinned(surface, 32 * THIN_POINTS)
+    thin = thinned(surface[_is_thin(points, depth, surface)], THIN_POINTS)
+    return np.column_stack([points[thin], depth[thin]]).astype(np.float64)
+
+
+def _body(points: Floats, depth: Floats) -> Array:
+    """The voxels [BODY_POINTS, 3] of Hull.body_mm."""
+    hull = thinned(np.flatnonzero(depth > 0), 4096)
+    body = points[hull[~_is_thin(points, depth, hull)]]
+    return body[np.argmax(body @ _DIRECTIONS.T, axis=0)].astype(np.float64)
+
+
+def _is_thin(points: Floats, depth: Floats, some: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether each of some voxels belongs to a thin part.
 
     The thick part is all that is at least a third as deep as the deepest voxel. Thin is what lies farther from it than the
     deepest voxel is deep.
     """
     deepest = float(depth.max())
-    # Voxels stand in the order of space, coarsest cell by cell: every n-th of them are spread over all.
-    surface = thinned(surface, 32 * THIN_POINTS)
     thick = points[thinned(np.flatnonzero(depth >= deepest / 3), 500)]
-    distance, _ = cKDTree(thick).query(points[surface], distance_upper_bound=deepest)
-    thin = thinned(surface[np.isinf(distance)], THIN_POINTS)
-    return np.column_stack([points[thin], depth[thin]]).astype(np.float64)
+    distance, _ = cKDTree(thick).query(points[some], distance_upper_bound=deepest)
+    return np.isinf(distance)
 
 
 def _smallest(values: Floats, count: int) -> list[Floats]:

@@ -34,12 +34,12 @@ def smoothed(positions: Array, time_s: Array, sigma_s: float) -> Array:
 
 
 def fit_zoom(outline: Array, size: int, focal: Array | float, margin: float, quantile: float) -> float:
-    """The largest common zoom at which a share of the views holds the whole silhouette with a margin.
+    """The largest common zoom at which a share of the views holds the mouse, or a part of it, with a margin.
 
     A view holds it when the point farthest from the image's centre, along x or y, stays within (1/2 - margin) of the image.
 
     Args:
-        outline: [M, S, 2] polygon around each view's silhouette, as x/z and y/z in its virtual camera.
+        outline: [M, S, 2] outermost points in each view, as x/z and y/z in its virtual camera.
         size: width and height of the image, px.
         focal: [M] focal lengths before the zoom, px.
         margin: share of the image kept free at each border.
@@ -183,7 +183,7 @@ def measure_fit(
         The fit of every view.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        fits = np.asarray(((outline_px >= 0) & (outline_px <= size)).all(axis=(2, 3)))
+        fits = holds(outline_px, size)
         # The silhouette's area grows from the raw frame to the view as its polygon's does.
         polygon = _area(outline_px)
         shown = area_px * polygon / _area(raw_outline_px)
@@ -201,6 +201,25 @@ def measure_fit(
         clipped_px=clipped,
         offset_px=np.linalg.norm(center_px - size / 2, axis=-1),
     )
+
+
+def holds(points_px: Array, size: int) -> NDArray[np.bool_]:
+    """Whether each view's image of `size` px holds all of its points [N, V, S, 2], px; not if one is NaN."""
+    return np.asarray(((points_px >= 0) & (points_px <= size)).all(axis=(2, 3)))
+
+
+def share_of_width(points_px: Array, size: int) -> Array:
+    """How much of the image each view's points take up.
+
+    Args:
+        points_px: [N, V, S, 2] in the view, px.
+        size: width and height of the view, px.
+
+    Returns:
+        [N, V] the longer side of the points' bounding box inside the image, as a share of the image's width; NaN if a point
+        is NaN.
+    """
+    return np.ptp(np.clip(points_px, 0, size), axis=2).max(axis=-1) / size
 
 
 def _area(polygon: Array) -> Array:

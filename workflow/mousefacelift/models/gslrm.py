@@ -315,7 +315,9 @@ class GSLRM(Network):
             start=(math.exp(config.scale_bias), 1 / (1 + math.exp(-config.opacity_bias))),
         )
 
-    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None) -> Gaussians:
+    def forward(
+        self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None, unknown: Tensor | None = None
+    ) -> Gaussians:
         """Reconstruct B samples.
 
         Args:
@@ -323,6 +325,7 @@ class GSLRM(Network):
             c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
             fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
             alpha: [B, V, H, W] silhouettes of the input views in [0, 1]; not used with `guide` none.
+            unknown: [B, V, H, W] bool, pixels of which nothing is known: they carve nothing. None without any.
 
         Returns:
             N = free + T*p*p raw Gaussians per sample, float32 whatever the autocast, in the order free, view, patch
@@ -345,7 +348,7 @@ class GSLRM(Network):
         fixed = [nearest, directions]  # of a pixel's Gaussian
         if config.guide != "none":
             assert alpha is not None, "a guided model needs the inputs' silhouettes"
-            fixed += _guides(image, alpha, c2w, fxfycxcy, nearest, directions)
+            fixed += _guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
 
         # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
         patches, known = patchify(pixels, config.patch), patchify(torch.cat(fixed, dim=-1), config.patch)
@@ -424,8 +427,8 @@ COLOUR = slice(12, 15)
 
 @torch.no_grad()
 def _guides(
-    image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, nearest: Tensor, directions: Tensor
-) -> list[Tensor]:
+    image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, unknown: Tensor | None, nearest: Tensor, directions: Tensor
+) -> list[Tensor]:  # fmt: skip
     """What the visual hull says of each pixel, as `models.hull.surface` draws it.
 
     Returns:
@@ -433,7 +436,7 @@ def _guides(
         distance of its Gaussian from MARGIN before the front; its log scale; its opacity's logit; its colour.
     """
     image, alpha, c2w, fxfycxcy = (tensor.float() for tensor in (image, alpha, c2w, fxfycxcy))
-    found = intervals(alpha, c2w, torch.linalg.inv(c2w), fxfycxcy)
+    found = intervals(alpha, c2w, torch.linalg.inv(c2w), fxfycxcy, unknown)
     front, back, valid = (each[..., None].float() for each in found)
     valid = valid * (alpha[..., None] > INSIDE)
     share = SHARE if alpha.shape[1] > 1 else 0.5

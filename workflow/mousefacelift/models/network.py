@@ -88,7 +88,9 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None) -> Gaussians:
+    def forward(
+        self, image: Tensor, c2w: Tensor, fxfycxcy: Tensor, alpha: Tensor | None = None, unknown: Tensor | None = None
+    ) -> Gaussians:
         """Reconstruct B samples.
 
         Args:
@@ -96,6 +98,7 @@ class Network(nn.Module):
             c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
             fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
             alpha: [B, V, H, W] silhouettes of the input views in [0, 1], for a network that needs them.
+            unknown: [B, V, H, W] bool, pixels of which nothing is known; None without any.
 
         Returns:
             N raw Gaussians per sample, float32 whatever the autocast.

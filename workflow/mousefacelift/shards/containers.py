@@ -2,6 +2,9 @@
 
 Tar: `{key}.cam0.png` to `{key}.cam5.png` and `{key}.json` per sample, samples one after the other. HDF5: the same as
 arrays, one sample per chunk. Another program must import hdf5plugin before it reads the images, for their codec.
+
+A sample with unknown pixels (`geometry.unknown`) has `{key}.unknown.png` before its JSON: the views' masks, one below the
+other. The HDF5 file then has the dataset `unknown`, which a shard without such a sample lacks.
 """
 
 import io
@@ -16,17 +19,19 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic
 from mousefacelift.config.shard import Shard
-from mousefacelift.shards.images import Image, decode_image, encode_image
+from mousefacelift.shards.images import Image, decode_image, decode_masks, encode_image, encode_masks
 from mousefacelift.shards.manifest import Manifest, ShardEntry
 from mousefacelift.shards.sample import SampleMeta
 from mousefacelift.shards.strict import first_problem
 
+UNKNOWN = "unknown"  # the member with a sample's unknown pixels, and the dataset
 FIELDS = {"c2w": (4, 4), "fxfycxcy": (4,)}  # of each view
 # For codecs whose level the settings do not name.
 LEVELS = {"png": 1, "webp": 4, "qoi": 0, "zstd": 3, "blosc-lz4": 5, "blosc-zstd": 3, "gzip": 1}
@@ -81,14 +86,20 @@ class ShardWriter:
     def __exit__(self, *exception: Any) -> None:
         self._stack.__exit__(*exception)
 
-    def add(self, meta: SampleMeta, images: list[Image], files: list[bytes]) -> None:
+    def add(
+        self, meta: SampleMeta, images: list[Image], files: list[bytes], unknown: NDArray[np.bool_] | None = None
+    ) -> None:
         """Append one sample to both files.
 
         meta: the tar's JSON, with id, frame and every view's file_path. images: the views; files: the same, encoded.
+        unknown: [V, S, S] the pixels of which nothing is known, if there are any.
         """
         i = self._count
         for view, file in zip(meta.frames, files, strict=True):
             self._add_member(str(view.file_path), file)
+        if unknown is not None and unknown.any():
+            self._add_member(f"{meta.id}.{UNKNOWN}.png", encode_masks(unknown))
+            self._unknown()[i] = unknown.astype(np.uint8) * np.uint8(255)
         self._add_member(f"{meta.id}.json", meta.encoded())
         self._h5["image"][i] = np.stack(images, out=self._stacked)
         small: dict[str, Any] = dict(zip(("c2w", "fxfycxcy"), meta.cameras(), strict=True))
@@ -100,6 +111,14 @@ class ShardWriter:
         for name, value in small.items():
             self._small.setdefault(name, []).append(value)
         self._count += 1
+
+    def _unknown(self) -> Any:
+        """The dataset of unknown pixels. It is 0 in the samples that nothing is written for."""
+        n, v, size = self._shape
+        if UNKNOWN not in self._h5:
+            options = {"chunks": (1, v, size, size), "fletcher32": True} | h5_codec(self._settings)
+            self._h5.create_dataset(UNKNOWN, (n, v, size, size), np.uint8, **options)
+        return self._h5[UNKNOWN]
 
     def _write_small(self) -> None:
         """Write everything but the images at once, when all samples are known: each HDF5 call is slow."""
@@ -120,11 +139,12 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class TarSample:
-    """One sample as it lies in a tar: its key, its JSON and its views' files, from cam0 on."""
+    """One sample as it lies in a tar: its key, its JSON, its views' files, from cam0 on, and that of its unknown pixels."""
 
     key: str
     json: bytes
     files: list[bytes]
+    unknown: bytes | None = None
 
     def meta(self, where: str) -> SampleMeta:
         """The JSON, parsed. Raises UserError beginning with `where` if it is not a sample's."""
@@ -142,6 +162,12 @@ class TarSample:
     def images(self, where: str) -> list[Image]:
         """The views, decoded: [S, S, 4] RGBA each. Raises UserError beginning with `where`, naming sample and view."""
         return [decode_image(file, f"{where}, sample {self.key}, cam{i}") for i, file in enumerate(self.files)]
+
+    def unknown_pixels(self, where: str) -> NDArray[np.bool_] | None:
+        """The views' unknown pixels [V, S, S]; None if there are none. Raises UserError beginning with `where`."""
+        if self.unknown is None:
+            return None
+        return decode_masks(self.unknown, len(self.files), f"{where}, sample {self.key}, unknown")
 
 
 def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
@@ -168,10 +194,11 @@ def tar_samples(stream: Any, where: str, views: int) -> Iterator[TarSample]:
                 key, members[kind] = name, file.read()
                 if len(members[kind]) != info.size:
                     raise UserError(f"{where}, sample {name}: member {info.name!r} is truncated")
-                if len(members) == views + 1:
+                if len(members) == views + 1 + (UNKNOWN in members):
                     if missing := _missing(members, views):
                         raise UserError(f"{where}, sample {key}: {missing}")
-                    yield TarSample(key, members["json"], [members[f"cam{i}"] for i in range(views)])
+                    files = [members[f"cam{i}"] for i in range(views)]
+                    yield TarSample(key, members["json"], files, members.get(UNKNOWN))
                     members, after = {}, f"after sample {key}"
                 tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all members, which would fill the memory
     except (tarfile.TarError, EOFError) as error:
@@ -198,6 +225,6 @@ def shard_samples(manifest: Manifest, shard: ShardEntry) -> Iterator[TarSample]:
 def _missing(members: dict[str, bytes], views: int) -> str:
     """What a sample lacks; empty if nothing."""
     lacking = [name for name in (*(f"cam{i}" for i in range(views)), "json") if name not in members]
-    foreign = [name for name in members if name != "json" and name not in {f"cam{i}" for i in range(views)}]
+    foreign = [name for name in members if name not in {"json", UNKNOWN, *(f"cam{i}" for i in range(views))}]
     words = [f"{', '.join(lacking)} missing"] if lacking else []
     return " and ".join(words + ([f"{', '.join(foreign)} not expected"] if foreign else []))

@@ -57,6 +57,27 @@ def decode_image(data: bytes, where: str) -> Image:
     return image
 
 
+def encode_masks(masks: NDArray[np.bool_]) -> bytes:
+    """PNG of V masks [V, h, w], one below the other: 255 where they are true, else 0."""
+    image = masks.reshape(-1, masks.shape[-1]).astype(np.uint8) * np.uint8(255)
+    return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def decode_masks(data: bytes, count: int, where: str) -> NDArray[np.bool_]:
+    """The `count` masks [count, h, w] of `encode_masks`'s bytes. Raises UserError beginning with `where` if they are no such."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UserError(f"{where}: not a readable image ({error})") from None
+    if image is None:
+        raise UserError(f"{where}: not a readable image")
+    if image.ndim != 2 or image.dtype != np.uint8 or image.shape[0] != count * image.shape[1]:
+        raise UserError(f"{where}: not {count} square masks of 8 bits, one below the other")
+    if not np.isin(image, (0, 255)).all():
+        raise UserError(f"{where}: a mask has values other than 0 and 255")
+    return image.reshape(count, -1, image.shape[1]) > 0
+
+
 def encode_crop(rgb: Image, alpha: Image) -> bytes:
     """A crop, colours [h, w, 3] and silhouette [h, w] (0 or 255), zstandard-compressed with a checksum.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import open_h5
@@ -16,7 +17,7 @@ from mousefacelift.config.sample import SPLITS
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.views import azimuth_elevation
-from mousefacelift.shards.containers import TarSample, tar_samples
+from mousefacelift.shards.containers import UNKNOWN, TarSample, tar_samples
 from mousefacelift.shards.images import Image
 from mousefacelift.shards.manifest import KINDS, Manifest, ShardEntry, read_manifest
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TABLE_ROWS = 24
+RED = (255, 0, 0)
 SHEET_WIDTH, LARGEST_TILE = 1600, 240  # px
 # By their numbers in HDF5's registry of filters; 3 is the checksum.
 H5_CODECS = {1: "gzip", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32015: "zstd"}
@@ -50,7 +52,8 @@ class Contents:
 class Shown:
     """One sample; frame, time in s and split are None where the shard does not hold them.
 
-    c2w: [V, 4, 4]; fxfycxcy: [V, 4]; size: bytes of its encoded views; images: V of [S, S, 4] RGBA.
+    c2w: [V, 4, 4]; fxfycxcy: [V, 4]; size: bytes of its encoded views; images: V of [S, S, 4] RGBA. unknown: [V, S, S] pixels
+    of which nothing is known, or None.
     """
 
     key: str
@@ -61,6 +64,7 @@ class Shown:
     fxfycxcy: Array
     size: int
     images: Sequence[Image]
+    unknown: NDArray[np.bool_] | None
 
 
 def show(shard: Path, sheet: Path, limit: int) -> None:
@@ -200,6 +204,7 @@ def _h5_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
                 yield Shown(
                     file["key"].asstr()[place], int(file["frame"][place]), None, split if split in SPLITS else None,
                     file["c2w"][place], file["fxfycxcy"][place], _stored_bytes(file["image"], place), file["image"][place],
+                    file[UNKNOWN][place] > 0 if UNKNOWN in file else None,
                 )  # fmt: skip
             except (OSError, RuntimeError, ValueError) as error:
                 raise UserError(
@@ -248,7 +253,8 @@ def _tar_samples(contents: Contents, places: set[int]) -> Iterator[Shown]:
             meta = sample.meta(where)
             time_s = meta.time_s if isinstance(meta.time_s, float) else None
             size = sum(map(len, sample.files))
-            yield Shown(sample.key, meta.frame, time_s, meta.split, *meta.cameras(), size, sample.images(where))
+            views = sample.images(where), sample.unknown_pixels(where)
+            yield Shown(sample.key, meta.frame, time_s, meta.split, *meta.cameras(), size, *views)
 
 
 def _tar_stream(path: Path, views: int) -> Iterator[TarSample]:
@@ -298,11 +304,18 @@ def _cells(sample: Shown) -> list[str]:
 
 
 def _row(sample: Shown) -> SheetRow:
-    """A row of the contact sheet: key, frame and time, and the views over white, as large as the sheet has room for."""
+    """A row of the contact sheet: key, frame and time, and the views over white, as large as the sheet has room for.
+
+    Unknown pixels are red.
+    """
     label = [sample.key]
     label += [f"frame {sample.frame}"] if sample.frame is not None else []
     label += [f"{sample.time_s:.2f} s"] if sample.time_s is not None else []
-    return SheetRow("   ".join(label), [_tile(image, tile_side(len(sample.images))) for image in sample.images])
+    unknown = [None] * len(sample.images) if sample.unknown is None else sample.unknown
+    side = tile_side(len(sample.images))
+    return SheetRow(
+        "   ".join(label), [_tile(image, mask, side) for image, mask in zip(sample.images, unknown, strict=True)]
+    )
 
 
 def tile_side(views: int) -> int:
@@ -310,8 +323,10 @@ def tile_side(views: int) -> int:
     return max(1, min(LARGEST_TILE, (SHEET_WIDTH - GAP) // views - GAP))
 
 
-def _tile(rgba: Image, side: int) -> Image:
+def _tile(rgba: Image, unknown: NDArray[np.bool_] | None, side: int) -> Image:
     alpha = rgba[..., 3:].astype(np.float32) / 255
     over_white = rgba[..., :3] * alpha + 255 * (1 - alpha)
+    if unknown is not None:
+        over_white[unknown] = 0.4 * over_white[unknown] + 0.6 * np.array(RED)
     method = cv2.INTER_AREA if side < len(rgba) else cv2.INTER_NEAREST
     return np.rint(cv2.resize(over_white, (side, side), interpolation=method)).astype(np.uint8)

@@ -27,7 +27,7 @@ from mousefacelift.geometry.agreement import (
     usable_silhouettes,
 )
 from mousefacelift.geometry.camera import Array, Rig, pixel_rays
-from mousefacelift.geometry.hull import SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
+from mousefacelift.geometry.hull import BODY_POINTS, SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
 from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
@@ -84,6 +84,7 @@ class Hulls:
     iou_without: Array
     surface_mm: NDArray[np.float32]
     thin_mm: NDArray[np.float32]
+    body_mm: NDArray[np.float32]
 
     @classmethod
     def unknown(cls, frames: int, views: int) -> Self:
@@ -99,6 +100,7 @@ class Hulls:
             iou_without=np.full((frames, views), np.nan),
             surface_mm=np.full((frames, SURFACE_POINTS, 3), np.nan, np.float32),
             thin_mm=np.full((frames, THIN_POINTS, 4), np.nan, np.float32),
+            body_mm=np.full((frames, BODY_POINTS, 3), np.nan, np.float32),
         )
 
     @classmethod
@@ -261,6 +263,7 @@ def _hulls_of_chunk(
             hulls.hull_iou[n], hulls.cut[n] = hull.iou, hull.cut
             hulls.surface_mm[n, : len(hull.surface_mm)] = hull.surface_mm
             hulls.thin_mm[n, : len(hull.thin_mm)] = hull.thin_mm
+            hulls.body_mm[n] = hull.body_mm
             if hull.iou_others is not None and hull.iou_without is not None:
                 hulls.iou_others[n], hulls.iou_without[n] = hull.iou_others, hull.iou_without
     return hulls
@@ -298,6 +301,7 @@ def _subject(
         cut=hulls.cut,
         surface_mm=hulls.surface_mm,
         thin_mm=hulls.thin_mm,
+        body_mm=hulls.body_mm,
     )
 
 

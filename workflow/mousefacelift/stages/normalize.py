@@ -19,9 +19,11 @@ from mousefacelift.geometry.placement import (
     PlacedCameras,
     centred_intrinsics,
     fit_zoom,
+    holds,
     measure_fit,
     place_cameras,
     reprojection_error,
+    share_of_width,
     smoothed,
 )
 from mousefacelift.geometry.up import Choice, angle_deg, choose_up
@@ -58,7 +60,7 @@ def normalize(
     """Write `normalize/{capture}/cameras.h5` (see `Poses`) and `world.json`.
 
     Raises UserError if up cannot be found as asked, all cameras stand below the mouse, it would hardly be seen, or zoom: fit
-    finds no whole silhouette.
+    finds no whole silhouette, or no body.
     """
     rig, subject = _read(rig_file, subject_file)
     world = _choose_world(rig, subject, settings)
@@ -68,6 +70,7 @@ def normalize(
     for warning in world.choice.warnings():
         print(f"warning: capture {subject.capture}: {warning}", file=sys.stderr)
     poses.write(cameras_output)
+    _print_size(poses)
     write_json(world_output, _report(poses, elevation, world, zoom, settings))
 
 
@@ -92,8 +95,8 @@ def _choose_world(rig: Rig, subject: Subject, settings: Normalize) -> World:
     return World(choice, rotation_between(choice.up, [0, 0, 1]), positions)
 
 
-def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normalize) -> tuple[Poses, float]:
-    """The virtual cameras of the subject's frames, and the zoom that they share."""
+def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normalize) -> tuple[Poses, Array]:
+    """The virtual cameras of the subject's N frames, and their zooms [N]."""
     size = settings.image_size
     # Level cameras at the raw cameras' optical centres that look at the mouse.
     offsets_mm = (np.stack([camera.center for camera in rig]) - world.subject_mm[:, None]) @ world.R.T
@@ -102,17 +105,13 @@ def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normali
     placed = _place(subject, offsets_mm, settings)
     w2c = rigid(R_level, -(R_level @ placed.position[..., None])[..., 0])
 
-    # Each silhouette in its virtual camera decides the zoom, and is judged at that zoom.
+    # Each silhouette, or body, in its virtual camera decides the zoom, and is judged at that zoom.
     outline, middle = _silhouettes_in_views(rig, subject, R_view)
-    zoom = _zoom(subject, outline, placed.image_focal, settings)
-    image_focal, focal = placed.image_focal * zoom, placed.focal * zoom
-    fit = measure_fit(
-        outline * image_focal[..., None, None] + size / 2,
-        subject.outline_px,
-        subject.area_px,
-        middle * image_focal[..., None] + size / 2,
-        size,
-    )
+    body = _bodies_in_views(rig, subject, R_view)
+    zoom = _zoom(subject, outline if settings.fit == "whole" else body, placed.image_focal, settings)
+    image_focal, focal = placed.image_focal * zoom[:, None], placed.focal * zoom[:, None]
+    outline_px, body_px = (points * image_focal[..., None, None] + size / 2 for points in (outline, body))
+    fit = measure_fit(outline_px, subject.outline_px, subject.area_px, middle * image_focal[..., None] + size / 2, size)
     _check_seen(subject.capture, fit, settings)
 
     world_from_mm = _similarities(placed.world_units_per_mm, world)
@@ -135,7 +134,10 @@ def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normali
         # Measured from the matrices that are written, not restated from the settings.
         distance=np.linalg.norm(inverse_rigid(w2c)[..., :3, 3], axis=-1),
         reprojection_px=_reprojection(rig, subject.surface_mm, world_from_mm, w2c, focal, R_view, image_focal),
-        **vars(fit),
+        width=share_of_width(outline_px, size),
+        body_width=share_of_width(body_px, size),
+        body_length=_largest_distance(subject.body_mm) * placed.world_units_per_mm,
+        **vars(fit) | ({"fits": holds(body_px, size)} if settings.fit == "body" else {}),
     ), zoom
 
 
@@ -165,19 +167,40 @@ def _silhouettes_in_views(rig: Rig, subject: Subject, R_view: Array) -> tuple[Ar
     return rays[..., :2] / rays[..., 2:], middle[..., :2] / middle[..., 2:]
 
 
-def _zoom(subject: Subject, outline: Array, focal: Array, settings: Normalize) -> float:
+def _bodies_in_views(rig: Rig, subject: Subject, R_view: Array) -> Array:
+    """The bodies' outermost points [N, V, K, 2] in the virtual cameras, as x/z and y/z; NaN without a hull."""
+    centers = np.stack([camera.center for camera in rig])
+    offsets = subject.body_mm[:, None].astype(np.float64) - centers[:, None]
+    points = np.einsum("nvij,nvkj->nvki", R_view, offsets)
+    return points[..., :2] / points[..., 2:]
+
+
+def _largest_distance(points: NDArray[np.float32]) -> Array:
+    """Largest distance [N] between two of the points [N, K, 3]; NaN if one is NaN."""
+    return np.array([np.linalg.norm(each[:, None] - each, axis=-1).max() for each in points.astype(np.float64)])
+
+
+def _zoom(subject: Subject, held: Array, focal: Array, settings: Normalize) -> Array:
+    """The zoom of each frame [N]. held: [N, V, S, 2] the outermost points of what the views must hold, as x/z and y/z."""
+    count = len(held)
     if settings.zoom != "fit":
-        return settings.zoom
+        return np.full(count, settings.zoom)
     # What `sample` will hardly accept must not decide how large the mouse appears: a hand, another animal, a shadow.
     hull_iou = subject.hull_iou
     measured = hull_iou[np.isfinite(hull_iou)]
     alike = ~(hull_iou < 0.6 * np.median(measured)) if measured.size else np.ones(subject.flags.shape, bool)
-    whole = (subject.flags == 0) & alike & np.isfinite(outline).all(axis=(2, 3))
-    if not whole.any():
-        raise UserError(
-            f"capture {subject.capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit"
-        )
-    return fit_zoom(outline[whole], settings.image_size, focal[whole], settings.fit_margin, settings.fit_quantile)
+    good = (subject.flags == 0) & alike & np.isfinite(held).all(axis=(2, 3))
+    if not good.any():
+        what = "no view holds a whole silhouette" if settings.fit == "whole" else "no frame has a visual hull"
+        raise UserError(f"capture {subject.capture}: {what}: normalize.zoom: fit has nothing to fit")
+    size, margin = settings.image_size, settings.fit_margin
+    if settings.scale == "capture":
+        return np.full(count, fit_zoom(held[good], size, focal[good], margin, settings.fit_quantile))
+    zoom = np.full(count, np.nan)
+    for n in np.flatnonzero(good.any(axis=1)):
+        zoom[n] = fit_zoom(held[n, good[n]], size, focal[n, good[n]], margin, quantile=1.0)
+    # No sample can come of the frames without a good view.
+    return np.where(np.isnan(zoom), np.nanmedian(zoom), zoom)
 
 
 def _check_seen(capture: str, fit: Fit, settings: Normalize) -> None:
@@ -244,7 +267,20 @@ def _direction(up: Array) -> str:
     return f"({', '.join(f'{x:.3f}' for x in up)}) in the calibration's world"
 
 
-def _report(poses: Poses, elevation: Array, world: World, zoom: float, settings: Normalize) -> dict[str, Any]:
+def _print_size(poses: Poses) -> None:
+    """Say how much of the views the mouse takes up: from pixels that show none of it little is learned."""
+    width, body, area = (
+        f"{100 * found['median']:.0f} %" if (found := _summary(values)) else "an unknown share"
+        for values in (poses.width, poses.body_width, poses.fill)
+    )
+    print(
+        f"capture {poses.capture}: the mouse takes up {width} of the views' width, its body {body}, and {area} of their area "
+        "(medians)",
+        file=sys.stderr,
+    )
+
+
+def _report(poses: Poses, elevation: Array, world: World, zoom: Array, settings: Normalize) -> dict[str, Any]:
     """world.json. Values that are unknown in all frames are null."""
     # A level camera's right vector is horizontal, and its down vector points down.
     right, down = poses.w2c[..., 0, :3], poses.w2c[..., 1, :3]
@@ -255,7 +291,7 @@ def _report(poses: Poses, elevation: Array, world: World, zoom: float, settings:
         "distance_policy": settings.distance,
         "scale": settings.scale,
         "world_units_per_mm": _summary(poses.world_units_per_mm),
-        "zoom": zoom,
+        "zoom": zoom[0] if settings.scale == "capture" or settings.zoom != "fit" else _summary(zoom),
         "focal_px": _summary(poses.fxfycxcy[..., 0]),
         "image_focal_px": _summary(poses.image_fxfycxcy[..., 0]),
         "image_size": poses.image_size,
@@ -268,6 +304,14 @@ def _report(poses: Poses, elevation: Array, world: World, zoom: float, settings:
         "max_abs_roll_deg": np.abs(roll).max(),
         "frames": len(poses.frame),
         "views_that_fit": poses.fits.mean(),
+        "fit": settings.fit,
+        # Shares of the image's width and area, and world units.
+        "subject": {
+            "width": _summary(poses.width),
+            "body_width": _summary(poses.body_width),
+            "area": _summary(poses.fill),
+            "body_length": _summary(poses.body_length),
+        },
         "fill": _summary(poses.fill),
         "clipped_px": _summary(poses.clipped_px),
         "offset_px": _summary(poses.offset_px),

@@ -105,7 +105,8 @@ def _drawn_samples(trained: Trained) -> Iterator[Drawn]:
         sample = samples[index]
         posed = camera_conditions(sample, world_from_mm[index])
         drawn = {name: predict_views(trained, each) for name, each in posed.items()} | baselines(sample)
-        scores = {name: score(rgb, alpha, sample["image"], sample["alpha"]) for name, (rgb, alpha) in drawn.items()}
+        truth = sample["image"], sample["alpha"], sample.get("unknown")
+        scores = {name: score(rgb, alpha, *truth) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: drawn[name][0] for name in posed}
         yield Drawn(samples.keys[index], sample["image"], sample["alpha"], rgb_of, scores)
 

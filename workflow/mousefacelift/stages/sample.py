@@ -112,7 +112,7 @@ def view_checks(
 
     Args:
         flags: [N, V] uint8, sums of `Flag`.
-        fits: [N, V] whether the silhouette lies inside the view.
+        fits: [N, V] whether the view holds the silhouette, or the body (`normalize.fit`).
         located: [N, V] whether the mouse's 3D centre lies in front of the camera and within its calibrated field.
         iou: [N, V] overlap of silhouette and visual hull; NaN where it was not measured.
         cut: [N, V] share of the mouse's volume beyond the video's edge; NaN where it was not measured.
@@ -134,7 +134,7 @@ def view_checks(
             f"silhouette contradicts the other views (hull IoU below {settings.min_hull_iou:g})",
             iou < settings.min_hull_iou,
         ),
-        ("silhouette does not fit the normalised view", ~fits),
+        ("mouse does not fit the normalised view (normalize.fit)", ~fits),
     ]
 
 

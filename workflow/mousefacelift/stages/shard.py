@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from mousefacelift.artifacts.center import CenteredChunk
 from mousefacelift.artifacts.poses import Poses
@@ -15,8 +16,11 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.parallel import in_order
 from mousefacelift.base.progress import track
 from mousefacelift.config.shard import Shard
-from mousefacelift.geometry.camera import Array, Rig
+from mousefacelift.geometry.agreement import surrounding_polygon
+from mousefacelift.geometry.camera import Array, Rig, pixel_rays
+from mousefacelift.geometry.hull import hull_voxels, open_sides, outline_radius
 from mousefacelift.geometry.resampling import View, render_view
+from mousefacelift.geometry.unknown import Picture, unknown_pixels
 from mousefacelift.rigs.formats.opencv_json import rig_from_json
 from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.images import Image, decode_crop
@@ -84,11 +88,13 @@ def _write(source: Source, outputs: dict[str, tuple[Path, Path]], settings: Shar
     samples = source.samples
     done = track(max(len(samples), 1), f"shard {source.center_file.parent.name} chunk {source.center.chunk}")
 
-    def one_sample(row: SampleRow) -> tuple[SampleMeta, list[Image], list[bytes]]:
-        """A sample's JSON, its views, and these as the tar's files."""
+    def one_sample(row: SampleRow) -> tuple[SampleMeta, list[Image], list[bytes], NDArray[np.bool_] | None]:
+        """A sample's JSON, its views, these as the tar's files, and their unknown pixels."""
         cv2.setNumThreads(1)
-        images = _render(source, row.frame)
-        return _describe(source, row, settings.tar_codec), images, [encode_view(image, settings) for image in images]
+        crops = _crops(source, row.frame)
+        images = _render(source, row.frame, crops)
+        files = [encode_view(image, settings) for image in images]
+        return _describe(source, row, settings.tar_codec), images, files, _unknown(source, row.frame, crops, images)
 
     with ExitStack() as stack:
         writers = {
@@ -103,25 +109,58 @@ def _write(source: Source, outputs: dict[str, tuple[Path, Path]], settings: Shar
             )
             for split, paths in outputs.items()
         }
-        for meta, images, files in in_order(one_sample, samples, threads):
-            writers[str(meta.split)].add(meta, images, files)
+        for meta, images, files, unknown in in_order(one_sample, samples, threads):
+            writers[str(meta.split)].add(meta, images, files, unknown)
             done()
 
 
-def _render(source: Source, frame: int) -> list[Image]:
+def _crops(source: Source, frame: int) -> list[Image]:
+    """A frame's crops [h, w, 4] in all cameras; empty without a silhouette."""
+    center, n = source.center, source.crop_of[frame]
+    stored = zip(center.crop_zstd[n], center.window[n, :, 2:], source.rig, strict=True)
+    where = f"{source.center_file}, frame {frame}, camera"
+    return [decode_crop(crop, size, f"{where} {camera.name}") for crop, size, camera in stored]
+
+
+def _render(source: Source, frame: int, crops: list[Image]) -> list[Image]:
     """A frame's views, in their order."""
-    poses, center = source.poses, source.center
-    n, p = source.crop_of[frame], source.pose_of[frame]
-    crops = center.crop_zstd[n]
-    images = []
-    for v in source.order:
-        camera = source.rig[v]
-        crop = decode_crop(
-            crops[v], center.window[n, v, 2:], f"{source.center_file}, frame {frame}, camera {camera.name}"
+    window = source.center.window[source.crop_of[frame]]
+    return [render_view(crops[v], window[v], source.rig[v], _view(source, frame, v)) for v in source.order]
+
+
+def _view(source: Source, frame: int, camera: int) -> View:
+    poses, p = source.poses, source.pose_of[frame]
+    return View(poses.R_view[p, camera], poses.image_fxfycxcy[p, camera], poses.image_size)
+
+
+def _unknown(source: Source, frame: int, crops: list[Image], images: list[Image]) -> NDArray[np.bool_] | None:
+    """The unknown pixels [V, S, S] of a frame's views; None if every view holds the whole mouse.
+
+    crops: of all cameras. images: the views.
+    """
+    n, p, rig = source.crop_of[frame], source.pose_of[frame], source.rig
+    window, beyond = source.center.window[n], source.poses.clipped_px[p]
+    silhouettes = [(crop[..., 3], w) if crop.size else None for crop, w in zip(crops, window, strict=True)]
+    pictures = [
+        Picture(
+            camera=rig[v],
+            view=_view(source, frame, v),
+            alpha=image[..., 3],
+            leaves_picture=beyond[v] != 0,  # NaN for an outline beyond the calibrated field, which leaves it too
+            leaves_frame=silhouette is not None and any(open_sides(silhouette, rig[v])),
         )
-        view = View(poses.R_view[p, v], poses.image_fxfycxcy[p, v], poses.image_size)
-        images.append(render_view(crop, center.window[n, v], camera, view))
-    return images
+        for v, image, silhouette in zip(source.order, images, [silhouettes[v] for v in source.order], strict=True)
+    ]
+    if not any(picture.leaves_picture or picture.leaves_frame for picture in pictures):
+        return None
+    # The mouse lies at the world's origin.
+    center_mm = np.linalg.solve(source.poses.world_from_mm[p], [0.0, 0.0, 0.0, 1.0])[:3]
+    outline_px = surrounding_polygon(source.center.support_px[n])
+    rays = np.stack([pixel_rays(corners, camera) for corners, camera in zip(outline_px, rig, strict=True)])
+    radius_mm = float(outline_radius(rig, center_mm[None], rays[None])[0])
+    # Small enough for the tip of a tail: 1 mm for a mouse. On the demo 2 mm lose 3 % of it.
+    voxel_mm = radius_mm / 100
+    return unknown_pixels(pictures, hull_voxels(silhouettes, rig, center_mm, radius_mm, voxel_mm), voxel_mm)
 
 
 def _describe(source: Source, row: SampleRow, codec: str) -> SampleMeta:

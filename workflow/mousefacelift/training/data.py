@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.geometry.views import moved_to_mean_distance
 from mousefacelift.shards.cameras import check_cameras
+from mousefacelift.shards.containers import UNKNOWN
 from mousefacelift.shards.manifest import Manifest
 
 # OpenCV's threads do not survive the fork of a loader process, which would wait for them forever.
@@ -38,6 +39,7 @@ class Samples(Dataset[dict[str, Any]]):
     alpha: [V, S, S] float32 in [0, 1].
     c2w, w2c: [V, 4, 4] float32, OpenCV axes, Z-up world.
     fxfycxcy: [V, 4] float32, px of the S x S image.
+    unknown: [V, S, S] bool, pixels of which nothing is known; a sample without any lacks it.
     index: the sample's place in the split.
 
     `keys` and `frames` [N] name the samples. A split that fits into `cache_gb` is decoded once, here. Otherwise a sample
@@ -74,11 +76,15 @@ class Samples(Dataset[dict[str, Any]]):
         scale = image_size / manifest.image_size
         self._cameras = camera_tensors(np.concatenate(c2w), np.concatenate(fxfycxcy), scale, cameras)
         self._cache: Tensor | None = None
+        self._unknown: dict[int, Tensor] = {}  # of the cached samples that have any
         if len(self) * self.views * 4 * image_size**2 <= cache_gb * 1e9:
             self._cache = torch.empty(len(self), self.views, image_size, image_size, 4, dtype=torch.uint8)
             advance = track(len(self), f"loading {split}") if len(self) else None
             for index in range(len(self)):
                 self._cache[index] = self._read(index)
+                unknown = self._read_unknown(index)
+                if unknown is not None:
+                    self._unknown[index] = unknown
                 if advance:
                     advance()
 
@@ -100,8 +106,12 @@ class Samples(Dataset[dict[str, Any]]):
 
     def stored(self, index: int) -> dict[str, Any]:
         """The sample as it travels: `rgba` uint8 [V, S, S, 4], composited over white, instead of image and alpha."""
-        rgba = self._read(index) if self._cache is None else self._cache[index]
-        return {"rgba": rgba, **{name: values[index] for name, values in self._cameras.items()}, "index": index}
+        if self._cache is None:
+            rgba, unknown = self._read(index), self._read_unknown(index)
+        else:
+            rgba, unknown = self._cache[index], self._unknown.get(index)
+        cameras = {name: values[index] for name, values in self._cameras.items()}
+        return {"rgba": rgba, **cameras, "index": index} | ({} if unknown is None else {"unknown": unknown})
 
     def field(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Read another dataset of the shards.
@@ -149,6 +159,8 @@ class Samples(Dataset[dict[str, Any]]):
             "frame": ((len(frames),), (samples,)),
             "key": ((len(keys),), (samples,)),
         }
+        if UNKNOWN in file:
+            shapes[UNKNOWN] = file[UNKNOWN].shape, (samples, self.views, size, size)
         for name, (found, expected) in shapes.items():
             if found != expected:
                 raise UserError(
@@ -180,14 +192,23 @@ class Samples(Dataset[dict[str, Any]]):
 
     def _read(self, index: int) -> Tensor:
         """One sample over white at image_size: [V, S, S, 4] uint8."""
+        return over_white(self._stored(index, "image"), self.image_size)
+
+    def _read_unknown(self, index: int) -> Tensor | None:
+        """One sample's unknown pixels at image_size: [V, S, S] bool; None if there are none."""
+        if UNKNOWN not in self._file(self._places[index][0]):
+            return None
+        stored = self._stored(index, UNKNOWN) > 0
+        return any_unknown(stored, self.image_size) if stored.any() else None
+
+    def _stored(self, index: int, name: str) -> NDArray[np.uint8]:
         path, row = self._places[index]
         try:
-            rgba = self._file(path)["image"][row]
+            return np.asarray(self._file(path)[name][row])
         except (KeyError, OSError) as error:
             raise UserError(
                 f"{path}: damaged shard, sample {self.keys[index]} ({error}); delete it and rerun the workflow"
             ) from None
-        return over_white(rgba, self.image_size)
 
 
 def check_size(manifest: Manifest, image_size: int) -> None:
@@ -254,6 +275,20 @@ def over_white(rgba: NDArray[np.uint8], size: int) -> Tensor:
             box[..., :3] = 255 + (box[..., :3] - 255) * (box[..., 3:] / 255)
             target[top:bottom, left:right] = np.rint(box.reshape(bottom - top, k, right - left, k, 4).mean((1, 3)))
     return torch.from_numpy(averaged)
+
+
+def any_unknown(unknown: NDArray[np.bool_], size: int) -> Tensor:
+    """Unknown pixels [V, H, H] in images averaged to size x size px: those that have any part unknown, [V, size, size] bool."""
+    k = unknown.shape[1] // size
+    return torch.from_numpy(unknown.reshape(len(unknown), size, k, size, k).any((2, 4)))
+
+
+def collated(samples: list[dict[str, Any]]) -> Any:
+    """A batch of samples. It has `unknown` if one of them has; the others' pixels are then all known."""
+    some = next((sample["unknown"] for sample in samples if "unknown" in sample), None)
+    if some is not None:
+        samples = [{"unknown": torch.zeros_like(some)} | sample for sample in samples]
+    return default_collate(samples)
 
 
 def floating(sample: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mousefacelift.models.network import Network
 from mousefacelift.training.clock import StepClock
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
-from mousefacelift.training.losses import image_loss, open_lpips
+from mousefacelift.training.losses import forgiven, image_loss, open_lpips
 from mousefacelift.training.pictures import log_picture, pictured, strip
 
 SKIP_FACTOR = (
@@ -26,8 +26,8 @@ SKIP_FACTOR = (
 )
 
 Batch = dict[str, Tensor]
-# rgb [V, 3, S, S], alpha [V, S, S], target [V, 3, S, S], mask [V, S, S] -> [V]
-Measure = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# rgb [V, 3, S, S], alpha [V, S, S], target [V, 3, S, S], mask [V, S, S] and, if there are any, unknown [V, S, S] -> [V]
+Measure = Callable[..., Tensor]
 
 
 def learning_rate(step: int, settings: Train) -> float:
@@ -63,8 +63,8 @@ def predict(model: nn.Module, batch: Batch, rerender: bool = False) -> tuple[Ten
 def reconstruct(model: nn.Module, batch: Batch) -> Gaussians:
     """The Gaussians that the model makes of the batch's input views; arguments as of `predict`."""
     rows = torch.arange(len(batch["inputs"]), device=batch["inputs"].device)[:, None]
-    image, c2w, fxfycxcy, alpha = (batch[name][rows, batch["inputs"]] for name in ("image", "c2w", "fxfycxcy", "alpha"))
-    gaussians: Gaussians = model(image, c2w, fxfycxcy, alpha)
+    names = (name for name in ("image", "c2w", "fxfycxcy", "alpha", "unknown") if name in batch)
+    gaussians: Gaussians = model(*(batch[name][rows, batch["inputs"]] for name in names))
     return gaussians
 
 
@@ -177,11 +177,11 @@ class FineTuning(lightning.LightningModule):
         if self.settings.loss.held_out != 1:
             held_out = torch.zeros(alpha.shape[:2], dtype=torch.bool, device=alpha.device)
             held_out.scatter_(1, batch["held_out"], True)
-        loss, terms = image_loss(
-            rgb, alpha, batch["image"], batch["alpha"], self.settings.loss, self._lpips[0], held_out
-        )
+        image, mask, unknown = batch["image"], batch["alpha"], batch.get("unknown")
+        loss, terms = image_loss(rgb, alpha, image, mask, self.settings.loss, self._lpips[0], held_out, unknown)
         self._terms = list(terms)
-        seen = statistics(rgb, alpha, gaussians, batch["image"], batch["alpha"])
+        drawn = forgiven(rgb, image, unknown), forgiven(alpha, mask, unknown)
+        seen = statistics(*drawn, gaussians, image, mask)
         self._parts.append(torch.cat([torch.stack([loss, *terms.values()]).detach(), seen]))
         self.clock.end("loss")
         return loss
@@ -235,7 +235,10 @@ class FineTuning(lightning.LightningModule):
         rgb, alpha, _ = predict(self.model, batch, self.settings.rerender)
         views = batch["held_out"][0]
         rgb, alpha, image, mask = rgb[0, views], alpha[0, views], batch["image"][0, views], batch["alpha"][0, views]
-        values = torch.stack([measure(rgb, alpha, image, mask) for measure in self.measures.values()]).tolist()
+        unknown = (batch["unknown"][0, views],) if "unknown" in batch else ()
+        values = torch.stack(
+            [measure(rgb, alpha, image, mask, *unknown) for measure in self.measures.values()]
+        ).tolist()
         index = int(batch["index"][0])
         self._validation[index] = values
         if index in pictured(len(self.data.val)):

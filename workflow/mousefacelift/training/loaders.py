@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import Samples, floating
+from mousefacelift.training.data import Samples, collated, floating
 from mousefacelift.training.stream import TarVisits
 from mousefacelift.training.visits import HeldOut, Visits, recipe, shuffle_seed
 
@@ -24,6 +24,7 @@ class ShardData(lightning.LightningDataModule):
         image float32 [B, V, 3, S, S] and alpha float32 [B, V, S, S].
     c2w, w2c: [B, V, 4, 4].
     fxfycxcy: [B, V, 4] in px.
+    unknown: bool [B, V, S, S], pixels to be left out of losses and metrics; a batch without any lacks it.
     inputs, held_out: view indices [B, number of them].
     index: places in the split [B].
 
@@ -78,4 +79,4 @@ class ShardData(lightning.LightningDataModule):
 
     def _loader(self, dataset: Any, workers: int, **options: Any) -> DataLoader[Any]:
         pin = torch.cuda.is_available()
-        return DataLoader(dataset, num_workers=workers, pin_memory=pin, **options)
+        return DataLoader(dataset, num_workers=workers, pin_memory=pin, collate_fn=collated, **options)

@@ -10,7 +10,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.containers import TarSample, shard_samples
 from mousefacelift.shards.manifest import Manifest
-from mousefacelift.training.data import CamerasName, camera_tensors, check_size, over_white
+from mousefacelift.training.data import CamerasName, any_unknown, camera_tensors, check_size, over_white
 from mousefacelift.training.visits import STAGGER, Recipe, permutation
 
 
@@ -107,7 +107,13 @@ class TarVisits(IterableDataset[dict[str, Any]]):
                     f"{where}, sample {stored.key}, cam{i}: {image.shape[1]}x{image.shape[0]} px, expected {size}x{size}"
                 )
         cameras = camera_tensors(c2w, fxfycxcy, self.image_size / size, self.cameras)
-        return {"rgba": over_white(np.stack(images), self.image_size), **cameras, "index": index}
+        sample = {"rgba": over_white(np.stack(images), self.image_size), **cameras, "index": index}
+        unknown = stored.unknown_pixels(where)
+        if unknown is None:
+            return sample
+        if unknown.shape[-1] != size:
+            raise UserError(f"{where}, sample {stored.key}, unknown: {unknown.shape[-1]} px, expected {size}")
+        return sample | {"unknown": any_unknown(unknown, self.image_size)}
 
 
 def drawn(slots: range, buffer: int, random: np.random.Generator) -> list[int]:

@@ -134,6 +134,8 @@ def turned(sample: dict[str, Any], angle: float, mirror: bool) -> dict[str, Any]
     if mirror:
         flip = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
         sample["rgba"] = sample["rgba"].flip(-2)
+        if "unknown" in sample:
+            sample["unknown"] = sample["unknown"].flip(-1)
         sample["c2w"], sample["w2c"] = flip @ sample["c2w"] @ flip, flip @ sample["w2c"] @ flip
         fx, fy, cx, cy = sample["fxfycxcy"].unbind(-1)
         sample["fxfycxcy"] = torch.stack([fx, fy, sample["rgba"].shape[-2] - cx, cy], -1)

@@ -22,7 +22,7 @@ def predict(sample: Sample, inputs: list[list[int]]) -> tuple[Tensor, Tensor]:
     drawn = []
     with torch.inference_mode():
         for view, given in enumerate(inputs):
-            names = ("image", "alpha", "c2w", "w2c", "fxfycxcy")
+            names = (name for name in ("image", "alpha", "c2w", "w2c", "fxfycxcy", "unknown") if name in sample)
             gaussians = hull_gaussians(*(sample[name][given] for name in names))
             w2c, fxfycxcy = (sample[name][None, view : view + 1] for name in ("w2c", "fxfycxcy"))
             drawn.append(render(gaussians, w2c, fxfycxcy, size, size))

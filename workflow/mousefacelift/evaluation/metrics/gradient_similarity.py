@@ -4,12 +4,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mousefacelift.training.losses import forgiven
+
 LUMA = (0.299, 0.587, 0.114)
 STABILITY = 170 / 255**2  # the paper's constant, for values in [0, 1]
 MARGIN = 1 / 16  # of the view's width, around the silhouette's bounding box
 
 
-def gradient_similarity(rgb: Tensor, _alpha: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def gradient_similarity(
+    rgb: Tensor, _alpha: Tensor, target: Tensor, mask: Tensor, unknown: Tensor | None = None
+) -> Tensor:
     """Mean gradient magnitude similarity of each view, around the true silhouette.
 
     Xue et al. (2014), Gradient magnitude similarity deviation. Luma at half size, Prewitt gradients. The paper pools the
@@ -21,14 +25,20 @@ def gradient_similarity(rgb: Tensor, _alpha: Tensor, target: Tensor, mask: Tenso
         rgb: predicted views [..., 3, H, W] in [0, 1], H and W even.
         target: true views [..., 3, H, W] in [0, 1].
         mask: true opacity [..., H, W] in [0, 1]; the silhouette is where it exceeds 0.5.
+        unknown: [..., H, W] bool, pixels to be left out: they are equal in both views, and no half-size pixel with a part of
+            one counts.
 
     Returns:
         [...] in (0, 1], 1 for equal views; NaN where the silhouette is empty.
     """
-    first, second = gradient_magnitude(rgb), gradient_magnitude(target)
+    first, second = gradient_magnitude(forgiven(rgb, target, unknown)), gradient_magnitude(target)
     similarity = (2 * first * second + STABILITY) / (first.square() + second.square() + STABILITY)
     region = surroundings(functional.max_pool2d((mask > 0.5).to(rgb.dtype).flatten(0, -3), 2).bool())
-    region = region.reshape(similarity.shape).to(rgb.dtype)
+    region = region.reshape(similarity.shape)
+    if unknown is not None:
+        halves = functional.max_pool2d(unknown.to(rgb.dtype).flatten(0, -3), 2).bool()
+        region = region & ~halves.reshape(similarity.shape)
+    region = region.to(rgb.dtype)
     return (similarity * region).sum(dim=(-2, -1)) / region.sum(dim=(-2, -1))
 
 

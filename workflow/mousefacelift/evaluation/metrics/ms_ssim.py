@@ -4,13 +4,14 @@ from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from mousefacelift.models.precision import full_precision
+from mousefacelift.training.losses import forgiven
 
 # Wang et al. (2003) use five scales, whose window of 11 px needs images larger than 160 px. Four fit 128 px.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363)
 WINDOW = 11
 
 
-def ms_ssim(rgb: Tensor, _alpha: Tensor, target: Tensor, _mask: Tensor) -> Tensor:
+def ms_ssim(rgb: Tensor, _alpha: Tensor, target: Tensor, _mask: Tensor, unknown: Tensor | None = None) -> Tensor:
     """Multi-scale structural similarity of each view, over at most four scales.
 
     Wang, Simoncelli and Bovik (2003), Multi-scale structural similarity for image quality assessment; window and constants
@@ -20,11 +21,13 @@ def ms_ssim(rgb: Tensor, _alpha: Tensor, target: Tensor, _mask: Tensor) -> Tenso
     Args:
         rgb: predicted views [..., 3, H, W] in [0, 1]; H and W at least 11 px.
         target: true views [..., 3, H, W] in [0, 1].
+        unknown: [..., H, W] bool, pixels of which nothing is known: they count as equal in both views.
 
     Returns:
         [...] in [0, 1].
     """
     shape, weights = rgb.shape[-3:], WEIGHTS[: scales(min(rgb.shape[-2:]))]
+    rgb = forgiven(rgb, target, unknown)
     with full_precision(rgb.device):
         values = multiscale_structural_similarity_index_measure(
             rgb.float().reshape(-1, *shape),

@@ -19,14 +19,15 @@ class Metric:
     """A score of predicted views; higher is better.
 
     label: without the unit. unit: empty for a ratio. digits: decimals in a table. measure: predicted rgb
-    [..., 3, H, W], alpha [..., H, W], target [..., 3, H, W], mask [..., H, W] -> [...], NaN for a view without a value.
+    [..., 3, H, W], alpha [..., H, W], target [..., 3, H, W], mask [..., H, W] and, if there are any, unknown [..., H, W],
+    pixels to be left out -> [...], NaN for a view without a value.
     validated: whether `train` measures it too, on the validation split.
     """
 
     label: str
     unit: str
     digits: int
-    measure: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    measure: Callable[..., Tensor]
     validated: bool = False
 
     @property
@@ -57,7 +58,7 @@ def metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def score(rgb: Tensor, alpha: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def score(rgb: Tensor, alpha: Tensor, target: Tensor, mask: Tensor, unknown: Tensor | None = None) -> dict[str, Tensor]:
     """Every metric of V views.
 
     Args:
@@ -65,11 +66,13 @@ def score(rgb: Tensor, alpha: Tensor, target: Tensor, mask: Tensor) -> dict[str,
         alpha: predicted opacity [V, S, S] in [0, 1].
         target: true views [V, 3, S, S] over white, in [0, 1].
         mask: true opacity [V, S, S] in [0, 1].
+        unknown: [V, S, S] bool, pixels of which nothing is known; None without any.
 
     Returns:
         metric -> [V].
     """
-    return {name: each.measure(rgb, alpha, target, mask) for name, each in METRICS.items()}
+    views = (rgb, alpha, target, mask) if unknown is None else (rgb, alpha, target, mask, unknown)
+    return {name: each.measure(*views) for name, each in METRICS.items()}
 
 
 def validation_metrics() -> dict[str, Metric]:

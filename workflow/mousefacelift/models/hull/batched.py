@@ -13,12 +13,12 @@ from torch.nn import functional
 
 from mousefacelift.models.hull.constants import (
     FOREGROUND,
-    INSIDE,
     MOST_STEPS,
     NEAR,
     RANGE,
     STEPS_PER_PIXEL,
     least_agreement,
+    possible,
 )
 
 SEGMENT = 16  # points
@@ -47,7 +47,7 @@ class Rays(NamedTuple):
 
 
 class Silhouettes(NamedTuple):
-    """The silhouettes of all views of a batch, each [B * I * S * S] bool, and their side S in pixels."""
+    """The silhouettes of all views of a batch as of `possible`, each [B * I * S * S] bool, and their side S in pixels."""
 
     inside: Tensor
     dilated: Tensor
@@ -55,15 +55,17 @@ class Silhouettes(NamedTuple):
     side: int
 
     @classmethod
-    def of(cls, alpha: Tensor) -> "Silhouettes":
-        """From alpha [B, I, S, S]."""
-        inside = (alpha > INSIDE).float().flatten(0, 1)
+    def of(cls, possible: Tensor) -> "Silhouettes":
+        """From [B, I, S, S] bool."""
+        inside = possible.float().flatten(0, 1)
         dilated, eroded = _dilated(inside), 1 - _dilated(1 - inside)
         inside, dilated, eroded = (mask.flatten() > 0 for mask in (inside, dilated, eroded))
-        return cls(inside, dilated, eroded, alpha.shape[-1])
+        return cls(inside, dilated, eroded, possible.shape[-1])
 
 
-def intervals_batched(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def intervals_batched(
+    alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor, unknown: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `api.intervals`, for tensors on any device."""
     front, back = torch.zeros_like(alpha, dtype=torch.float32), torch.zeros_like(alpha, dtype=torch.float32)
     valid = torch.zeros_like(alpha, dtype=torch.bool)
@@ -74,7 +76,7 @@ def intervals_batched(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor)
     c2w, w2c, fxfycxcy = c2w.double(), w2c.double(), fxfycxcy.double()
     pixels_per_unit = (fxfycxcy[..., :2].amax(-1) / c2w[..., :3, 3].norm(dim=-1)).amax(-1)
     steps = (2 * RANGE * STEPS_PER_PIXEL * pixels_per_unit).ceil().clamp(max=MOST_STEPS * alpha.shape[-1]).long()
-    silhouettes, segments = Silhouettes.of(alpha), -(-int(steps.max()) // SEGMENT)
+    silhouettes, segments = Silhouettes.of(possible(alpha, unknown)), -(-int(steps.max()) // SEGMENT)
     for chunk in pixels.split(max(1, TOGETHER // segments)):
         index = tuple(chunk.unbind(-1))
         rays = _rays(chunk, c2w, w2c, fxfycxcy, steps)

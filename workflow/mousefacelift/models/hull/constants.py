@@ -1,5 +1,7 @@
 """The numbers of the intervals, which both implementations share, and of the surface inside them."""
 
+from torch import Tensor
+
 RANGE = 1.8  # world units: a ray is searched within this of its point nearest to the world's origin, as in GS-LRM
 STEPS_PER_PIXEL = 2  # a pixel's width at the origin, in the finest view, is this many steps
 MOST_STEPS = 16  # per pixel of an image row: a camera close to the origin must not make the steps endless
@@ -11,6 +13,16 @@ NEAR = 1e-6  # world units: what lies no farther in front of a camera is behind 
 SHARE = 0.25  # of the interval, from its front: where the surface is looked for
 SPLAT = 0.4  # standard deviation of a pixel's Gaussian, in widths of the pixel at its depth
 OPACITY = 0.95  # of a Gaussian whose pixel is wholly inside the silhouette
+
+
+def possible(alpha: Tensor, unknown: Tensor | None) -> Tensor:
+    """Where each view's silhouette may be, [B, I, S, S] bool: it cannot tell in its unknown pixels, so it carves nothing there.
+
+    Args:
+        alpha: [B, I, S, S] silhouettes in [0, 1].
+        unknown: [B, I, S, S] bool, pixels of which nothing is known; None without any.
+    """
+    return alpha > INSIDE if unknown is None else (alpha > INSIDE) | unknown
 
 
 def least_agreement(others: int) -> int:

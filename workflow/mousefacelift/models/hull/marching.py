@@ -21,12 +21,12 @@ from torch import Tensor
 
 from mousefacelift.models.hull.constants import (
     FOREGROUND,
-    INSIDE,
     MOST_STEPS,
     NEAR,
     RANGE,
     STEPS_PER_PIXEL,
     least_agreement,
+    possible,
 )
 from mousefacelift.models.rasterize.compiled import jit
 
@@ -36,17 +36,20 @@ SLACK = 1.5  # px
 FAR = 1 << 30  # steps: past every ray's end
 
 
-def intervals_cpu(alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def intervals_cpu(
+    alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor, unknown: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `api.intervals`, for tensors on the CPU."""
     shape = alpha.shape
     front, back, valid = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
     alphas = alpha.detach().float().numpy()
     cameras = [tensor.detach().double().contiguous().numpy() for tensor in (c2w, w2c, fxfycxcy)]
+    inside = possible(alpha.detach(), unknown).numpy()
     least = least_agreement(shape[1] - 1)
     for b, silhouettes in enumerate(alphas):
         pose, inverse, intrinsics = (camera[b] for camera in cameras)
         pixels = np.argwhere(silhouettes >= FOREGROUND)
-        distances = np.stack([_distance_outside(silhouette > INSIDE) for silhouette in silhouettes])
+        distances = np.stack([_distance_outside(silhouette) for silhouette in inside[b]])
         views = pose, _projections(inverse, intrinsics), intrinsics
         steps = _step_count(pose, intrinsics, shape[-1])
         _march(pixels, views, distances, steps, least, (front[b], back[b], valid[b]))

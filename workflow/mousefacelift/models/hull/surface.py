@@ -9,7 +9,9 @@ from mousefacelift.models.hull.api import intervals
 from mousefacelift.models.hull.constants import INSIDE, OPACITY, SHARE, SPLAT
 
 
-def hull_gaussians(image: Tensor, alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor) -> Gaussians:
+def hull_gaussians(
+    image: Tensor, alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfycxcy: Tensor, unknown: Tensor | None = None
+) -> Gaussians:
     """Put one isotropic Gaussian on the ray of every pixel inside its view's silhouette.
 
     The hull is never smaller than the mouse, so the surface is looked for a quarter of the interval behind its front,
@@ -23,12 +25,15 @@ def hull_gaussians(image: Tensor, alpha: Tensor, c2w: Tensor, w2c: Tensor, fxfyc
         c2w: [I, 4, 4] camera to world, OpenCV axes, world units.
         w2c: [I, 4, 4] its inverse.
         fxfycxcy: [I, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
+        unknown: [I, S, S] bool, pixels of which nothing is known; None without any.
 
     Returns:
         N Gaussians of one sample, in the order view, row, column; N may be 0.
     """
     size = alpha.shape[-1]
-    front, back, valid = (result[0] for result in intervals(alpha[None], c2w[None], w2c[None], fxfycxcy[None]))
+    unseen = None if unknown is None else unknown[None]
+    found = intervals(alpha[None], c2w[None], w2c[None], fxfycxcy[None], unseen)
+    front, back, valid = (result[0] for result in found)
     drawn = valid & (alpha > INSIDE)
     origins, directions = (rays[0] for rays in pixel_rays(c2w[None], fxfycxcy[None], size, size))
     view = drawn.nonzero()[:, 0]

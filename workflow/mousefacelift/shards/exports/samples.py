@@ -11,7 +11,7 @@ from mousefacelift.base.parallel import in_order
 from mousefacelift.base.progress import track
 from mousefacelift.shards.containers import TarSample, shard_samples
 from mousefacelift.shards.folders import NAME
-from mousefacelift.shards.images import SIGNATURES, encode_image
+from mousefacelift.shards.images import SIGNATURES, encode_image, encode_masks
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, ShardEntry, read_manifest
 from mousefacelift.shards.sample import SampleMeta
@@ -33,6 +33,9 @@ def write_samples(
 ) -> Iterator[tuple[str, str]]:
     """Write `{folder}/{split}/{key}/`, a sample's JSON after its images; yields split and key in the shards' order.
 
+    A sample with unknown pixels gets a mask for every view, 0 where the pixel is unknown, which its frame names as nerfstudio
+    does: `mask_path`.
+
     Raises UserError if there is no sample, or for damaged shards.
     """
     data = read_manifest(manifest)
@@ -52,7 +55,14 @@ def write_samples(
         for name, file, image in zip(names, sample.files, images, strict=True):
             is_png = file.startswith(SIGNATURES["png"])
             (target / name).write_bytes(file if is_png else encode_image(image, "png", 1))
-        text = json.dumps(document(meta, names, len(images[0])), indent=2, allow_nan=False) + "\n"
+        content = document(meta, names, len(images[0]))
+        unknown = sample.unknown_pixels(where)
+        if unknown is not None:
+            (target / "masks").mkdir()
+            for frame, name, mask in zip(content["frames"], names, unknown, strict=True):
+                frame["mask_path"] = name.replace("images/", "masks/")
+                (target / frame["mask_path"]).write_bytes(encode_masks(~mask[None]))
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
         (target / file_name).write_text(text, encoding="utf-8")
         done()
         return split, sample.key

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mousefacelift.base.errors import UserError
@@ -24,13 +25,14 @@ from mousefacelift.rigs.names import names_from_files
 from mousefacelift.shards.cameras import check_cameras
 from mousefacelift.shards.containers import ShardWriter, encode_view
 from mousefacelift.shards.folders import NAME, new_folder
-from mousefacelift.shards.images import Image, decode_image
+from mousefacelift.shards.images import Image, decode_image, decode_masks
 from mousefacelift.shards.imports.lists import is_file, samples_by_split
 from mousefacelift.shards.manifest import write_manifest
 from mousefacelift.shards.sample import SampleMeta, opencv_cameras
 from mousefacelift.shards.strict import first_problem
 
 SAMPLES_PER_SHARD = 256
+MASK = "mask_path"
 PATCH = 8  # px: what the transformer cuts images into
 WHITE = np.array([255, 255, 255, 0], np.uint8)
 
@@ -47,7 +49,8 @@ def import_facelift(
     opencv_cameras.json below the folder, in natural order of their paths, into contiguous blocks without gaps.
 
     A sample's key is its `id`, or else its folder's name and a number. Views keep their order. Pixels of alpha 0 become
-    white; all else is kept, unknown keys of the JSON included. `name`: of the shards, by default the folder's.
+    white; all else is kept, unknown keys of the JSON included. Masks that frames name as `mask_path`, as this package's exports
+    do, say which pixels are unknown: those of value 0. `name`: of the shards, by default the folder's.
 
     Raises UserError, naming the file, for samples that are missing or listed twice; images that are missing, damaged,
     without alpha, not square, or not all of one size that is a multiple of 8 px; samples with different numbers of views;
@@ -194,16 +197,16 @@ def _runs(samples: list[SampleToImport]) -> Iterator[list[SampleToImport]]:
 def _write_shard(
     h5: Path, samples: list[SampleToImport], split: str, capture: str, settings: Shard, threads: int, done: Callable[[], None]
 ) -> None:  # fmt: skip
-    def one(found: SampleToImport) -> tuple[SampleMeta, list[Image], list[bytes]]:
+    def one(found: SampleToImport) -> tuple[SampleMeta, list[Image], list[bytes], NDArray[np.bool_] | None]:
         sample = read_facelift(found.path)
         images = [_read_view(file, sample.size, found.path) for file in sample.files]
         meta = _meta(found, sample, split, capture, settings.tar_codec)
-        return meta, images, [encode_view(image, settings) for image in images]
+        return meta, images, [encode_view(image, settings) for image in images], _read_unknown(sample, found.path)
 
     size = read_facelift(samples[0].path).size
     with ShardWriter(h5.with_suffix(".tar"), h5, len(samples), list(samples[0].views), size, settings) as writer:
-        for meta, images, files in in_order(one, samples, threads):
-            writer.add(meta, images, files)
+        for written in in_order(one, samples, threads):
+            writer.add(*written)
             done()
 
 
@@ -211,7 +214,8 @@ def _meta(found: SampleToImport, sample: FaceLiftSample, split: str, capture: st
     """The JSON for the tar: all that FaceLift's holds, with this package's own keys set."""
     names = [f"{found.key}.cam{i}.{codec}" for i in range(len(sample.files))]
     cameras = opencv_cameras(sample.w2c, sample.fxfycxcy, sample.size, names)
-    frames = [{**frame, **camera.model_dump()} for frame, camera in zip(sample.frames, cameras, strict=True)]
+    kept = [{key: value for key, value in frame.items() if key != MASK} for frame in sample.frames]
+    frames = [{**frame, **camera.model_dump()} for frame, camera in zip(kept, cameras, strict=True)]
     stored = {"id": found.key, "capture": capture, "frame": found.number} | dict(sample.content)
     whole = type(stored["frame"]) is int and abs(stored["frame"]) < 2**63
     known = {
@@ -222,6 +226,23 @@ def _meta(found: SampleToImport, sample: FaceLiftSample, split: str, capture: st
         return SampleMeta.model_validate(stored | known)
     except ValidationError as error:
         raise UserError(f"{found.path}: {first_problem(error)}") from None
+
+
+def _read_unknown(sample: FaceLiftSample, path: Path) -> NDArray[np.bool_] | None:
+    """The views' unknown pixels [V, size, size], where the frames' masks are 0; None without masks. Raises UserError."""
+    if not any(MASK in frame for frame in sample.frames):
+        return None
+    unknown = []
+    for i, frame in enumerate(sample.frames):
+        file = path.parent / str(field(frame, MASK, f"{path}, frames[{i}]"))
+        try:
+            mask = ~decode_masks(file.read_bytes(), 1, str(file))[0]
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror}), but {path} lists it") from None
+        if len(mask) != sample.size:
+            raise UserError(f"{file}: {len(mask)} px, but {path} says {sample.size} px")
+        unknown.append(mask)
+    return np.stack(unknown)
 
 
 def _read_view(file: Path, size: int, listed_in: Path) -> Image:

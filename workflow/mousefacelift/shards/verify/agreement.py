@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mousefacelift.shards.containers import UNKNOWN
 from mousefacelift.shards.images import Image
 from mousefacelift.shards.manifest import KINDS
 from mousefacelift.shards.sample import SampleMeta
@@ -13,14 +15,23 @@ from mousefacelift.shards.verify.samples import is_count, is_matrix
 
 
 def check_agreement(
-    shard: Examination, key: str, meta: SampleMeta | None, images: Sequence[Image | None], row: dict[str, Any], placed: bool
-) -> None:  # fmt: skip
+    shard: Examination,
+    key: str,
+    meta: SampleMeta | None,
+    images: Sequence[Image | None],
+    unknown: NDArray[np.bool_] | None,
+    row: dict[str, Any],
+    placed: bool,
+) -> None:
     """Says in what a sample of the tar and its row of the HDF5 file differ.
 
-    meta and images: None for what could not be read. row: its arrays by name, without those that could not be read.
+    meta, images and unknown: None for what could not be read. row: its arrays by name, without those that could not be read.
     placed: whether the HDF5 file has world_from_mm.
     """
     differences = list(_pixels(images, row))
+    # A shard's HDF5 file lacks unknown pixels if none of its samples has any.
+    if unknown is not None and not np.array_equal(unknown, row.get(UNKNOWN, np.zeros_like(unknown)) > 0):
+        differences.append("unknown pixels differ from those of {other}")
     if meta is not None:
         differences += _numbers(meta, row, SAME if all(shard.whole.values()) else EXACT)
         if meta.has("world_from_mm") != placed:

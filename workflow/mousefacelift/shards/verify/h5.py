@@ -6,7 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mousefacelift.shards.containers import FIELDS
+from mousefacelift.shards.containers import FIELDS, UNKNOWN
 from mousefacelift.shards.verify.files import check_keys, is_foreign
 from mousefacelift.shards.verify.problems import H5_ERRORS, Examination, reason
 from mousefacelift.shards.verify.samples import check_sample_cameras, check_white
@@ -51,7 +51,7 @@ def open_rows(shard: Examination, stack: ExitStack) -> Rows | None:
     """
     try:
         file = stack.enter_context(h5py.File(shard.path("h5"), "r"))
-        names = [*FIELDS, "image", "frame", *({"world_from_mm"} & set(file))]
+        names = [*FIELDS, "image", "frame", *(name for name in ("world_from_mm", UNKNOWN) if name in file)]
         rows = Rows(file, names)
     except (*H5_ERRORS, AttributeError) as error:
         shard.say("h5", None, f"not a readable HDF5 file ({reason(error)})")
@@ -73,6 +73,7 @@ def _is_right(shard: Examination, file: h5py.File, name: str) -> bool:
         "image": ((shard.views, shard.size, shard.size, 4), np.uint8),
         **{field: ((shard.views, *shape), np.float64) for field, shape in FIELDS.items()},
         "world_from_mm": ((4, 4), np.float64),
+        UNKNOWN: ((shard.views, shard.size, shard.size), np.uint8),
         "frame": ((), np.int64),
         "key": ((), None),
     }
@@ -105,6 +106,8 @@ def examine_row(shard: Examination, rows: Rows, row: int, key: str) -> dict[str,
             shard.say("h5", key, f"{name} cannot be read ({reason(error)})")
     for view, image in enumerate(values.get("image", ())):
         check_white(shard, "h5", key, view, image)
+    if not np.isin(values.get(UNKNOWN, 0), (0, 255)).all():
+        shard.say("h5", key, f"{UNKNOWN} has values other than 0 and 255")
     if "c2w" in values and "fxfycxcy" in values:
         check_sample_cameras(shard, "h5", key, values["c2w"], values["fxfycxcy"])
     if not np.isfinite(values.get("world_from_mm", 0)).all():

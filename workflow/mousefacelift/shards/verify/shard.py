@@ -9,7 +9,7 @@ from mousefacelift.shards.verify.agreement import check_agreement
 from mousefacelift.shards.verify.files import check_file, check_keys, explain_checksums, is_foreign
 from mousefacelift.shards.verify.h5 import Rows, examine_row, open_rows
 from mousefacelift.shards.verify.problems import Examination, Problem
-from mousefacelift.shards.verify.tar import TarReader, examine_sample
+from mousefacelift.shards.verify.tar import TarReader, examine_sample, examine_unknown
 
 
 def check_shard(
@@ -57,11 +57,12 @@ def _examine_tar(shard: Examination, rows: Rows | None) -> tuple[list[str], bool
         row = rows.take(sample.key, len(keys)) if rows else None
         keys.append(sample.key)
         meta, images = examine_sample(shard, sample)
+        unknown = examine_unknown(shard, sample)
         if rows and row is None:
             unmatched.append(len(keys) - 1)
         elif rows and row is not None:
             values = examine_row(shard, rows, row, sample.key)
-            check_agreement(shard, sample.key, meta, images, values, "world_from_mm" in rows.file)
+            check_agreement(shard, sample.key, meta, images, unknown, values, "world_from_mm" in rows.file)
     check_keys(shard, "tar", keys, to_the_end=not tar.lost)
     if rows:
         for place in unmatched:

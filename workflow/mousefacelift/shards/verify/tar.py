@@ -6,9 +6,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mousefacelift.base.errors import UserError
 from mousefacelift.shards.containers import TarSample, tar_samples
-from mousefacelift.shards.images import SIGNATURES, Image, decode_image
+from mousefacelift.shards.images import SIGNATURES, Image, decode_image, decode_masks
 from mousefacelift.shards.sample import SampleMeta
 from mousefacelift.shards.verify.problems import Examination
 from mousefacelift.shards.verify.samples import check_sample_cameras, check_white, is_count, is_matrix
@@ -34,7 +37,8 @@ class TarReader:
             with self.path.open("rb") as stream:
                 for sample in tar_samples(stream, "", self.views):
                     yield sample
-                    self._end += sum(BLOCK - (-len(file) // BLOCK) * BLOCK for file in (sample.json, *sample.files))
+                    files = (sample.json, *sample.files, *([sample.unknown] if sample.unknown is not None else []))
+                    self._end += sum(BLOCK - (-len(file) // BLOCK) * BLOCK for file in files)
         except UserError as error:
             parts = re.fullmatch(r", (?:sample (.+?)|after sample .+?|at its beginning): (.*)", str(error), re.DOTALL)
             self.lost_in, self.lost = parts.groups() if parts else (None, str(error))
@@ -114,6 +118,26 @@ def _examine_image(shard: Examination, sample: TarSample, view: int) -> Image | 
         return None
     check_white(shard, "tar", sample.key, view, image)
     return image
+
+
+def examine_unknown(shard: Examination, sample: TarSample) -> NDArray[np.bool_] | None:
+    """A sample's unknown pixels [V, S, S], all False without any; None if they cannot be read. Says what is wrong with them."""
+    shape = (shard.views, shard.size, shard.size)
+    if sample.unknown is None:
+        return np.zeros(shape, bool)
+    if not _png_is_whole(sample.unknown):
+        shard.say("tar", sample.key, "unknown: damaged PNG (a checksum in it differs)")
+        return None
+    try:
+        masks = decode_masks(sample.unknown, shard.views, "unknown")
+    except UserError as error:
+        shard.say("tar", sample.key, str(error))
+        return None
+    if masks.shape != shape:
+        found, expected = (f"{n}x{n}" for n in (masks.shape[-1], shard.size))
+        shard.say("tar", sample.key, f"unknown: has {found} px, the manifest says {expected}")
+        return None
+    return masks
 
 
 def _png_is_whole(file: bytes) -> bool:
