@@ -16,7 +16,6 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import open_h5
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.config.train import Train
-from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
 from mousefacelift.models.adapt import counts
 from mousefacelift.models.network import Network
@@ -24,8 +23,6 @@ from mousefacelift.shards.manifest import Manifest
 from mousefacelift.training.guards import WHITE_FLOOR
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.memory import CONTEXT, GIB, MARGIN, fits, forecast, reliefs
-from mousefacelift.training.stream import TarVisits
-from mousefacelift.training.visits import Recipe
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels
@@ -53,7 +50,7 @@ def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
         device: "cuda" or "cpu".
     """
     settings, data = shards.settings, shards.manifest
-    samples = _probe(shards)
+    samples = shards.stored_training(PROBED)
     rgba = torch.stack([torch.as_tensor(sample["rgba"]) for sample in samples])
     c2w, fxfycxcy = (torch.stack([sample[name] for sample in samples]) for name in ("c2w", "fxfycxcy"))
     return [
@@ -89,18 +86,6 @@ def report(checks: list[Check], console: Console | None = None) -> None:
             "training is not started: "
             + "; ".join(f"{c.name}: {c.found} (wanted: {c.wanted}). {c.advice}" for c in stopped)
         )
-
-
-def _probe(shards: ShardData) -> list[dict[str, Any]]:
-    """Stored samples of the training split."""
-    if shards.train is not None:
-        places = evenly_spaced(len(shards.train), PROBED)
-        return [shards.train.stored(int(place)) for place in places]
-    total = sum(shard.samples for shard in shards.manifest.split("train"))
-    settings = shards.settings
-    recipe = Recipe(settings.num_input_views)
-    visits = TarVisits(shards.manifest, recipe, settings.image_size, 1, 1, 0, min(PROBED, total))
-    return list(itertools.islice(visits, PROBED))
 
 
 def _views(data: Manifest, settings: Train) -> Check:
