@@ -33,7 +33,7 @@ STAGE_VERSIONS = {
     "verify": 1,
     "train": 3,
     "evaluate": 2,
-    "compare_cameras": 1,
+    "compare_cameras": 2,
     "poc": 2,
     "ablation": 2,
 }
