@@ -264,8 +264,8 @@ QUANTITIES = (
     ),
     Quantity(  # in area; a factor of two in length
         "subject: share of the image's area, mean", lambda c, m: (_mean(m.share),), _percent_text, relative=1 - 1 / BORNE,
-        meaning="{worse}'s subjects are larger in their pictures, so that a patch of the network shows another part of them. For "
-        f"a mouse that is too small: {LARGER}.",
+        meaning="{worse}'s subjects are larger in their pictures, so that a patch of the network shows another part of them. To "
+        f"make a mouse larger, set {LARGER}.",
     ),
     Quantity(  # how wide FaceLift's subjects are is not known
         "subject: width of its silhouette / image width, mean (range)", lambda c, m: (_mean(m.width), *_span(m.width)),

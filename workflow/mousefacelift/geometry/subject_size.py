@@ -10,10 +10,10 @@ FACELIFT_SHARE = 0.326
 # Shares that weights bear: within a factor of four in area, which is two in length. It is a rule of thumb.
 BORNE = 4.0
 
+# What makes a mouse larger for weights that know large subjects: said alike wherever a mouse is found to be small.
 LARGER = (
-    "Three framings make it larger: normalize.distance: canonical with zoom: 1.0, whose canonical_extent sets the size (world.json "
-    "says which extent fills the picture); normalize.zoom: fit; and canonical_extent beyond that, which lets tails leave the "
-    "picture. `snakemake poc` compares framings for given weights"
+    "normalize.distance: canonical with zoom: 1.0 (world.json names the canonical_extent that fills the picture), or "
+    "normalize.zoom: fit; `snakemake poc` compares them for given weights"
 )
 
 
@@ -42,7 +42,9 @@ def disc_diameter(share: Array | float) -> Array:
     return np.sqrt(4 * np.asarray(share, np.float64) / np.pi)
 
 
-def world_diameter(share: Array, width_px: Array | float, distance: Array | float, focal: Array | float) -> Array:
+def world_diameter(
+    share: Array | float, width_px: Array | float, distance: Array | float, focal: Array | float
+) -> Array:
     """The same in world units, of a subject at a camera's distance.
 
     Args:
