@@ -343,6 +343,33 @@ def test_points_go_to_the_sample_and_back(demo):
         np.testing.assert_allclose(points @ matrix.T @ np.linalg.inv(matrix).T, points, atol=1e-9)
 
 
+def test_the_filling_extent_makes_canonical_show_the_mouse_as_large_as_fit_does(demo_run, world, tmp_path):
+    extent = world["subject"]["filling_canonical_extent"]
+    data, found = redo(demo_run, tmp_path, distance="canonical", canonical_extent=extent)
+    assert found["subject"]["filling_canonical_extent"] == pytest.approx(extent), "whatever the framing"
+    assert found["subject"]["body_length"]["median"] == pytest.approx(extent)
+    # The margin of 5 % stays free, and no more.
+    assert data["fits"].all()
+    beyond, _ = redo(demo_run, tmp_path, distance="canonical", canonical_extent=extent / 0.9 * 1.03)
+    assert not beyond["fits"].all()
+
+
+def test_the_width_of_the_mouse_is_that_of_the_alpha_channel(demo_run, world):
+    widths = []
+    for shard in demo_run.shards:
+        with h5py.File(shard) as file:
+            widths += [(alpha > 127).any(axis=0).sum() / 512 for alpha in file["image"][..., 3].reshape(-1, 512, 512)]
+    assert world["subject"]["width_of_image"]["median"] == pytest.approx(np.median(widths), rel=0.06)
+
+
+def test_the_log_says_how_large_the_mouse_is_beside_facelifts_subjects(demo_run, tmp_path, capsys):
+    _, world = redo(demo_run, tmp_path, zoom=1.0)
+    err = capsys.readouterr().err
+    assert f"the mouse covers {100 * world['fill']['median']:.1f} % of a view" in err
+    assert "FaceLift's subjects cover 32.6 %" in err
+    assert f"canonical_extent {world['subject']['filling_canonical_extent']:.2f} fills the picture" in err
+
+
 def test_fill_and_offset_are_those_of_the_alpha_channel(demo_run, demo):
     ticks = np.arange(512) + 0.5
     row = {int(frame): n for n, frame in enumerate(demo["frame"])}

@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 STAGE_VERSIONS = {
     "center": 2,
     "cameras": 3,
-    "normalize": 2,
+    "normalize": 3,
     "sample": 3,
     "shard": 4,
     "verify": 1,

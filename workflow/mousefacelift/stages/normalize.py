@@ -24,6 +24,7 @@ from mousefacelift.geometry.placement import (
     reprojection_error,
     smoothed,
 )
+from mousefacelift.geometry.subject_size import FACELIFT_SHARE
 from mousefacelift.geometry.up import Choice, angle_deg, choose_up
 from mousefacelift.geometry.views import (
     FACELIFT_FOCAL,
@@ -62,13 +63,15 @@ def normalize(
     """
     rig, subject = _read(rig_file, subject_file)
     world = _choose_world(rig, subject, settings)
-    poses, zoom = _virtual_cameras(rig, subject, world, settings)
+    poses, zoom, size = _virtual_cameras(rig, subject, world, settings)
     _, elevation = azimuth_elevation(inverse_rigid(poses.w2c)[..., :3, 3])
     _check_above(subject.capture, elevation.mean(axis=0), world.choice, settings)
     for warning in world.choice.warnings():
         print(f"warning: capture {subject.capture}: {warning}", file=sys.stderr)
     poses.write(cameras_output)
-    write_json(world_output, _report(poses, elevation, world, zoom, settings))
+    report = _report(poses, elevation, world, zoom, settings) | {"subject": size}
+    print(size_sentence(report), file=sys.stderr)
+    write_json(world_output, report)
 
 
 def _read(rig_file: Path, subject_file: Path) -> tuple[Rig, Subject]:
@@ -92,8 +95,10 @@ def _choose_world(rig: Rig, subject: Subject, settings: Normalize) -> World:
     return World(choice, rotation_between(choice.up, [0, 0, 1]), positions)
 
 
-def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normalize) -> tuple[Poses, float]:
-    """The virtual cameras of the subject's frames, and the zoom that they share."""
+def _virtual_cameras(
+    rig: Rig, subject: Subject, world: World, settings: Normalize
+) -> tuple[Poses, float, dict[str, Any]]:
+    """The virtual cameras of the subject's frames, the zoom that they share, and the subject's size for world.json."""
     size = settings.image_size
     # Level cameras at the raw cameras' optical centres that look at the mouse.
     offsets_mm = (np.stack([camera.center for camera in rig]) - world.subject_mm[:, None]) @ world.R.T
@@ -136,7 +141,11 @@ def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normali
         distance=np.linalg.norm(inverse_rigid(w2c)[..., :3, 3], axis=-1),
         reprojection_px=_reprojection(rig, subject.surface_mm, world_from_mm, w2c, focal, R_view, image_focal),
         **vars(fit),
-    ), zoom
+    ), zoom, {
+        "body_length": _summary(subject.lengths_mm[:, 0] * placed.world_units_per_mm),
+        "width_of_image": _summary(_widths(outline * image_focal[..., None, None] / size + 0.5)),
+        "filling_canonical_extent": _filling_extent(subject, outline, offsets_mm, settings),
+    }  # fmt: skip
 
 
 def _look_at_subject(capture: str, offsets_mm: Array, choice: Choice, settings: Normalize) -> Array:
@@ -178,6 +187,40 @@ def _zoom(subject: Subject, outline: Array, focal: Array, settings: Normalize) -
             f"capture {subject.capture}: no view holds a whole silhouette: normalize.zoom: fit has nothing to fit"
         )
     return fit_zoom(outline[whole], settings.image_size, focal[whole], settings.fit_margin, settings.fit_quantile)
+
+
+def _widths(outline: Array) -> Array:
+    """The part of an image that a silhouette is wide [N, V]; its outline [N, V, S, 2] in widths of the image."""
+    return np.asarray(np.ptp(outline[..., 0].clip(0, 1), axis=-1))
+
+
+def _filling_extent(subject: Subject, outline: Array, offsets_mm: Array, settings: Normalize) -> float | None:
+    """The canonical_extent at which `distance: canonical` frames the mouse as `zoom: fit` frames it; None if nothing fits.
+
+    A view's focal length is proportional to the extent there, as it is to the zoom elsewhere.
+    """
+    canonical = settings.model_copy(update={"distance": "canonical", "canonical_extent": 1.0, "zoom": "fit"})
+    try:
+        return _zoom(subject, outline, _place(subject, offsets_mm, canonical).image_focal, canonical)
+    except UserError:  # no hull, or no whole silhouette: this is advice, and must not stop a run
+        return None
+
+
+def size_sentence(report: dict[str, Any]) -> str:
+    """How large the mouse is, by a world.json, beside FaceLift's subjects."""
+
+    def median(summary: dict[str, float] | None, factor: float, pattern: str) -> str:
+        return pattern.format(factor * summary["median"]) if summary else "unknown"
+
+    size, extent = report["subject"], report["subject"]["filling_canonical_extent"]
+    text = (
+        f"capture {report['capture']}: the mouse covers {median(report['fill'], 100, '{:.1f} %')} of a view and "
+        f"{median(size['width_of_image'], 100, '{:.0f} %')} of its width, its body is {median(size['body_length'], 1, '{:.2f}')} world "
+        f"units long (medians); FaceLift's subjects cover {100 * FACELIFT_SHARE:.1f} %"
+    )
+    return (
+        text if extent is None else f"{text}. normalize.canonical_extent {extent:.2f} fills the picture with the mouse"
+    )
 
 
 def _check_seen(capture: str, fit: Fit, settings: Normalize) -> None:
