@@ -35,5 +35,6 @@ STAGE_VERSIONS = {
     "evaluate": 2,
     "compare_cameras": 2,
     "poc": 2,
+    "framings": 1,
     "ablation": 2,
 }
