@@ -46,7 +46,7 @@ class Normalize(Section):
     )
     zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
         1.0,
-        description="common factor on every focal length. 1: FaceLift's focal length, right for its weights; fit: the mouse fills the image",
+        description="common factor on every focal length. 1: FaceLift's focal length, for its weights with distance: canonical; fit: the mouse fills the image",
     )
     fit_margin: Annotated[float, Field(ge=0, lt=0.5)] = Field(
         0.05, description="for zoom: fit, the fraction of the image that stays free at each border"
