@@ -331,6 +331,19 @@ def test_canonical_is_facelifts_camera_and_its_error_is_that_of_the_true_vertice
     assert world["reprojection_px"]["median"]["median"] == pytest.approx(reported[0])
 
 
+@pytest.mark.parametrize(("distance_mm", "error"), [(320, 0.44), (1000, 1.6), (2000, 1.9)])
+def test_canonicals_error_is_larger_the_farther_the_cameras_stand(demo_run, tmp_path, distance_mm, error):
+    """The demo's mouse before cameras that were moved away from it. Only the matrices are looked at: there are no such images."""
+    rig, subject = rig_from_json(demo_run.folder / "rig.json"), read(demo_run.folder / "subject.h5")
+    middle = np.nanmean(subject["center_mm"], axis=0)
+    far = np.mean([np.linalg.norm(camera.center - middle) for camera in rig])
+    centers = [middle + distance_mm / far * (camera.center - middle) for camera in rig]
+    moved = tuple(replace(camera, t=-camera.R @ center) for camera, center in zip(rig, centers, strict=True))
+    write_json(tmp_path / "rig.json", rig_to_json(moved))
+    _, world = redo(demo_run, tmp_path, tmp_path / "rig.json", distance="canonical", up="calibration")
+    assert world["reprojection_px"]["median"]["median"] == pytest.approx(error, rel=0.1)
+
+
 def test_canonical_with_a_zoom_is_refused():
     with pytest.raises(ValidationError, match=r"set zoom: 1\.0 \(found fit\)"):
         Normalize(distance="canonical", zoom="fit")
