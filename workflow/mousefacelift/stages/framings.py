@@ -1,6 +1,7 @@
 """Which framing suits the weights? The same moments, framed anew from what the earlier stages know, by the same weights."""
 
 import json
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -75,7 +76,6 @@ class Result:
     framed: Framed
     methods: Scores
     picture: tuple[Tensor, Tensor]  # the images, and what the model predicts, [V, 3, S, S]
-    trained: Trained
 
 
 @evaluation_memory()
@@ -106,6 +106,7 @@ def framings(
     found: dict[str, Result] = {}
     failed: dict[str, str] = {}
     extent: float | None = None
+    trained: Trained | None = None  # of the last framing: one model in memory is enough
     with tempfile.TemporaryDirectory() as folder:
         views = next(len(chosen[0].views) for chosen in rows.values() if chosen)
         train_dir = weights if isinstance(weights, Path) else _untrained(weights, views, Path(folder, "weights"))
@@ -122,9 +123,10 @@ def framings(
             extent = extent or min((each for each in extents if each), default=None)
             trained = open_trained(Path(folder, name, "shard", "manifest.json"), train_dir, split, threads)
             found[name] = _scored(name, made, trained)
-    if not found:
-        raise UserError(f"no framing can be made: {'; '.join(failed.values())}")
-    _write(out_dir, found, failed)
+            shutil.rmtree(Path(folder, name))  # images of a large split would fill the disk
+    if trained is None:
+        raise UserError(f"no framing can be made: {'; '.join(dict.fromkeys(failed.values()))}")
+    _write(out_dir, found, failed, trained)
 
 
 def _untrained(settings: Train, views: int, folder: Path) -> Path:
@@ -189,22 +191,22 @@ def _scored(name: str, made: Framed, trained: Trained) -> Result:
             picture = sample["image"], drawn[MODEL][0]
         advance()
     assert picture is not None
-    return Result(made, {method: stacked(each) for method, each in rows.items()}, picture, trained)
+    return Result(made, {method: stacked(each) for method, each in rows.items()}, picture)
 
 
-def _write(out_dir: Path, found: dict[str, Result], failed: dict[str, str]) -> None:
-    trained = next(iter(found.values())).trained
+def _write(out_dir: Path, found: dict[str, Result], failed: dict[str, str], trained: Trained) -> None:
     models, hulls = ({name: result.methods[method] for name, result in found.items()} for method in (MODEL, HULL))
     sentence = verdict(models, hulls)
     every = {f"{name}.{method}": result.methods[method] for name, result in found.items() for method in (MODEL, HULL)}
     write_rows(out_dir / "metrics.tsv", trained.samples, "framing", every)
     _write_grid(out_dir / "grid.png", found)
     with atomic(out_dir / "table.md") as temporary:
-        temporary.write_text(_table(found, failed, sentence), encoding="utf-8")
+        temporary.write_text(_table(found, failed, sentence, trained), encoding="utf-8")
+    origin = {key: value for key, value in provenance(trained).items() if key != "data"}  # of images that are gone
     framings_record = {name: _record(result) for name, result in found.items()}
     write_json(
         out_dir / "metrics.json",
-        {"sentence": sentence, "framings": framings_record, "left_out": failed, **provenance(trained)},
+        {"sentence": sentence, "framings": framings_record, "left_out": failed, **origin},
     )
     print(sentence, file=sys.stderr, flush=True)
     warn_of_few_samples(len(trained.samples))
@@ -232,7 +234,7 @@ def _median(values: np.ndarray) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def _table(found: dict[str, Result], failed: dict[str, str], sentence: str) -> str:
+def _table(found: dict[str, Result], failed: dict[str, str], sentence: str, trained: Trained) -> str:
     columns = [
         "framing",
         "mouse of the picture, %",
@@ -259,7 +261,6 @@ def _table(found: dict[str, Result], failed: dict[str, str], sentence: str) -> s
             ]
             row.append(difference_text(each, *_lead(result, each)))
         rows.append(row)
-    trained = next(iter(found.values())).trained
     text = f"{markdown_table(columns, rows)}\n\n{described(trained)} {STANDARD_ERROR}.\n\n{NOTE}.\n\n{sentence}\n"
     text += "".join(f"\n`{name}` is left out: {why}\n" for name, why in failed.items())
     return text + few_samples_note(len(trained.samples))
