@@ -201,7 +201,7 @@ def _filling_extent(subject: Subject, outline: Array, offsets_mm: Array, setting
     """
     canonical = settings.model_copy(update={"distance": "canonical", "canonical_extent": 1.0, "zoom": "fit"})
     try:
-        return _zoom(subject, outline, _place(subject, offsets_mm, canonical).image_focal, canonical)
+        return float(np.min(_zoom(subject, outline, _place(subject, offsets_mm, canonical).image_focal, canonical)))
     except UserError:  # no hull, or no whole silhouette: this is advice, and must not stop a run
         return None
 
