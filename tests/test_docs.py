@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 import mousefacelift
 from mousefacelift.cli import app
 from mousefacelift.config.config import Config
+from mousefacelift.config.normalize import Normalize
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.conditions import CONDITIONS
+from mousefacelift.evaluation.framings import FRAMINGS
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.variants import VARIANTS
+from mousefacelift.geometry.subject_size import LARGER
 from mousefacelift.recordings.silhouettes.registry import METHODS
 from mousefacelift.rigs.registry import FORMATS
 from mousefacelift.shards.exports.registry import EXPORTS
@@ -141,6 +145,7 @@ def test_the_list_of_calibration_formats_is_the_registry():
         ("results.md", "## Metrics", METRICS),
         ("results.md", "Baselines stand beside the model:", BASELINES),
         ("results.md", "## `poc`", CONDITIONS),
+        ("results.md", "### Framings", FRAMINGS),
         ("results.md", "## `ablation`", VARIANTS),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value),
@@ -151,6 +156,24 @@ def test_the_tables_of_methods_list_the_registries(name, heading, there):
 
 def test_the_metrics_are_called_what_tables_call_them():
     assert [row[1] for row in table("results.md", "## Metrics")] == [metric.title for metric in METRICS.values()]
+
+
+def facelift_settings(text):
+    """The sections that a text prescribes for FaceLift's weights, of the first `normalize: {...}` and `train: {...}` in it."""
+    _, _, after = text.partition("## FaceLift's weights")
+    return {name: yaml.safe_load(re.search(rf"{name}: (\{{.*?\}})", after)[1]) for name in ("normalize", "train")}
+
+
+def test_all_texts_prescribe_the_same_framing_for_facelifts_weights():
+    readme, page = (facelift_settings((ROOT / name).read_text()) for name in ("README.md", "docs/training.md"))
+    assert readme == page
+    settings = Config.model_validate(readme).normalize
+    framing = FRAMINGS["canonical"].changes
+    assert {key: getattr(settings, key) for key in framing} == framing
+    advice = f"normalize.distance: {settings.distance} with zoom: {settings.zoom}"
+    assert LARGER.startswith(advice) and "normalize.zoom: fit" in LARGER and "`snakemake poc`" in LARGER
+    meaning = Normalize.model_fields["zoom"].description
+    assert f"for its weights with distance: {settings.distance}" in meaning
 
 
 def test_what_the_package_calls_stable_is_there():

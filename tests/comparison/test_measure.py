@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation
 from mousefacelift.comparison.measure import compare, measure
 from mousefacelift.comparison.page import as_json, markdown
 from mousefacelift.comparison.sets import read_cameras
-from support.balls import AZIMUTHS, ELEVATIONS
+from mousefacelift.geometry.subject_size import silhouette_size
+from support.balls import AZIMUTHS, ELEVATIONS, ball
 from support.camerasets import (
     BASE,
     REFERENCE,
@@ -68,7 +69,7 @@ def test_the_reference_is_what_was_measured_on_facelifts_training_data():
 def test_a_data_set_matches_itself_in_everything():
     comparison = compare(REFERENCE, REFERENCE)
     assert {row.verdict for row in comparison.rows if row.quantity not in SHOWN} == {"match"}
-    assert comparison.summary == ("A and B match in all 15 quantities.",)
+    assert comparison.summary == ("A and B match in all 17 quantities.",)
 
 
 def test_distance_azimuth_and_elevation_are_those_the_cameras_were_put_at():
@@ -181,6 +182,8 @@ NUDGES = {
     "focal length": lambda x: changed(BASE, fxfycxcy=lambda f: f * [1 + 0.01 * x, 1 + 0.01 * x, 1, 1]),
     "focal length / image width": lambda x: changed(BASE, size=lambda s: s * (1 - 0.01 * x)),
     "principal point from centre": lambda x: changed(BASE, fxfycxcy=lambda f: f + [0, 0, 1.0 * x, 0]),
+    "subject: share": lambda x: changed(BASE, silhouettes=lambda s: s * [1 - 0.75 * x, 1]),
+    "subject: size": lambda x: changed(BASE, silhouettes=lambda s: s * [(1 - 0.5 * x) ** 2, 1]),
     "camera distance: mean": lambda x: changed(BASE, c2w=scaled_pose(1 + 0.01 * x)),
     "camera distance: std": lambda x: changed(BASE, c2w=scaled_pose(1 + 0.1 / 2.7 * x * UNEVEN)),
     "up: mean": lambda x: turned(BASE, Rotation.from_euler("x", np.rad2deg(0.1) * x, degrees=True)),
@@ -215,6 +218,34 @@ def test_counts_and_sizes_must_be_equal(name, other):
     assert name not in differing(other, other)
 
 
+def test_a_mouse_a_metre_away_is_named_as_too_small_with_what_helps():
+    """33 px of 512 wide, as FaceLift's focal length shows a mouse from a metre: the world's scale and the picture differ."""
+    far = cameras(ring(), share=0.002, width=33 / 512)
+    comparison = compare(far, REFERENCE)
+    of = {row.quantity: row for row in comparison.rows}
+    share, width = (
+        of["subject: share of the image's area, mean"],
+        of["subject: width of its silhouette / image width, mean (range)"],
+    )
+    assert share.texts == ("0.2 %", "32.6 %") and share.verdict == "differ"
+    assert width.texts == ("6.4 % (6.4 to 6.4)", "–") and width.verdict == ""
+    assert of["subject: size in the world (disc of its area), mean"].texts == ("0.13", "1.62")
+    summary = " ".join(comparison.summary)
+    for part in ("normalize.distance: canonical", "normalize.zoom: fit", "`snakemake poc`", "B's subjects are larger"):
+        assert part in summary
+
+
+def test_a_ball_has_the_size_in_the_world_that_it_was_given():
+    alpha = ball(ring()[0][0], (549.0, 549.0, 256.0, 256.0), 512, np.zeros(3), 0.4)[None, ..., 3]
+    share, width = silhouette_size(alpha)[0]
+    data = cameras([ring()[0][:2]], share=share)
+    # A ball's outline is a little wider than its equator: the rays that touch it do so in front of its centre.
+    outline = 0.8 / np.sqrt(1 - (0.4 / 2.7) ** 2)
+    np.testing.assert_allclose(measure(data).diameter, outline, rtol=2e-3)
+    assert width == pytest.approx(outline / 2.7 * 549 / 512, rel=5e-3)
+    assert silhouette_size(np.zeros((1, 8, 8), np.uint8)).tolist() == [[0, 0]]
+
+
 def test_a_number_that_is_not_known_is_neither_a_match_nor_a_difference():
     unknown = replace(BASE, size=np.zeros((1, 6, 2)))
     comparison = compare(BASE, unknown)
@@ -222,7 +253,7 @@ def test_a_number_that_is_not_known_is_neither_a_match_nor_a_difference():
     assert of["image size, px"].verdict == "unknown"
     assert of["image size, px"].texts == ("512x512", "?")
     assert comparison.summary[:2] == (
-        "A and B match in the other 12 quantities.",
+        "A and B match in the other 13 quantities.",
         "Not known of both: image size, px; focal length / image width; "
-        "principal point from centre, px: mean x, mean y (largest).",
+        "principal point from centre, px: mean x, mean y (largest); subject: size in the world (disc of its area), mean.",
     )

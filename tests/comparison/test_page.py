@@ -70,7 +70,9 @@ def test_the_command_prints_the_table_and_writes_it_in_three_forms(tmp_path):
     assert sorted(path.name for path in output.iterdir()) == ["comparison.html", "comparison.json", "comparison.md"]
     values = json.loads((output / "comparison.json").read_text())
     assert [len(values[side]["cameras"]) for side in "ab"] == [6, 32]
-    assert {row["verdict"] for row in values["quantities"]} == {"match", "differ", None}
+    assert {row["verdict"] for row in values["quantities"]} == {"match", "differ", "unknown", None}, (
+        "a rig has no images"
+    )
     written = (output / "comparison.md").read_text()
     assert "| views | 6 | 32 | equal | differ |" in written
     for line in values["summary"]:

@@ -15,6 +15,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.comparison.measure import compare, measure
 from mousefacelift.comparison.sets import read_cameras
 from mousefacelift.rigs.registry import read_rig, write_rig
+from mousefacelift.shards.exports.facelift import export_facelift
 from support.balls import AZIMUTHS
 from support.camerasets import (
     REFERENCE,
@@ -74,7 +75,7 @@ def test_a_facelift_folder_is_read_sample_by_sample(tmp_path):
     assert read_cameras(str(tmp_path / "data" / "sample_002" / "opencv_cameras.json")).c2w.shape == (1, 6, 4, 4)
 
 
-def test_shards_are_read_from_their_manifest_a_file_and_a_folder_without_their_images(synthetic_shards):
+def test_shards_are_read_from_their_manifest_a_file_and_a_folder(synthetic_shards):
     whole = read_cameras(str(synthetic_shards))
     assert whole.c2w.shape == (9, 6, 4, 4)
     assert read_cameras(str(synthetic_shards.parent)).c2w.shape == (9, 6, 4, 4)
@@ -86,18 +87,52 @@ def test_shards_are_read_from_their_manifest_a_file_and_a_folder_without_their_i
     assert verdicts(whole, train)["camera distance: std"] == "match"
 
 
-def test_a_shards_images_are_not_read(synthetic_shards, tmp_path):
+def test_of_many_samples_few_images_are_read(synthetic_shards, tmp_path):
     shard = tmp_path / "shard.h5"
     shutil.copy(synthetic_shards.parent / "train" / "ball-0000.h5", shard)
     with h5py.File(shard, "a") as file:
         shape = file["image"].shape
         del file["image"]
-        file.create_dataset("image", (10 * shape[0], 6, 4096, 4096, 4), np.uint8, chunks=(1, 1, 64, 64, 4))
+        file.create_dataset("image", (1000 * shape[0], 6, 512, 512, 4), np.uint8, chunks=(1, 1, 64, 64, 4))
         for name in ("c2w", "fxfycxcy"):
-            values = file[name][()].repeat(10, axis=0)
+            values = file[name][()].repeat(1000, axis=0)
             del file[name]
             file[name] = values
-    assert read_cameras(str(shard)).c2w.shape == (50, 6, 4, 4), "20 GB of pixels"
+    found = read_cameras(str(shard))
+    assert found.c2w.shape == (5000, 6, 4, 4), "30 GB of pixels"
+    looked = np.flatnonzero(np.isfinite(found.silhouettes).all(axis=(1, 2)))
+    assert len(looked) == 16 and looked[0] == 0 and looked[-1] == 4999
+    assert np.isnan(np.delete(found.silhouettes, looked, axis=0)).all()
+
+
+def sizes_by_hand(shard):
+    """Share and width of the silhouettes in a shard, [N, V, 2]."""
+    with h5py.File(shard) as file:
+        inside = file["image"][..., 3] > 127
+    columns = inside.any(axis=2)
+    wide = [[row.nonzero()[0].max() - row.nonzero()[0].min() + 1 for row in sample] for sample in columns]
+    return np.stack([inside.mean(axis=(2, 3)), np.array(wide) / 64], axis=-1)
+
+
+@pytest.mark.parametrize("form", ["h5", "tar", "folders"])
+def test_the_subjects_size_is_that_of_the_silhouettes_in_every_form_of_a_data_set(synthetic_shards, tmp_path, form):
+    h5 = synthetic_shards.parent / "train" / "ball-0000.h5"
+    expected = sizes_by_hand(h5)
+    source = h5.with_suffix(f".{form}")
+    if form == "folders":
+        export_facelift(synthetic_shards, tmp_path / "facelift", ("train",))
+        source = tmp_path / "facelift" / "train"
+    np.testing.assert_allclose(read_cameras(str(source)).silhouettes, expected, atol=1e-12)
+    assert 0.05 < expected[..., 0].mean() < 0.6
+
+
+def test_a_calibration_and_lost_images_have_no_size(synthetic_shards, tmp_path):
+    assert np.isnan(read_cameras(str(written_rig(tmp_path))).silhouettes).all()
+    assert np.isnan(read_cameras(str(facelift_folder(tmp_path / "data"))).silhouettes).all(), "JSON alone"
+    export_facelift(synthetic_shards, tmp_path / "facelift", ("test",))
+    next((tmp_path / "facelift").rglob("*.png")).unlink()
+    silhouettes = read_cameras(str(tmp_path / "facelift" / "test")).silhouettes
+    assert np.isnan(silhouettes[..., 0]).sum() == 1
 
 
 @pytest.mark.slow

@@ -388,6 +388,19 @@ def test_canonical_is_facelifts_camera_and_its_error_is_that_of_the_true_vertice
     assert world["reprojection_px"]["median"]["median"] == pytest.approx(reported[0])
 
 
+@pytest.mark.parametrize(("distance_mm", "error"), [(320, 0.44), (1000, 1.6), (2000, 1.9)])
+def test_canonicals_error_is_larger_the_farther_the_cameras_stand(demo_run, tmp_path, distance_mm, error):
+    """The demo's mouse before cameras that were moved away from it. Only the matrices are looked at: there are no such images."""
+    rig, subject = rig_from_json(demo_run.folder / "rig.json"), read(demo_run.folder / "subject.h5")
+    middle = np.nanmean(subject["center_mm"], axis=0)
+    far = np.mean([np.linalg.norm(camera.center - middle) for camera in rig])
+    centers = [middle + distance_mm / far * (camera.center - middle) for camera in rig]
+    moved = tuple(replace(camera, t=-camera.R @ center) for camera, center in zip(rig, centers, strict=True))
+    write_json(tmp_path / "rig.json", rig_to_json(moved))
+    _, world = redo(demo_run, tmp_path, tmp_path / "rig.json", distance="canonical", up="calibration")
+    assert world["reprojection_px"]["median"]["median"] == pytest.approx(error, rel=0.1)
+
+
 def test_canonical_with_a_zoom_is_refused():
     with pytest.raises(ValidationError, match=r"set zoom: 1\.0 \(found fit\)"):
         Normalize(distance="canonical", zoom="fit")
@@ -398,6 +411,71 @@ def test_points_go_to_the_sample_and_back(demo):
     for matrix in demo["world_from_mm"]:
         points = np.c_[random.uniform(-200, 200, (20, 3)), np.ones(20)]
         np.testing.assert_allclose(points @ matrix.T @ np.linalg.inv(matrix).T, points, atol=1e-9)
+
+
+def test_the_filling_extent_makes_canonical_show_the_mouse_as_large_as_fit_does(demo_run, world, tmp_path):
+    extent = world["subject"]["filling_canonical_extent"]
+    data, found = redo(demo_run, tmp_path, distance="canonical", canonical_extent=extent)
+    assert found["subject"]["filling_canonical_extent"] == pytest.approx(extent), "whatever the framing"
+    subject = read(demo_run.folder / "subject.h5")
+    lengths_mm = subject["lengths_mm"][np.isin(subject["frame"], data["frame"]), 0]
+    assert np.nanmedian(lengths_mm * data["world_units_per_mm"]) == pytest.approx(extent)
+    # The margin of 5 % stays free, and no more.
+    assert data["fits"].all()
+    beyond, _ = redo(demo_run, tmp_path, distance="canonical", canonical_extent=extent / 0.9 * 1.03)
+    assert not beyond["fits"].all()
+
+
+@pytest.mark.parametrize("scale", ["capture", "sample"])
+def test_with_fit_body_the_filling_extent_makes_canonical_fill_the_picture_with_the_body(
+    demo_run, world, tmp_path, scale
+):
+    _, fitted = redo(demo_run, tmp_path, zoom="fit", fit="body", scale=scale)
+    extent = fitted["subject"]["filling_canonical_extent"]
+    assert extent > world["subject"]["filling_canonical_extent"]
+    held = {}
+    for factor in (1, 1.03 / 0.9):
+        data, _ = redo(
+            demo_run, tmp_path, distance="canonical", canonical_extent=factor * extent, fit="body", scale=scale
+        )
+        held[factor] = data["fits"].mean()
+        np.testing.assert_array_equal(
+            data["fits"], (np.abs(bodies_imaged(demo_run, data) - 256) <= 256).all(axis=(2, 3))
+        )
+    assert held[1] > 0.99 > held[1.03 / 0.9]
+
+
+def bodies_imaged(run, data):
+    """The bodies' outermost points where the images show them, px: seen from the raw cameras' centres."""
+    subject, rig = read(run.folder / "subject.h5"), rig_from_json(run.folder / "rig.json")
+    points = subject["body_mm"][np.isin(subject["frame"], data["frame"]), None].astype(np.float64)
+    offsets = points - np.stack([camera.center for camera in rig])[:, None]
+    rays = np.einsum("nvij,nvkj->nvki", data["R_view"], offsets)
+    k = data["image_fxfycxcy"][:, :, None]
+    return rays[..., :2] / rays[..., 2:] * k[..., :2] + k[..., 2:]
+
+
+def test_the_width_of_the_mouse_is_that_of_the_alpha_channel(demo_run, world):
+    widths = []
+    for shard in demo_run.shards:
+        with h5py.File(shard) as file:
+            inside = file["image"][..., 3].reshape(-1, 512, 512) > 127
+        widths += [max(np.ptp(where) + 1 for where in np.nonzero(each)) / 512 for each in inside]
+    assert world["subject"]["width"]["median"] == pytest.approx(np.median(widths), rel=0.06)
+
+
+@pytest.mark.parametrize(("fit", "filled"), [("whole", "the mouse"), ("body", "the mouse's body")])
+def test_the_log_says_how_large_the_mouse_is_beside_facelifts_subjects(demo_run, tmp_path, capsys, fit, filled):
+    _, world = redo(demo_run, tmp_path, zoom=1.0, fit=fit)
+    err, size = capsys.readouterr().err, world["subject"]
+    assert f"the mouse covers {100 * size['area']['median']:.1f} % of a view" in err
+    assert (
+        f"and {100 * size['width']['median']:.0f} % of its width; its body covers {100 * size['body_width']['median']:.0f} %"
+        in err
+    )
+    assert f"is {size['body_length']['median']:.2f} world units long" in err
+    assert "FaceLift's subjects cover 32.6 %" in err
+    assert f"canonical_extent {size['filling_canonical_extent']:.2f} fills the picture with {filled}\n" in err
 
 
 def test_fill_and_offset_are_those_of_the_alpha_channel(demo_run, demo):

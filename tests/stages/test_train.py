@@ -24,12 +24,15 @@ from mousefacelift.evaluation.metrics.registry import METRICS, validation_metric
 from mousefacelift.gpu.toolchain import Torch
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.weights.files import load_weights
+from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
 from mousefacelift.training import finetuning, metrics_table
 from mousefacelift.training.clock import PARTS
+from mousefacelift.training.data import Samples
 from mousefacelift.training.finetuning import FineTuning
 from mousefacelift.training.guards import STATISTICS, AlarmError
 from mousefacelift.training.runs import identity
+from mousefacelift.training.visits import split_views
 from support.balls import write_shards
 from support.presets import preset_of
 from support.registered import CLOSENESS
@@ -95,7 +98,7 @@ def test_a_run_writes_weights_metrics_and_config(undisturbed):
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
     assert list(rows[0]) == [
         "step", "loss", "l2", "masked_l2", "background", "ssim", "alpha", "lr", "grad_norm", "skipped",
-        *STATISTICS, *validation_metrics(),
+        *STATISTICS, "train_psnr_foreground", "train_psnr_foreground_error", "val_psnr_foreground_error", *validation_metrics(),
     ]  # fmt: skip
     assert [row["step"] for row in rows if row["val_psnr"]] == ["6", "12"]
     config = yaml.safe_load((undisturbed.folder / "out" / "config.yaml").read_text())
@@ -105,6 +108,48 @@ def test_a_run_writes_weights_metrics_and_config(undisturbed):
     assert (undisturbed.folder / "out" / "curves.png").stat().st_size > 10_000
     assert config["model"]["width"] == 32 and len(config["data"]["sha256"]) == 64
     assert list((undisturbed.folder / "out" / "tensorboard").iterdir())
+
+
+def views_seen(undisturbed, split, places):
+    """PSNR inside the silhouette of views that were held out of stored samples, by the finished model: a value per sample."""
+    samples = Samples(read_manifest(undisturbed.manifest), split, SETTINGS.image_size, 1.0)
+    model, values = load_weights(undisturbed.folder / "out" / "model.safetensors"), []
+    for number, place in enumerate(places):
+        sample = {name: torch.as_tensor(value)[None] for name, value in samples[place].items()}
+        views = {name: each[None] for name, each in split_views(samples.views, 5, number).items()}
+        with torch.no_grad():
+            rgb, _, _ = finetuning.predict(model, sample | views)
+        (view,) = views["held_out"][0]
+        inside = sample["alpha"][0, view] > 0.5
+        error = ((rgb[0, view] - sample["image"][0, view]) ** 2).mean(0)[inside].mean().item()
+        values.append(-10 * math.log10(error))
+    return values
+
+
+def test_the_last_row_compares_training_samples_as_they_are_stored_with_validation_samples(undisturbed):
+    """Two of five training samples, because there are two for validation; not turned, although `augment` is on."""
+    last = undisturbed.rows[-1]
+    for column, values in (
+        ("train_psnr_foreground", views_seen(undisturbed, "train", (0, 4))),
+        ("val_psnr_foreground", views_seen(undisturbed, "val", (0, 1))),
+    ):
+        assert float(last[column]) == pytest.approx(np.mean(values), abs=1e-3)
+        error = np.std(values, ddof=1) / math.sqrt(2)
+        assert float(last[f"{column}_error"]) == pytest.approx(error, abs=1e-3)
+
+
+def test_the_log_says_the_gap_between_training_and_validation_samples(run, capsys):
+    run.train(SETTINGS.model_copy(update={"steps": 2}))
+    last = {name: float(value) for name, value in run.rows[-1].items() if "foreground" in name}
+    gap = last["train_psnr_foreground"] - last["val_psnr_foreground"]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "; gap " in line]
+    assert line.startswith("PSNR inside the silhouette, held-out views, after step 2: ")
+    assert f"gap {gap:.2f} ± " in line and "in 2 training samples" in line and "in 2 validation samples" in line
+
+
+def test_tars_give_training_samples_to_compare_with_too(run):
+    run.train(SETTINGS.model_copy(update={"steps": 1, "container": "tar"}))
+    assert 0 < float(run.rows[-1]["train_psnr_foreground"]) < 60
 
 
 def test_the_table_says_how_fast_the_machine_was(undisturbed):
@@ -164,10 +209,10 @@ def kill_in_step(step):
 def kill_in_validation(step):
     original = FineTuning.validation_step
 
-    def validation_step(self, batch, index):
+    def validation_step(self, batch, index, dataloader_idx):
         if self.step == step and index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, batch, index)
+        return original(self, batch, index, dataloader_idx)
 
     FineTuning.validation_step = validation_step
 

@@ -15,7 +15,7 @@ from support.paths import SHARED
 
 EXAMPLES = SHARED / "calibrations"
 REFERENCE = facelift_reference()
-SHOWN = ("samples", "azimuth: range")  # not judged
+SHOWN = ("samples", "azimuth: range", "subject: width of its silhouette / image width, mean (range)")  # not judged
 
 
 def example(name):
@@ -24,13 +24,14 @@ def example(name):
     return str(EXAMPLES / name)
 
 
-def cameras(c2w, focal=549.0, size=512, names=None):
-    """A data set of level square views from poses [N, V, 4, 4]."""
+def cameras(c2w, focal=549.0, size=512, names=None, share=0.326, width=0.6):
+    """A data set of level square views from poses [N, V, 4, 4], whose subjects have a share of the image and a width."""
     c2w = np.asarray(c2w, float)
     n, v = c2w.shape[:2]
     fxfycxcy = np.tile([focal, focal, size / 2, size / 2], (n, v, 1))
     names = names or tuple(f"cam{i}" for i in range(v))
-    return CameraSet("made", "test", "", names, c2w, fxfycxcy, np.full((n, v, 2), float(size)))
+    sizes, silhouettes = np.full((n, v, 2), float(size)), np.tile([share, width], (n, v, 1))
+    return CameraSet("made", "test", "", names, c2w, fxfycxcy, sizes, silhouettes)
 
 
 def ring(azimuths=AZIMUTHS, elevations=ELEVATIONS, distance=2.7):

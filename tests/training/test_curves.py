@@ -14,10 +14,11 @@ ROW |= {f"seconds_{part}": 0.1 for part in PARTS}
     [
         {},
         {10: ROW},
+        {10: ROW | {"val_psnr_error": 0.3}, 20: ROW | {"step": 20, "val_psnr_error": 0.2}},
         {10: ROW, 20: ROW | {"step": 20, "gpu_gb": 11.2}},
         {1: {"step": 1, "loss": 0.5, "seconds_data": 0.1}, 2: ROW | {"step": 2}},  # a GPU's first row
     ],
-    ids=["none", "one", "on a GPU", "a part unknown"],
+    ids=["none", "one", "with errors", "on a GPU", "a part unknown"],
 )
 def test_curves_are_drawn_of_what_is_there(tmp_path, rows):
     write_curves(rows, tmp_path / "curves.png", "a run", {"val_psnr": "PSNR"})

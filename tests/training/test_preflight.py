@@ -11,6 +11,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Loss, Train
+from mousefacelift.geometry.subject_size import LARGER
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
@@ -134,7 +135,24 @@ def test_a_tiny_mouse_is_noted(tmp_path):
         file["image"][...] = image
 
     found = checks(rewrite(tmp_path, shrink))
-    assert found["silhouettes"].verdict == "note" and "zoom: fit" in found["silhouettes"].advice
+    small = found["subject size"]
+    assert small.verdict == "note" and small.advice.endswith(LARGER)
+    # 4 of 64 px, at 2.7 and 1.6 times the image's width.
+    assert small.found == "0.4 % of the image, 6 % of its width, 0.12 world units across"
+
+
+def test_a_mouse_that_is_large_enough_to_learn_from_may_be_too_small_for_facelifts_weights(tmp_path):
+    def shrink(_path, file):
+        image = np.full(file["image"].shape, 255, np.uint8)
+        image[..., 3] = 0
+        image[..., 26:38, 26:38, :] = [0, 0, 0, 255]
+        file["image"][...] = image
+
+    manifest = rewrite(tmp_path, shrink)
+    assert checks(manifest)["subject size"].verdict == "ok"
+    found = checks(manifest, init="weights.pt")["subject size"]
+    assert found.verdict == "note" and found.advice.endswith(LARGER)
+    assert found.found.startswith("3.5 % of the image") and found.wanted == "32.6 %, 1.62 across of FaceLift's weights"
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_the_view_order_of_the_settings_is_that_of_training_and_validation(synth
     data = ShardData(read_manifest(synthetic_shards), settings)
     assert recipe(settings).shuffle_views == (order == "random")
     assert shuffle_seed(settings) == (0 if order == "random" else None)
-    for batches in (data.train_dataloader(), data.val_dataloader()):
+    for batches in (data.train_dataloader(), *data.val_dataloader()):
         in_order = [batch["inputs"][0].tolist() == sorted(batch["inputs"][0].tolist()) for batch in batches]
         assert all(in_order) == (order == "fixed")
 

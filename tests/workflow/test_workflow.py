@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mousefacelift.evaluation.framings import FRAMINGS
 from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.plan import Plan
 from support.budget import ALL, some
@@ -135,7 +136,7 @@ def answers(plan: Plan) -> set[str]:
     """All settings that a plan gives to rules, as they stand in the params."""
     stages = ("center", "cameras", "normalize", "sample", "shard", "train", "evaluate")
     variants = {plan.variant_settings(name) for name in plan.per_variant(["{variant}"])}
-    parts = {plan.background_settings(), plan.data_settings(), plan.config.evaluate.split}
+    parts = {plan.background_settings(), plan.data_settings(), plan.framing_settings(), plan.config.evaluate.split}
     return {plan.settings(stage) for stage in stages} | variants | parts
 
 
@@ -219,7 +220,9 @@ def test_a_second_run_has_nothing_to_do(finished, by_name):
 
 @pytest.mark.slow
 def test_what_is_asked_for_by_name_leaves_the_configured_run_as_it_is(by_name):
-    assert planned(by_name) == {"verify", "poc", "ablation", "ablation_train", "ablation_evaluate"}
+    assert planned(by_name) == {
+        "verify", "poc", "poc_cameras", "poc_framings", "ablation", "ablation_train", "ablation_evaluate",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -245,8 +248,15 @@ def test_shards_are_verified_when_asked_for_by_name_and_the_manifest_knows_their
 @pytest.mark.slow
 def test_the_camera_conventions_are_compared_when_asked_for_by_name(finished, by_name):
     assert {path.name for path in (finished / "results" / "poc" / "t").iterdir()} == {
-        "metrics.json", "metrics.tsv", "table.md", "grid.png",
+        "metrics.json", "metrics.tsv", "table.md", "grid.png", "framings",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_framings_are_compared_when_the_camera_conventions_are(finished, by_name):
+    folder = finished / "results" / "poc" / "t" / "framings"
+    assert {path.name for path in folder.iterdir()} == {"metrics.json", "metrics.tsv", "table.md", "grid.png"}
+    assert set(json.loads((folder / "metrics.json").read_text())["framings"]) == set(FRAMINGS)
 
 
 @pytest.mark.slow
@@ -265,12 +275,12 @@ def test_the_ablation_trains_every_variant_that_changes_something(finished, by_n
     [
         ("center", {"margin_px": 20}, {"center_chunk", "center_preview", "shard_manifest"}),
         ("cameras", {"max_residual_px": 50}, {"cameras_capture", "shard_manifest"}),
-        ("normalize", {"zoom": 1.0}, {"normalize_capture", "shard_manifest"}),
+        ("normalize", {"zoom": 1.0}, {"normalize_capture", "shard_manifest", "poc_framings"}),
         ("sample", {"gap_s": 0.01}, {"sample_capture", "shard_manifest"}),
-        ("shard", {"h5_level": 5}, {"shard_chunk", "shard_manifest"}),
+        ("shard", {"h5_level": 5}, {"shard_chunk", "shard_manifest", "poc_framings"}),
         ("train", {"seed": 1}, {"train", "ablation_train"}),
         ("evaluate", {"pictures": 0}, {"evaluate", "ablation_evaluate"}),
-        ("evaluate", {"split": "val"}, {"evaluate", "ablation_evaluate", "poc"}),
+        ("evaluate", {"split": "val"}, {"evaluate", "ablation_evaluate", "poc_cameras", "poc_framings"}),
     ],
 )
 def test_a_changed_setting_stands_in_the_params_of_its_stage_and_no_other(finished, by_name, section, change, rules):

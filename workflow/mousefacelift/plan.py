@@ -96,6 +96,10 @@ class Plan:
         """The sections that the shards depend on, as JSON, for their manifest to record."""
         return json.dumps(self.config.model_dump(mode="json", include=set(STAGES)), sort_keys=True)
 
+    def framing_settings(self) -> str:
+        """The sections that a framing is made by, as JSON."""
+        return json.dumps(self.config.model_dump(mode="json", include={"normalize", "shard"}), sort_keys=True)
+
     def variant_settings(self, name: str) -> str:
         """The section `train` with a variant's change, as JSON."""
         return section_json(variant(self.config.train, name))
@@ -125,6 +129,10 @@ class Plan:
     def per_variant(self, patterns: Sequence[str]) -> list[str]:
         """The patterns for every variant of the ablation that changes something."""
         return [pattern.format(variant=name) for name in applicable(self.config.train) for pattern in patterns]
+
+    def compared_framings(self, pattern: str) -> list[str]:
+        """The pattern for the comparison of framings; none for shards of others, which cannot be framed anew."""
+        return [] if self.config.train.manifest else [pattern.format(results=self.results, run=self.config.train.run)]
 
     def videos(self, capture: str) -> tuple[Path, ...]:
         """A capture's videos."""
@@ -226,6 +234,10 @@ class Plan:
     def need_options(self) -> list[str]:
         """What tells `manifest` which splits must have samples."""
         return [f"--need={split}" for split in SPLITS if getattr(self.config.sample.fractions, split)]
+
+    def capture_options(self) -> list[str]:
+        """What names every capture to a command."""
+        return [f"--capture={name}" for name in self.captures]
 
     def launcher(self) -> str:
         """What starts training's processes on several machines; on one machine training starts them itself."""

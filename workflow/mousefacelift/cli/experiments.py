@@ -1,10 +1,12 @@
 """Commands of the experiments, which run only when asked for by name."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mousefacelift.base.parsing import parse_json
 from mousefacelift.cli.options import (
     CONFIG,
     ConfigOption,
@@ -36,6 +38,35 @@ def poc(
     from mousefacelift.stages.poc import poc as stage
 
     stage(manifest, train, output, chosen, threads)
+
+
+@app.command()
+def framings(
+    results: Annotated[Path, typer.Option(help="Folder of the workflow's results: center, cameras, sample.")],
+    capture: Annotated[list[str], typer.Option(help="A capture's name; give the option once for each.")],
+    output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
+    split: Annotated[
+        SplitChoice | None, typer.Option(help="Split to compare on; by default evaluate.split of --config.")
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Folder that `train` wrote; by default train.init of --config, not yet trained.")
+    ] = None,
+    settings: Annotated[
+        str | None,
+        typer.Option(help="Sections normalize and shard of the configuration as JSON; by default --config is read."),
+    ] = None,
+    config: ConfigOption = CONFIG,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Compare ways to frame the mouse (exact, fit, canonical) on the same moments and the same weights."""
+    threads = limit_threads(threads)
+    given = None if settings is None else parse_json(settings, "--settings")
+    parts = [section(stage, given and json.dumps(given[stage]), config) for stage in ("normalize", "shard")]
+    chosen: Any = split.value if split else section("evaluate", None, config).split
+    from mousefacelift.stages.framings import framings as stage
+
+    weights = train or section("train", None, config)
+    stage(results, capture, (parts[0], parts[1]), weights, output, chosen, threads)
 
 
 @app.command()

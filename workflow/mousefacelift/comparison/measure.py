@@ -11,6 +11,7 @@ import numpy as np
 
 from mousefacelift.comparison.sets import CameraSet
 from mousefacelift.geometry.camera import Array
+from mousefacelift.geometry.subject_size import BORNE, LARGER, world_diameter
 from mousefacelift.geometry.views import azimuth_elevation, common_normal
 
 
@@ -26,6 +27,8 @@ class Measures:
     offset: [N, V, 2] of the principal point from the image's centre, px.
     flatness: [N] rms distance of the cameras from their best plane, over their mean distance.
     normal: [N, 3] of that plane, upward.
+    share: [N, V] the subject's share of the image's area. width: [N, V] its silhouette's width over the image's.
+    diameter: [N, V] of a disc at the origin that covers this share, world units.
     horizon: [3] unit normal of the cameras' common horizon: the direction most nearly perpendicular to all images'
         horizontals. For level cameras this is exactly up, however they are pitched and spread, which the mean of their up
         vectors is not.
@@ -40,6 +43,9 @@ class Measures:
     offset: Array
     flatness: Array
     normal: Array
+    share: Array
+    width: Array
+    diameter: Array
     horizon: Array
 
 
@@ -83,17 +89,23 @@ def measure(cameras: CameraSet) -> Measures:
     normal = axes[..., 0] * np.where(axes[..., 2:, 0] < 0, -1, 1)
     planar = spread[:, 1] > 1e-9 * spread[:, 2]  # else the cameras stand in a line, which lies in many planes
     flatness = np.sqrt(np.maximum(spread[:, 0], 0)) / distance.mean(axis=1)
+    focal, (share, width) = cameras.fxfycxcy[..., :2].mean(axis=-1), np.moveaxis(cameras.silhouettes, -1, 0)
     return Measures(
         distance=distance,
         # Without rounding, an azimuth of -1e-17 would become 360.
         azimuth=np.where(above, np.nan, np.round(azimuth, 9) % 360),
         elevation=elevation,
         roll=roll,
-        focal=cameras.fxfycxcy[..., :2].mean(axis=-1),
+        focal=focal,
         up=-down,
         offset=offset,
         flatness=np.where(planar, flatness, np.nan),
         normal=np.where(planar[:, None], normal, np.nan),
+        share=share,
+        width=width,
+        diameter=world_diameter(
+            share, np.sqrt(np.where(cameras.size > 0, cameras.size, np.nan).prod(axis=-1)), distance, focal
+        ),
         horizon=_horizon(right, -down),
     )
 
@@ -149,6 +161,16 @@ def _largest_gap(azimuth: Array) -> float:
     """Degrees between the two neighbouring views that stand farthest apart in azimuth."""
     around = np.sort(azimuth[np.isfinite(azimuth)])
     return float(np.diff(around, append=around[0] + 360).max()) if around.size else np.nan
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def _percent_text(values: tuple[float, ...]) -> str:
+    known = [f"{100 * value:.1f}" for value in values if np.isfinite(value)]
+    return f"{known[0]} % ({known[1]} to {known[2]})" if len(known) == 3 else f"{known[0]} %" if known else "–"
 
 
 def _sizes(cameras: CameraSet) -> tuple[float, ...]:
@@ -239,6 +261,21 @@ QUANTITIES = (
         _text("{}, {} ({})", 2), absolute=1.0, unit=" px",
         meaning="{worse}'s principal points lie off the image centre, as real lenses' do: `normalize` renders views whose principal "
         "point is the centre.",
+    ),
+    Quantity(  # in area; a factor of two in length
+        "subject: share of the image's area, mean", lambda c, m: (_mean(m.share),), _percent_text, relative=1 - 1 / BORNE,
+        meaning="{worse}'s subjects are larger in their pictures, so that a patch of the network shows another part of them. To "
+        f"make a mouse larger, set {LARGER}.",
+    ),
+    Quantity(  # how wide FaceLift's subjects are is not known
+        "subject: width of its silhouette / image width, mean (range)", lambda c, m: (_mean(m.width), *_span(m.width)),
+        _percent_text,
+    ),
+    Quantity(
+        "subject: size in the world (disc of its area), mean", lambda c, m: (_mean(m.diameter),), _text("{}", 2),
+        relative=1 - 1 / np.sqrt(BORNE),
+        meaning="{worse}'s subjects are larger in their world, so the weights meet other depths and sizes of Gaussians. A focal "
+        "length (normalize.zoom) does not change that; normalize.distance: canonical scales the world by the mouse.",
     ),
     Quantity(
         "camera distance: mean", lambda c, m: (float(m.distance.mean()),), _text("{}", 4), relative=0.01,

@@ -1,6 +1,6 @@
 """The cameras of any data set: a calibrated rig, shards, FaceLift's folders, FaceLift's own training views.
 
-N samples of V views (a rig is one sample) in a Z-up world. Images are never read.
+N samples of V views (a rig is one sample) in a Z-up world. Of some samples the images are read, for the subject's size.
 """
 
 import json
@@ -13,7 +13,10 @@ import numpy as np
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import natural_key, open_h5
+from mousefacelift.comparison.silhouettes import Look, in_folder, in_h5, in_tar, unknown
 from mousefacelift.geometry.camera import Array, Rig
+from mousefacelift.geometry.selection import evenly_spaced
+from mousefacelift.geometry.subject_size import FACELIFT_SHARE
 from mousefacelift.geometry.up import axis_vector
 from mousefacelift.geometry.views import (
     FACELIFT_ELEVATION,
@@ -35,6 +38,7 @@ from mousefacelift.shards.manifest import read_manifest
 
 FACELIFT = "facelift"
 FACELIFT_VIEWS = 32
+LOOKED = 16  # samples whose images are read, evenly spread
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class CameraSet:
 
     source: what was asked for. kind: what it turned out to be. frame: origin, up axis and scale of its world, in words.
     names: of the V views. c2w: [N, V, 4, 4] in a Z-up world. fxfycxcy: [N, V, 4] px. size: [N, V, 2] width and height in
-    px, 0 where unknown.
+    px, 0 where unknown. silhouettes: [N, V, 2] the subject's share of the image's area, and its width over the image's; NaN
+    where unknown, and of samples whose images were not read: at most LOOKED are.
     """
 
     source: str
@@ -53,6 +58,7 @@ class CameraSet:
     c2w: Array
     fxfycxcy: Array
     size: Array
+    silhouettes: Array
 
 
 def facelift_reference() -> CameraSet:
@@ -60,7 +66,7 @@ def facelift_reference() -> CameraSet:
 
     They look at the origin of a Z-up world from a distance of 2.7. Their azimuths are assumed to be even, from 0 on: then
     their angles about the Y axis, asin(y / r), span the -70 to 70 degrees that were measured on FaceLift's data.
-    (At inference FaceLift draws six views itself, at elevation 0 and azimuths 45 and 90 degrees apart.)
+    Their subjects' mean share of the image is known, their width is not. (At inference FaceLift draws six views itself, at elevation 0 and azimuths 45 and 90 degrees apart.)
     """
     side, middle = FACELIFT_IMAGE_SIZE, FACELIFT_IMAGE_SIZE / 2
     return CameraSet(
@@ -69,6 +75,7 @@ def facelift_reference() -> CameraSet:
         orbit(np.arange(FACELIFT_VIEWS) * 360 / FACELIFT_VIEWS, FACELIFT_ELEVATION)[None],
         np.tile([FACELIFT_FOCAL, FACELIFT_FOCAL, middle, middle], (1, FACELIFT_VIEWS, 1)),
         np.full((1, FACELIFT_VIEWS, 2), float(side)),
+        np.tile([FACELIFT_SHARE, np.nan], (1, FACELIFT_VIEWS, 1)),
     )  # fmt: skip
 
 
@@ -110,8 +117,8 @@ def _calibration(path: Path, unit: str) -> Rig:
         ) from None
 
 
-# The cameras of one file's samples: names [V], c2w [N, V, 4, 4], fxfycxcy [N, V, 4], size [N, V, 2].
-Block = tuple[tuple[str, ...], Array, Array, Array]
+# The cameras of one file's samples: names [V], c2w [N, V, 4, 4], fxfycxcy [N, V, 4], size [N, V, 2], and their silhouettes.
+Block = tuple[tuple[str, ...], Array, Array, Array, Look]
 KindAndBlocks = tuple[str, Iterator[Block]]
 
 
@@ -131,7 +138,7 @@ def _file(path: Path) -> KindAndBlocks | None:
         if "shards" in document.content:
             return "shards", _manifest_blocks(path)
         if facelift.recognises(document):
-            return "FaceLift cameras", iter([_frames_block(document, str(path))])
+            return "FaceLift cameras", iter([_folder_block(path, document)])
         return None
     return ("shards", _tar_blocks(path)) if path.suffix == ".tar" or tarfile.is_tarfile(path) else None
 
@@ -142,7 +149,7 @@ def _folder(path: Path) -> KindAndBlocks | None:
         return "shards", _manifest_blocks(manifest)
     samples = sorted((file for file in samples if file.is_file()), key=lambda file: natural_key(str(file)))
     if samples:
-        return "FaceLift cameras", (_frames_block(open_document(f, str(f), {"JSON"}), str(f)) for f in samples)
+        return "FaceLift cameras", (_folder_block(f, open_document(f, str(f), {"JSON"})) for f in samples)
     # A tar and an HDF5 file of one name hold the same samples; the HDF5 file is read faster.
     tars = {file.with_suffix(""): file for file in path.rglob("*.tar")}
     h5s = {file.with_suffix(""): file for file in path.rglob("*.h5") if _is_shard(file)}
@@ -173,7 +180,7 @@ def _h5_block(path: Path) -> Block:
             "together; run `mousefacelift shard` again"
         )
     size = np.broadcast_to(np.array([image[3], image[2]], np.float64), (*image[:2], 2))
-    return views, c2w.astype(np.float64), fxfycxcy.astype(np.float64), size
+    return views, c2w.astype(np.float64), fxfycxcy.astype(np.float64), size, in_h5(path, image[1])
 
 
 def _tar_blocks(path: Path) -> Iterator[Block]:
@@ -184,13 +191,23 @@ def _tar_blocks(path: Path) -> Iterator[Block]:
                 data = tar.extractfile(member) if member.name.endswith(".json") else None
                 if data is not None:
                     content = json.loads(data.read())
-                    yield _frames_block(Document(path, "JSON", content), f"{path}, {member.name}")
+                    document = Document(path, "JSON", content)
+                    yield *_frames_block(document, f"{path}, {member.name}"), in_tar(path, _images(document))
     except (tarfile.TarError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable tar ({error}); run `mousefacelift shard` again") from None
 
 
-def _frames_block(document: Document, where: str) -> Block:
-    """One sample from FaceLift's `frames`."""
+def _folder_block(path: Path, document: Document) -> Block:
+    return *_frames_block(document, str(path)), in_folder(path.parent, _images(document))
+
+
+def _images(document: Document) -> list[str]:
+    """The images' names; empty where the JSON lists none."""
+    return [str(frame.get("file_path", "")) for frame in document.content["frames"]]
+
+
+def _frames_block(document: Document, where: str) -> tuple[tuple[str, ...], Array, Array, Array]:
+    """One sample's cameras from FaceLift's `frames`."""
     cameras = facelift.read(document, "", where)
     views = document.content.get("views")  # the shards' own: their images are named after samples
     named = isinstance(views, list) and len(views) == len(cameras)
@@ -220,8 +237,19 @@ def _joined(source: str, kind: str, blocks: Iterator[Block]) -> CameraSet:
     views = names.pop() if len(names) == 1 else ()
     c2w, fxfycxcy, size = (np.concatenate([block[k] for block in found]) for k in (1, 2, 3))
     return CameraSet(
-        source, kind, "origin and scale: as stored; up: +z", views or tuple(f"view {i}" for i in range(counts[0])), c2w, fxfycxcy, size
+        source, kind, "origin and scale: as stored; up: +z", views or tuple(f"view {i}" for i in range(counts[0])), c2w, fxfycxcy,
+        size, _silhouettes(found, counts[0]),
     )  # fmt: skip
+
+
+def _silhouettes(blocks: list[Block], views: int) -> Array:
+    """[N, V, 2], of LOOKED samples at most."""
+    places = [(block[4], row) for block in blocks for row in range(len(block[1]))]
+    silhouettes = np.full((len(places), views, 2), np.nan)
+    for place in evenly_spaced(len(places), LOOKED):
+        look, row = places[place]
+        silhouettes[place] = look(row)
+    return silhouettes
 
 
 def _placed(source: str, rig: Rig, origin: str, up_axis: str) -> CameraSet:
@@ -249,7 +277,8 @@ def _placed(source: str, rig: Rig, origin: str, up_axis: str) -> CameraSet:
     if any(camera.fisheye or camera.dist.any() for camera in rig):
         frame += "; lenses are compared without their distortion"
     placed = rigid(turn @ c2w[..., :3, :3], offsets * scale)
-    return CameraSet(source, "calibration", frame, tuple(c.name for c in rig), placed, fxfycxcy, size)
+    names = tuple(c.name for c in rig)
+    return CameraSet(source, "calibration", frame, names, placed, fxfycxcy, size, unknown(len(rig))(0)[None])
 
 
 def _checked(cameras: CameraSet) -> CameraSet:

@@ -47,7 +47,7 @@ class Normalize(Section):
     )
     zoom: Annotated[float, Field(ge=0.05, le=100)] | Literal["fit"] = Field(
         1.0,
-        description="common factor on every focal length. 1: FaceLift's focal length, right for its weights; fit: the mouse, or its body (normalize.fit), fills the image",
+        description="common factor on every focal length. 1: FaceLift's focal length, for its weights with distance: canonical; fit: the mouse, or its body (normalize.fit), fills the image",
     )
     fit: Literal["whole", "body"] = Field(
         "whole",

@@ -26,6 +26,7 @@ from mousefacelift.geometry.placement import (
     share_of_width,
     smoothed,
 )
+from mousefacelift.geometry.subject_size import FACELIFT_SHARE
 from mousefacelift.geometry.up import Choice, angle_deg, choose_up
 from mousefacelift.geometry.views import (
     FACELIFT_FOCAL,
@@ -64,14 +65,16 @@ def normalize(
     """
     rig, subject = _read(rig_file, subject_file)
     world = _choose_world(rig, subject, settings)
-    poses, zoom = _virtual_cameras(rig, subject, world, settings)
+    poses, zoom, extent = _virtual_cameras(rig, subject, world, settings)
     _, elevation = azimuth_elevation(inverse_rigid(poses.w2c)[..., :3, 3])
     _check_above(subject.capture, elevation.mean(axis=0), world.choice, settings)
     for warning in world.choice.warnings():
         print(f"warning: capture {subject.capture}: {warning}", file=sys.stderr)
     poses.write(cameras_output)
-    _print_size(poses)
-    write_json(world_output, _report(poses, elevation, world, zoom, settings))
+    report = _report(poses, elevation, world, zoom, settings)
+    report["subject"]["filling_canonical_extent"] = extent
+    print(size_sentence(report), file=sys.stderr)
+    write_json(world_output, report)
 
 
 def _read(rig_file: Path, subject_file: Path) -> tuple[Rig, Subject]:
@@ -95,8 +98,10 @@ def _choose_world(rig: Rig, subject: Subject, settings: Normalize) -> World:
     return World(choice, rotation_between(choice.up, [0, 0, 1]), positions)
 
 
-def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normalize) -> tuple[Poses, Array]:
-    """The virtual cameras of the subject's N frames, and their zooms [N]."""
+def _virtual_cameras(
+    rig: Rig, subject: Subject, world: World, settings: Normalize
+) -> tuple[Poses, Array, float | None]:
+    """The virtual cameras of the subject's N frames, their zooms [N], and the extent of `_filling_extent`."""
     size = settings.image_size
     # Level cameras at the raw cameras' optical centres that look at the mouse.
     offsets_mm = (np.stack([camera.center for camera in rig]) - world.subject_mm[:, None]) @ world.R.T
@@ -108,7 +113,8 @@ def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normali
     # Each silhouette, or body, in its virtual camera decides the zoom, and is judged at that zoom.
     outline, middle = _silhouettes_in_views(rig, subject, R_view)
     body = _bodies_in_views(rig, subject, R_view)
-    zoom = _zoom(subject, outline if settings.fit == "whole" else body, placed.image_focal, settings)
+    held = outline if settings.fit == "whole" else body
+    zoom = _zoom(subject, held, placed.image_focal, settings)
     image_focal, focal = placed.image_focal * zoom[:, None], placed.focal * zoom[:, None]
     outline_px, body_px = (points * image_focal[..., None, None] + size / 2 for points in (outline, body))
     fit = measure_fit(outline_px, subject.outline_px, subject.area_px, middle * image_focal[..., None] + size / 2, size)
@@ -138,7 +144,7 @@ def _virtual_cameras(rig: Rig, subject: Subject, world: World, settings: Normali
         body_width=share_of_width(body_px, size),
         body_length=_largest_distance(subject.body_mm) * placed.world_units_per_mm,
         **vars(fit) | ({"fits": holds(body_px, size)} if settings.fit == "body" else {}),
-    ), zoom
+    ), zoom, _filling_extent(subject, held, offsets_mm, settings)  # fmt: skip
 
 
 def _look_at_subject(capture: str, offsets_mm: Array, choice: Choice, settings: Normalize) -> Array:
@@ -203,6 +209,37 @@ def _zoom(subject: Subject, held: Array, focal: Array, settings: Normalize) -> A
     return np.where(np.isnan(zoom), np.nanmedian(zoom), zoom)
 
 
+def _filling_extent(subject: Subject, held: Array, offsets_mm: Array, settings: Normalize) -> float | None:
+    """The canonical_extent at which `distance: canonical` frames the mouse as `zoom: fit` frames it; None if nothing fits.
+
+    A view's focal length is proportional to the extent there, as it is to the zoom elsewhere. One extent serves all frames.
+    """
+    canonical = settings.model_copy(update={"distance": "canonical", "canonical_extent": 1.0, "zoom": "fit"})
+    try:
+        return float(np.min(_zoom(subject, held, _place(subject, offsets_mm, canonical).image_focal, canonical)))
+    except UserError:  # no hull, or no whole silhouette: this is advice, and must not stop a run
+        return None
+
+
+def size_sentence(report: dict[str, Any]) -> str:
+    """How large the mouse is, by a world.json, beside FaceLift's subjects. From pixels that show no mouse little is learned."""
+    size, extent = report["subject"], report["subject"]["filling_canonical_extent"]
+
+    def median(name: str, factor: float, pattern: str) -> str:
+        return pattern.format(factor * size[name]["median"]) if size[name] else "unknown"
+
+    text = (
+        f"capture {report['capture']}: the mouse covers {median('area', 100, '{:.1f} %')} of a view and "
+        f"{median('width', 100, '{:.0f} %')} of its width; its body covers {median('body_width', 100, '{:.0f} %')} of the width and "
+        f"is {median('body_length', 1, '{:.2f}')} world units long (medians); FaceLift's subjects cover {100 * FACELIFT_SHARE:.1f} % "
+        "of a view"
+    )
+    if extent is None:
+        return text
+    what = "mouse" if report["fit"] == "whole" else "mouse's body"
+    return f"{text}. normalize.canonical_extent {extent:.2f} fills the picture with the {what}"
+
+
 def _check_seen(capture: str, fit: Fit, settings: Normalize) -> None:
     known = fit.fill[np.isfinite(fit.fill)]
     if known.size and (covered := float(np.median(known))) < LEAST_FILL:
@@ -265,19 +302,6 @@ def _check_above(capture: str, elevation_deg: Array, choice: Choice, settings: N
 
 def _direction(up: Array) -> str:
     return f"({', '.join(f'{x:.3f}' for x in up)}) in the calibration's world"
-
-
-def _print_size(poses: Poses) -> None:
-    """Say how much of the views the mouse takes up: from pixels that show none of it little is learned."""
-    width, body, area = (
-        f"{100 * found['median']:.0f} %" if (found := _summary(values)) else "an unknown share"
-        for values in (poses.width, poses.body_width, poses.fill)
-    )
-    print(
-        f"capture {poses.capture}: the mouse takes up {width} of the views' width, its body {body}, and {area} of their area "
-        "(medians)",
-        file=sys.stderr,
-    )
 
 
 def _report(poses: Poses, elevation: Array, world: World, zoom: Array, settings: Normalize) -> dict[str, Any]:

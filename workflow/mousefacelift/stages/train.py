@@ -16,7 +16,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, locked
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, validation_metrics
-from mousefacelift.evaluation.tables import warn_of_few_samples
+from mousefacelift.evaluation.tables import estimate_text, warn_of_few_samples
 from mousefacelift.models.attention import AttentionChoice
 from mousefacelift.models.network import Network
 from mousefacelift.models.weights.files import save_weights
@@ -26,6 +26,7 @@ from mousefacelift.training.checkpoints import best_validation, finished_model, 
 from mousefacelift.training.clock import MACHINE_COLUMNS
 from mousefacelift.training.curves import write_curves
 from mousefacelift.training.finetuning import FineTuning
+from mousefacelift.training.gap import GapColumns, last_gap
 from mousefacelift.training.guards import STATISTICS, AlarmError, Watch
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.loggers import require_wandb
@@ -36,6 +37,7 @@ from mousefacelift.training.runs import identity, initial_model, run_record
 from mousefacelift.training.trainer import fit
 
 PRIMARY_COLUMN = f"val_{PRIMARY}"  # of metrics.csv
+GAP = GapColumns("psnr_foreground")
 
 
 def train(
@@ -120,6 +122,9 @@ def _train_and_write(module: FineTuning, record: dict[str, Any], checkpoint: Pat
         _write_best(checkpoint, settings, table, out_dir, len(module.data.val))
         for name in ("metrics-failed.csv", "curves-failed.png"):
             (out_dir / name).unlink(missing_ok=True)
+        if sentence := gap_sentence(table, module.data):
+            print(sentence, file=sys.stderr, flush=True)
+            title += f"\n{sentence}"
         _write_curves(table, out_dir / "curves.png", title)
         with atomic(out_dir / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
@@ -144,18 +149,30 @@ def _write_best(checkpoint: Path, settings: Train, table: MetricsTable, out_dir:
     warn_of_few_samples(samples)
 
 
+def gap_sentence(table: MetricsTable, data: ShardData) -> str | None:
+    """How much better the run knows its training samples than those of validation; None if that was not measured."""
+    found, metric = last_gap(table.rows, GAP), METRICS[GAP.metric]
+    if found is None:
+        return None
+    train, val, gap = (estimate_text(GAP.metric, *each) for each in (found.train, found.val, found.difference))
+    return (
+        f"{metric.label}, held-out views, after step {found.step}: {train} {metric.unit} in {data.seen} training samples, {val} in "
+        f"{len(data.val)} validation samples; gap {gap} {metric.unit} (± one standard error over samples)"
+    )
+
+
 def _module(model: Network, settings: Train, shards: ShardData) -> FineTuning:
     model.recompute = settings.recompute  # type: ignore[assignment]  # auto was resolved
     if settings.compile:
         model.compile_layers()
     measures = {column: metric.measure for column, metric in validation_metrics().items()}
-    return FineTuning(model, settings, shards, Watch(settings.guards), measures, PRIMARY_COLUMN)
+    return FineTuning(model, settings, shards, Watch(settings.guards), measures, PRIMARY_COLUMN, GAP)
 
 
 def _columns(module: FineTuning) -> list[str]:
     """The columns of metrics.csv."""
     terms = [name for name, weight in module.settings.loss.terms.items() if weight]
-    validation = list(validation_metrics()) if len(module.data.val) else []
+    validation = [*GAP.added, *validation_metrics()] if len(module.data.val) else []
     return ["step", "loss", *terms, "lr", "grad_norm", "skipped", *STATISTICS, *validation, *MACHINE_COLUMNS]
 
 
@@ -178,4 +195,5 @@ def _keep_good(checkpoint: Path, settings: Train) -> str:
 def _write_curves(table: MetricsTable, path: Path, title: str) -> None:
     unit = METRICS[PRIMARY].unit
     labels = {column: metric.label for column, metric in validation_metrics().items() if metric.unit == unit}
+    labels[GAP.train] = f"{METRICS[GAP.metric].label}, training samples"
     write_curves(table.rows, path, title, labels)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from mousefacelift.base.files import save_figure
 from mousefacelift.training.clock import PARTS
+from mousefacelift.training.gap import error_column
 
 Rows = list[dict[str, float]]
 
@@ -19,12 +20,13 @@ def write_curves(rows: dict[int, dict[str, float]], path: Path, title: str, vali
         rows: step -> column of metrics.csv -> value; a column is absent where it was not measured.
         path: of the picture.
         title: of the picture.
-        validation: column -> label of the metrics of held-out views, all of one unit (dB).
+        validation: column -> label of the metrics of held-out views, all of one unit (dB). A band of one standard error is
+            drawn where metrics.csv has it.
     """
     panels: list[tuple[str, dict[str, str], bool]] = [
         ("loss", {"loss": "loss"}, True),
         ("gradient norm before clipping", {"grad_norm": "norm"}, True),
-        ("held-out validation views, dB", validation, False),
+        ("held-out views, dB, ± one standard error", validation, False),
         ("squared error", {"error_foreground": "inside", "error_background": "outside"}, True),
         (
             "opacity drawn, darkness of the mouse",
@@ -92,7 +94,10 @@ def _plot(axes: Any, rows: Rows, name: str, text: str, **options: Any) -> None:
     points = [(row["step"], row[name]) for row in rows if name in row]
     if points:
         marker = "." if len(points) < 30 else None
-        axes.plot(*zip(*points, strict=True), label=text, linewidth=1, marker=marker, **options)
+        (line,) = axes.plot(*zip(*points, strict=True), label=text, linewidth=1, marker=marker, **options)
+        known = [row for row in rows if name in row and error_column(name) in row]
+        ends = [[row[name] + sign * row[error_column(name)] for row in known] for sign in (-1, 1)]
+        axes.fill_between([row["step"] for row in known], *ends, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def _label(axes: Any, title: str) -> None:

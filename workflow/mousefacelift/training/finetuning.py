@@ -16,6 +16,7 @@ from mousefacelift.models.adapt import build_optimizer, trainable
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
 from mousefacelift.training.clock import StepClock
+from mousefacelift.training.gap import GapColumns, over_samples
 from mousefacelift.training.guards import STATISTICS, Watch, statistics
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.losses import forgiven, image_loss, open_lpips
@@ -80,14 +81,16 @@ class FineTuning(lightning.LightningModule):
     For Lightning an epoch is the stretch up to the next validation, and a batch one of `accumulate` parts of a step.
     `values` are the last step's loss, its terms, the gradients' norm and STATISTICS, means over all processes.
     `measures` are the metrics of held-out views, by their columns in metrics.csv, the higher the better. `validated` are
-    their means of the last validation. `primary` is the one by which a validation is the best.
+    their means of the last validation. `primary` is the one by which a validation is the best. `gap` is the one that is also
+    measured on some training samples.
 
     The host waits for the device once per step, in `configure_gradient_clipping`: all numbers of a step are read there.
     """
 
     def __init__(
-        self, model: Network, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure], primary: str
-    ):
+        self, model: Network, settings: Train, data: ShardData, watch: Watch, measures: dict[str, Measure], primary: str,
+        gap: GapColumns | None = None,
+    ):  # fmt: skip
         super().__init__()
         self.model, self.settings, self.data, self.watch, self.measures = model, settings, data, watch, measures
         self.skipped = 0
@@ -97,13 +100,14 @@ class FineTuning(lightning.LightningModule):
         self.between_steps = True
         self.optimizer_state: dict[str, Any] | None = None  # of the checkpoint to continue from
         self.averages: dict[str, Tensor] | None = None  # of the parameters that are trained, if `ema` is set
-        self.primary = primary
+        self.primary, self.gap = primary, gap
         self.validated: dict[str, float] = {}
         self.clock = StepClock(torch.device("cpu"))
         self._parts: list[Tensor] = []
         self._terms: list[str] = []
         self._skip = False
-        self._validation: dict[int, list[list[float]]] = {}
+        # Of validation samples (0) and of training samples (1), by place: each measure's values of the held-out views.
+        self._validation: dict[tuple[int, int], list[list[float]]] = {}
         self._strips: dict[int, np.ndarray] = {}
         # In a tuple, so that it is no part of the model.
         self._lpips = (open_lpips(),) if settings.loss.lpips else (None,)
@@ -230,7 +234,7 @@ class FineTuning(lightning.LightningModule):
         self.watch.observe(self.step, self.values, self._skip)
         self.clock.start()
 
-    def validation_step(self, batch: Batch, _batch_index: int) -> None:
+    def validation_step(self, batch: Batch, _batch_index: int, dataloader_idx: int = 0) -> None:
         """Measure the views that were not inputs, and keep the values by sample: several processes may see one twice."""
         rgb, alpha, _ = predict(self.model, batch, self.settings.rerender)
         views = batch["held_out"][0]
@@ -240,8 +244,8 @@ class FineTuning(lightning.LightningModule):
             [measure(rgb, alpha, image, mask, *unknown) for measure in self.measures.values()]
         ).tolist()
         index = int(batch["index"][0])
-        self._validation[index] = values
-        if index in pictured(len(self.data.val)):
+        self._validation[dataloader_idx, index] = values
+        if not dataloader_idx and index in pictured(len(self.data.val)):
             self._strips[index] = strip(rgb, image)
 
     def on_validation_start(self) -> None:
@@ -257,14 +261,25 @@ class FineTuning(lightning.LightningModule):
         if self.trainer.world_size > 1:
             gathered *= self.trainer.world_size
             torch.distributed.all_gather_object(gathered, gathered[0])
-        found = {index: values for each, _ in gathered for index, values in each.items()}
+        found = {place: values for each, _ in gathered for place, values in each.items()}
         strips = {index: picture for _, each in gathered for index, picture in each.items()}
-        columns = zip(*(values for _, values in sorted(found.items())), strict=True)
+        values, seen = ([found[place] for place in sorted(found) if place[0] == loader] for loader in (0, 1))
+        columns = zip(*values, strict=True)
         means = [torch.tensor([value for view in column for value in view]).nanmean().item() for column in columns]
         self.validated = dict(zip(self.measures, means, strict=True))
-        self.record(self.validated)
+        self.record(self.validated | self._gap_row(values, seen))
         if self.trainer.is_global_zero:
             log_picture(self.loggers, [picture for _, picture in sorted(strips.items())], self.step)
+
+    def _gap_row(self, values: list[list[list[float]]], seen: list[list[list[float]]]) -> dict[str, float]:
+        """The gap's columns, without what is unknown. values, seen: of validation and training samples, [N][measure][view]."""
+        if self.gap is None or self.gap.val not in self.measures:
+            return {}
+        place = list(self.measures).index(self.gap.val)
+        _, val_error = over_samples([sample[place] for sample in values])
+        train, train_error = over_samples([sample[place] for sample in seen])
+        row = {self.gap.train: train, self.gap.train_error: train_error, self.gap.val_error: val_error}
+        return {name: value for name, value in row.items() if math.isfinite(value)}
 
     def on_validation_end(self) -> None:
         """Put the weights back. Callbacks have seen the validated ones."""

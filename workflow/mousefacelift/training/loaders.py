@@ -1,5 +1,7 @@
 """The batches of a training run, from either form of the shards."""
 
+import functools
+import itertools
 from typing import Any
 
 import lightning
@@ -9,10 +11,13 @@ from torch.utils.data import DataLoader
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.train import Train
+from mousefacelift.geometry.selection import evenly_spaced
 from mousefacelift.shards.manifest import Manifest
 from mousefacelift.training.data import Samples, collated, floating
 from mousefacelift.training.stream import TarVisits
-from mousefacelift.training.visits import HeldOut, Visits, recipe, shuffle_seed
+from mousefacelift.training.visits import HeldOut, Kept, Recipe, Visits, recipe, shuffle_seed
+
+SEEN = 8  # training samples that a validation measures, at most; never more than there are validation samples
 
 
 class ShardData(lightning.LightningDataModule):
@@ -65,12 +70,45 @@ class ShardData(lightning.LightningDataModule):
         order = [visit for batch in batches for visit in range(batch * size, (batch + 1) * size)]
         return self._loader(visits, 0 if self.train.cached else settings.workers, batch_size=size, sampler=order)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, one sample at a time. All ranks have equally many; some samples come twice if need be."""
-        workers = 0 if self.val.cached else self.settings.workers
-        share = range(self.rank, -(-len(self.val) // self.world) * self.world, self.world)
-        order = [index % len(self.val) for index in share]
-        held_out = HeldOut(self.val, self.settings.num_input_views, shuffle_seed(self.settings))
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The validation split, and some training samples for comparison; both one sample at a time.
+
+        The training samples are always the same ones (`seen`), without augmentation. All ranks have equally many
+        samples; some come twice if need be.
+        """
+        if not len(self.val):
+            return []
+        return [
+            self._held_out(self.val, 0 if self.val.cached else self.settings.workers),
+            self._held_out(self._seen, 0),
+        ]
+
+    def stored_training(self, count: int) -> list[dict[str, Any]]:
+        """At most `count` training samples as `Samples.stored` gives them: evenly spread in HDF5, the first ones in tars."""
+        if self.train is not None:
+            return [self.train.stored(int(place)) for place in evenly_spaced(len(self.train), count)]
+        settings, total = self.settings, sum(shard.samples for shard in self.manifest.split("train"))
+        plain = Recipe(settings.num_input_views)
+        visits = TarVisits(
+            self.manifest, plain, settings.image_size, 1, 1, 0, min(count, total), cameras=settings.cameras
+        )
+        return list(itertools.islice(visits, count))
+
+    @property
+    def seen(self) -> int:
+        """How many training samples validation measures: as many as validation samples, at most SEEN."""
+        return min(SEEN, len(self.val), sum(shard.samples for shard in self.manifest.split("train")))
+
+    @functools.cached_property
+    def _seen(self) -> Kept:
+        """The training samples that validation measures."""
+        return Kept(self.stored_training(self.seen))
+
+    def _held_out(self, samples: Samples | Kept, workers: int) -> DataLoader[Any]:
+        """The rank's share of samples, each with its held-out views."""
+        share = range(self.rank, -(-len(samples) // self.world) * self.world, self.world)
+        order = [index % len(samples) for index in share]
+        held_out = HeldOut(samples, self.settings.num_input_views, shuffle_seed(self.settings))
         return self._loader(held_out, workers, batch_size=1, sampler=order)
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import open_h5
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.config.train import Train
-from mousefacelift.geometry.selection import evenly_spaced
+from mousefacelift.geometry.subject_size import BORNE, FACELIFT_SHARE, LARGER, silhouette_size, world_diameter
 from mousefacelift.geometry.views import FACELIFT_FOCAL, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE
 from mousefacelift.models.adapt import counts
 from mousefacelift.models.network import Network
@@ -24,8 +24,6 @@ from mousefacelift.shards.manifest import Manifest
 from mousefacelift.training.guards import WHITE_FLOOR
 from mousefacelift.training.loaders import ShardData
 from mousefacelift.training.memory import CONTEXT, GIB, MARGIN, fits, forecast, reliefs
-from mousefacelift.training.stream import TarVisits
-from mousefacelift.training.visits import Recipe
 
 PROBED = 32  # samples that are looked at
 MIN_COVER = 0.01  # of a view's pixels
@@ -53,7 +51,7 @@ def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
         device: "cuda" or "cpu".
     """
     settings, data = shards.settings, shards.manifest
-    samples = _probe(shards)
+    samples = shards.stored_training(PROBED)
     rgba = torch.stack([torch.as_tensor(sample["rgba"]) for sample in samples])
     c2w, fxfycxcy = (torch.stack([sample[name] for sample in samples]) for name in ("c2w", "fxfycxcy"))
     return [
@@ -61,6 +59,7 @@ def preflight(shards: ShardData, model: Network, device: str) -> list[Check]:
         *_cameras(c2w.double().numpy(), fxfycxcy.double().numpy(), settings),
         _size(data, settings),
         *_images(rgba),
+        _subject(rgba, c2w, fxfycxcy, settings),
         _splits(shards),
         _weights(settings),
         _trained(model, settings),
@@ -89,18 +88,6 @@ def report(checks: list[Check], console: Console | None = None) -> None:
             "training is not started: "
             + "; ".join(f"{c.name}: {c.found} (wanted: {c.wanted}). {c.advice}" for c in stopped)
         )
-
-
-def _probe(shards: ShardData) -> list[dict[str, Any]]:
-    """Stored samples of the training split."""
-    if shards.train is not None:
-        places = evenly_spaced(len(shards.train), PROBED)
-        return [shards.train.stored(int(place)) for place in places]
-    total = sum(shard.samples for shard in shards.manifest.split("train"))
-    settings = shards.settings
-    recipe = Recipe(settings.num_input_views)
-    visits = TarVisits(shards.manifest, recipe, settings.image_size, 1, 1, 0, min(PROBED, total))
-    return list(itertools.islice(visits, PROBED))
 
 
 def _views(data: Manifest, settings: Train) -> Check:
@@ -142,7 +129,8 @@ def _cameras(c2w: Any, fxfycxcy: Any, settings: Train) -> Iterable[Check]:
     yield Check(
         "focal length", f"{focal.mean():.0f} ± {focal.std():.0f} px at {FACELIFT_IMAGE_SIZE} px",
         f"{FACELIFT_FOCAL:.0f} of FaceLift's weights" if settings.init else "any, from nothing",
-        "note" if foreign else "ok", "the weights have to learn it; normalize.zoom: 1.0 keeps FaceLift's" if foreign else "",
+        "note" if foreign else "ok",
+        "the weights have to learn it; normalize.zoom: 1.0 keeps FaceLift's, with distance: canonical at any size of the mouse" if foreign else "",
     )  # fmt: skip
 
 
@@ -167,11 +155,7 @@ def _images(rgba: Tensor) -> Iterable[Check]:
             "silhouettes", found, "in every sample", "stop", f"{what}: look at the shards with `mousefacelift show`"
         )
         return
-    small = bool(cover.mean() < MIN_COVER)
-    yield Check(
-        "silhouettes", found, f"more than {100 * MIN_COVER:.0f} %", "note" if small else "ok",
-        "few pixels teach anything: normalize.zoom: fit" if small else "",
-    )  # fmt: skip
+    yield Check("silhouettes", found, "in every sample", "ok")
     darkness = 1 - rgba[..., :3][inside].float().mean().item() / 255
     white = darkness < WHITE_FLOOR
     yield Check(
@@ -179,6 +163,24 @@ def _images(rgba: Tensor) -> Iterable[Check]:
         "stop" if white else "ok",
         "the images are white where the mouse should be: there is nothing to learn; look at them with `mousefacelift show`" if white else "",
     )  # fmt: skip
+
+
+def _subject(rgba: Tensor, c2w: Tensor, fxfycxcy: Tensor, settings: Train) -> Check:
+    """How large the mouse is, of uint8 [N, V, S, S, 4]; c2w [N, V, 4, 4] and fxfycxcy [N, V, 4] in px of these images."""
+    sizes = np.stack([silhouette_size(sample) for sample in rgba[..., 3].numpy()])
+    share, width = sizes[..., 0], sizes[..., 1]
+    distance, focal = c2w[..., :3, 3].norm(dim=-1).double().numpy(), fxfycxcy[..., :2].mean(-1).double().numpy()
+    extent = world_diameter(share, rgba.shape[-2], distance, focal).mean()
+    found = f"{100 * share.mean():.1f} % of the image, {100 * width.mean():.0f} % of its width, {extent:.2f} world units across"
+    if settings.init is None:
+        small = bool(share.mean() < MIN_COVER)
+        advice = f"few pixels teach anything: set {LARGER}" if small else ""
+        return Check("subject size", found, f"more than {100 * MIN_COVER:.0f} %", "note" if small else "ok", advice)
+    known = world_diameter(FACELIFT_SHARE, FACELIFT_IMAGE_SIZE, MEAN_CAMERA_DISTANCE, FACELIFT_FOCAL)
+    wanted = f"{100 * FACELIFT_SHARE:.1f} %, {known:.2f} across of FaceLift's weights"
+    small = bool(share.mean() < FACELIFT_SHARE / BORNE)
+    advice = f"the weights know larger subjects: set {LARGER}" if small else ""
+    return Check("subject size", found, wanted, "note" if small else "ok", advice)
 
 
 def _splits(shards: ShardData) -> Check:

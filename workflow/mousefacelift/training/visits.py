@@ -99,13 +99,27 @@ class Visits(Dataset[dict[str, Any]]):
         return self.recipe.visit(self.samples.stored(index), epoch, first, visit // self.batch_size)
 
 
+class Kept:
+    """Some stored samples in memory, with what `HeldOut` asks of `Samples`. At least one."""
+
+    def __init__(self, samples: list[dict[str, Any]]):
+        self._samples, self.views = samples, len(samples[0]["rgba"])
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def stored(self, index: int) -> dict[str, Any]:
+        """As `Samples.stored`; the sample's own `index` is its place in the split that it was taken from."""
+        return self._samples[index]
+
+
 class HeldOut(Dataset[dict[str, Any]]):
-    """A split for validation: every sample once. Sample i holds out the views from i on, so all views get their turn.
+    """Samples for validation: every one once. Sample i holds out the views from i on, so all views get their turn.
 
     `shuffle_seed` as in `input_order`.
     """
 
-    def __init__(self, samples: Samples, num_inputs: int, shuffle_seed: int | None = None):
+    def __init__(self, samples: Samples | Kept, num_inputs: int, shuffle_seed: int | None = None):
         self.samples, self.num_inputs, self.shuffle_seed = samples, num_inputs, shuffle_seed
 
     def __len__(self) -> int:
