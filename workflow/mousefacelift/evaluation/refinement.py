@@ -1,7 +1,7 @@
 """What an evaluation says of test-time refinement and of a fit: what they gain on held-out views, and their time."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mousefacelift.config.evaluate import Evaluate
@@ -16,14 +16,13 @@ def is_timed(settings: Evaluate) -> bool:
     return bool(settings.refine_steps or settings.baselines)
 
 
-def median_seconds(rows: Iterable[Mapping[str, float]], views: int) -> dict[str, float]:
+def median_seconds(rows: Sequence[Mapping[str, float]], views: int) -> dict[str, float]:
     """The median time of each method for one held-out view: kernels are compiled in the first sample.
 
     Args:
         rows: per sample, method -> seconds for all of its views.
         views: of a sample, each predicted from its own input views.
     """
-    rows = list(rows)
     return {method: statistics.median(row[method] for row in rows) / views for method in rows[0]}
 
 

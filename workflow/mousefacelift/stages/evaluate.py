@@ -2,15 +2,15 @@
 
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mousefacelift.base.files import atomic, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.evaluation.methods import MODEL, REFINED, ScoredSample, method_labels, scored_samples
+from mousefacelift.evaluation.methods import MODEL, REFINED, method_labels, scored_samples
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY
 from mousefacelift.evaluation.pictures import write_bars, write_picture, write_turntable
 from mousefacelift.evaluation.predict import Trained, open_trained, reconstruct
@@ -62,15 +62,17 @@ def evaluate(manifest: Path | str, train_dir: Path, out_dir: Path, settings: Eva
     shutil.rmtree(out_dir / "pictures", ignore_errors=True)
 
     pictured = evenly_spaced(len(samples), settings.pictures).tolist()
-    scored: list[ScoredSample] = []
+    scored: list[dict[str, dict[str, Tensor]]] = []
+    times: list[dict[str, float]] = []
     advance = track(len(samples), f"evaluating {settings.split}")
     for index, sample in enumerate(scored_samples(trained, settings)):
-        scored.append(replace(sample, rgb={}))
+        scored.append(sample.scores)
+        times.append(sample.seconds)
         if index in pictured:
             write_picture(out_dir / "pictures" / f"{sample.key}.png", sample, settings)
         advance()
-    scores = {method: stacked(each.scores[method] for each in scored) for method in method_labels(settings)}
-    seconds = median_seconds((each.seconds for each in scored), samples.views) if is_timed(settings) else {}
+    scores = {method: stacked(row[method] for row in scored) for method in method_labels(settings)}
+    seconds = median_seconds(times, samples.views) if is_timed(settings) else {}
     _write_metrics(out_dir, scores, seconds, trained, settings)
     _write_splats(out_dir, trained, settings)
 
