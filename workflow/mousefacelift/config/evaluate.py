@@ -16,8 +16,8 @@ class Evaluate(Section):
     refine_steps: int = Field(
         0,
         ge=0,
-        description="gradient steps on the predicted Gaussians against the input views; 0: none. Tables then have the model with and "
-        "without them; splats and turntable are of the refined Gaussians",
+        description="gradient steps on the predicted Gaussians against the input views; 0: none. They help with three input views "
+        "or more. Tables then have the model with and without them; splats and turntable are of the refined Gaussians",
         exclude_if=lambda steps: steps == 0,  # results of versions without the key stay valid
     )
     baselines: list[Literal["fit"]] = Field(

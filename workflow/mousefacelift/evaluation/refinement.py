@@ -68,7 +68,7 @@ def refinement_text(scores: Scores, settings: Evaluate) -> str:
 
 
 def time_text(seconds: Mapping[str, float], settings: Evaluate, machine: str) -> str:
-    """What table.md says of time."""
+    """What table.md says of time; what takes less than a millisecond is left out."""
     labels = method_labels(settings)
-    times = ", ".join(f"{labels[method]} {value:.3g} s" for method, value in seconds.items())
+    times = ", ".join(f"{labels[method]} {value:.3g} s" for method, value in seconds.items() if value >= 1e-3)
     return f"\nMedian time for one held-out view, from its input views to the picture, on {machine}: {times}.\n"
