@@ -93,6 +93,17 @@ def test_a_strong_prior_keeps_the_prediction(start, inputs):
     assert distance(held, start) < 0.1 * distance(free, start)
 
 
+def test_unknown_pixels_of_the_input_views_are_not_fitted(start, inputs):
+    """Whatever stands there changes nothing; elsewhere it would."""
+    image, alpha, w2c, fxfycxcy = inputs
+    unknown = torch.zeros(alpha.shape, dtype=torch.bool)
+    unknown[..., : SIZE // 2] = True
+    other = image.masked_fill(unknown[:, :, None], 0.3), alpha.masked_fill(unknown, 0.7)
+    first = refine(start, *inputs, steps=3, unknown=unknown)
+    assert distance(refine(start, *other, w2c, fxfycxcy, steps=3, unknown=unknown), first) == 0
+    assert distance(refine(start, *other, w2c, fxfycxcy, steps=3), first) > 0
+
+
 def test_refining_again_gives_the_same_bytes(start, inputs):
     first, second = (refine(start, *inputs, steps=3) for _ in range(2))
     assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in NAMES)

@@ -24,7 +24,14 @@ DRAWN = 1 / 255  # the rasterisers skip what has less opacity
 
 
 def refine(
-    gaussians: Gaussians, image: Tensor, alpha: Tensor, w2c: Tensor, fxfycxcy: Tensor, steps: int, prior: float = PRIOR
+    gaussians: Gaussians,
+    image: Tensor,
+    alpha: Tensor,
+    w2c: Tensor,
+    fxfycxcy: Tensor,
+    steps: int,
+    prior: float = PRIOR,
+    unknown: Tensor | None = None,
 ) -> Gaussians:
     """Bring Gaussians closer to the views that they were made of, by gradient steps.
 
@@ -42,6 +49,7 @@ def refine(
         fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
         steps: of the optimiser; with 0 the Gaussians are returned as they are.
         prior: weight of the distance from the given Gaussians.
+        unknown: [B, V, H, W] bool, pixels of the input views that nothing is known of, and nothing is fitted to; None without any.
 
     Returns:
         As many Gaussians, in their order and on their device, without a gradient.
@@ -53,13 +61,14 @@ def refine(
         given = {field.name: getattr(gaussians, field.name).detach().clone() for field in fields(Gaussians)}
         targets = image.detach().clone(), alpha.detach().clone()
         cameras = w2c.detach().clone(), fxfycxcy.detach().clone()
+        known = torch.ones_like(targets[1]) if unknown is None else (~unknown).to(alpha.dtype)
         for sample in range(len(image)):
             drawn = given["opacity"][sample, :, 0].sigmoid() >= DRAWN
             if not drawn.any():
                 continue
             start = {name: tensor[sample, drawn] for name, tensor in given.items()}
             one = slice(sample, sample + 1)
-            views = *(tensor[one] for tensor in targets), *(tensor[one] for tensor in cameras)
+            views = tuple(tensor[one] for tensor in (*targets, *cameras, known))
             for name, tensor in _optimise(start, views, steps, prior).items():
                 given[name][sample, drawn] = tensor
         return Gaussians(**given)
@@ -70,14 +79,14 @@ def _optimise(start: dict[str, Tensor], views: tuple[Tensor, ...], steps: int, p
 
     Args:
         start: N >= 1 Gaussians by the names of `Gaussians`, [N, ...].
-        views: image, alpha, w2c and fxfycxcy, as `refine` takes them, of one sample.
+        views: image, alpha, w2c and fxfycxcy, as `refine` takes them, and 0 where nothing is known or 1, [1, V, H, W].
         steps: of the optimiser.
         prior: as for `refine`.
 
     Returns:
         As `start`.
     """
-    image, alpha, w2c, fxfycxcy = views
+    image, alpha, w2c, fxfycxcy, known = views
     size = image.shape[-1]
     units = UNITS | {"xyz": start["scaling"].exp().mean(-1, keepdim=True)}
     # What is optimised is the change in these units: a centre's step is as long for every size of image and world.
@@ -89,7 +98,8 @@ def _optimise(start: dict[str, Tensor], views: tuple[Tensor, ...], steps: int, p
 
     for _ in range(steps):
         rgb, opacity = render(Gaussians(**{k: v[None] for k, v in changed().items()}), w2c, fxfycxcy, size, size)
-        loss = (rgb - image).square().mean() + ALPHA * (opacity - alpha).square().mean()
+        wrong, outside = (rgb - image) * known[:, :, None], (opacity - alpha) * known
+        loss = wrong.square().mean() + ALPHA * outside.square().mean()
         loss = loss + prior * torch.stack([each.square().mean() for each in change.values()]).sum()
         optimizer.zero_grad()
         loss.backward()
