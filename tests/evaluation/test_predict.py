@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from mousefacelift.evaluation.predict import input_views, open_trained, predict_views
+from mousefacelift.evaluation.predict import input_views, open_trained, predict_views, reconstruct
 
 
 def test_the_held_out_view_is_never_an_input():
@@ -34,3 +34,63 @@ def test_a_model_trained_on_views_in_random_order_is_given_them_so_and_draws_the
     orders = [[int((sample["c2w"] == c).all((1, 2)).nonzero()) for c in c2w[0]] for c2w in given[:6]]
     assert [sorted(order) for order in orders] == [input_views(6, 5, view) for view in range(6)]
     assert sum(order != sorted(order) for order in orders) >= 5
+
+
+def test_refinement_never_looks_at_the_held_out_view(synthetic_shards, trained):
+    """With its image replaced by noise the prediction is the same to the bit; an input's noise changes it."""
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    sample, noise = opened.samples[0], torch.Generator().manual_seed(0)
+    before = reconstruct(opened, sample, held_out=3, refine_steps=3)
+
+    def noisy(view):
+        values = {name: sample[name].clone() for name in ("image", "alpha")}
+        for value in values.values():
+            value[view] = torch.rand(value[view].shape, generator=noise)
+        return sample | values
+
+    after = reconstruct(opened, noisy(3), held_out=3, refine_steps=3)
+    assert all(torch.equal(value, vars(before)[name]) for name, value in vars(after).items())
+    assert not torch.equal(reconstruct(opened, noisy(2), held_out=3, refine_steps=3).features, before.features)
+
+
+def test_no_steps_of_refinement_are_the_prediction_to_the_byte(synthetic_shards, trained):
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    sample = opened.samples[0]
+    for first, second in zip(predict_views(opened, sample), predict_views(opened, sample, refine_steps=0), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(predict_views(opened, sample)[0], predict_views(opened, sample, refine_steps=3)[0])
+
+
+def test_the_model_is_told_which_pixels_of_its_inputs_are_unknown(synthetic_shards, trained):
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    sample, told = opened.samples[0], []
+
+    def spy(image, c2w, fxfycxcy, alpha, unknown=None):
+        told.append(unknown)
+        return opened.model(image, c2w, fxfycxcy, alpha)
+
+    unknown = sample["alpha"] > 0.5
+    spied = replace(opened, model=spy)
+    reconstruct(spied, sample | {"unknown": unknown}, held_out=3)
+    reconstruct(spied, sample, held_out=3)
+    assert torch.equal(told[0], unknown[None, [0, 1, 2, 4, 5]]) and told[1] is None
+
+
+def test_unknown_pixels_of_the_inputs_are_not_what_a_prediction_is_refined_to(synthetic_shards, trained):
+    """Whatever colour and opacity stand there, the same prediction is refined to the same bits; as known pixels they would count."""
+    opened = open_trained(synthetic_shards, trained, "test", threads=1)
+    sample = opened.samples[0]
+    predicted = reconstruct(opened, sample, held_out=3)
+    fixed = replace(opened, model=lambda *_: predicted)
+    unknown = torch.zeros(sample["alpha"].shape, dtype=torch.bool)
+    unknown[..., : sample["alpha"].shape[-1] // 2] = True
+    other = {
+        "image": sample["image"].masked_fill(unknown[:, None], 0.3),
+        "alpha": sample["alpha"].masked_fill(unknown, 0.7),
+    }
+    told, misled, untold = (
+        predict_views(fixed, sample | each, refine_steps=3)
+        for each in ({"unknown": unknown}, other | {"unknown": unknown}, other)
+    )
+    assert all(torch.equal(first, second) for first, second in zip(told, misled, strict=True))
+    assert not torch.equal(untold[0], told[0])

@@ -203,6 +203,14 @@ def test_a_run_is_compared_with_the_baselines_of_its_own_evaluation(runs, capsys
     assert metrics["warning"] in table and metrics["warning"] in capsys.readouterr().err
 
 
+def test_the_refined_model_is_no_baseline(runs):
+    """An evaluation with `evaluate.refine_steps` has it beside the model."""
+    path = runs[1] / "metrics.tsv"
+    text = path.read_text()
+    path.write_text(text + re.sub("(?m)^.*\twhite\t.*\n|^key.*\n", "", text).replace("\tmodel\t", "\trefined\t"))
+    assert "\trefined\t" in path.read_text() and list(read_run(*runs[:2]).baselines) == ["white"]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda lines: [line for line in lines if "white" not in line], lambda lines: lines[:-1]]
 )

@@ -102,6 +102,53 @@ def test_the_model_is_compared_with_the_best_baseline_of_every_metric(results, r
         assert line.startswith(f"- {each.label}, model - {BASELINES[best].label}: ") and line.endswith(f": {words}")
 
 
+@pytest.fixture(scope="module")
+def optimised(synthetic_shards, trained, tmp_path_factory):
+    """An evaluation with refinement and the fit."""
+    out = tmp_path_factory.mktemp("optimised")
+    asked = {"refine_steps": 2, "baselines": ["fit"], "fit_steps": 2, "pictures": 1, "turntable_frames": 0}
+    evaluate(synthetic_shards, trained, out, SETTINGS.model_copy(update=asked), threads=1)
+    return out
+
+
+def test_a_run_with_refinement_has_the_model_with_and_without_it(optimised, rows, metrics):
+    """Without it, and the baselines, it is as in the run that asks for nothing."""
+    found = json.loads((optimised / "metrics.json").read_text())
+    both = rows_of(optimised / "metrics.tsv")
+    assert [row for row in both if row["method"] not in ("refined", "fit")] == rows
+    assert (
+        found["model"] == metrics["model"]
+        and found["baselines"].pop("fit")
+        and found["baselines"] == metrics["baselines"]
+    )
+    values = {
+        method: np.array([float(row["psnr"]) for row in both if row["method"] == method]).reshape(2, 6).mean(1)
+        for method in ("model", "refined")
+    }
+    gain = values["refined"] - values["model"]
+    assert found["refinement"]["steps"] == 2 and (gain != 0).all()
+    assert found["refinement"]["gain"]["psnr"]["mean"] == pytest.approx(gain.mean(), abs=1e-3)
+    assert found["refinement"]["gain"]["psnr"]["standard_error"] == pytest.approx(gain.std(ddof=1) / 2**0.5, abs=1e-3)
+    assert found["refined"]["psnr"] == pytest.approx(values["refined"].mean(), abs=1e-3)
+    assert set(found["to_best_baseline"]) == {"model", "refined"}
+    assert not {"refined", "refinement", "seconds_per_view"} & set(metrics)
+
+
+def test_steps_and_times_of_what_is_optimised_are_stated(optimised):
+    table, found = (optimised / "table.md").read_text(), json.loads((optimised / "metrics.json").read_text())
+    assert "| model, refined in 2 steps |" in table and "| fit, 2 steps " in table
+    assert "PSNR, refined model - model: " in table and "PSNR, refined model - " in table
+    seconds = found["seconds_per_view"]
+    assert set(seconds) == {"model", "refined", *found["baselines"]} and all(value >= 0 for value in seconds.values())
+    assert f"fit, 2 steps {seconds['fit']:.3g} s" in table
+
+
+def test_splats_are_of_the_refined_gaussians(optimised, results):
+    name = "ball-test-000000.ply"
+    refined, plain = read_ply(optimised / name), read_ply(results / name)
+    assert len(refined["x"]) and not np.array_equal(refined["x"], plain["x"])
+
+
 def test_few_samples_are_warned_of_in_table_json_and_log(synthetic_shards, trained, tmp_path, capsys):
     settings = Evaluate(split="test", pictures=0, splats=0, turntable_frames=0)
     evaluate(synthetic_shards, trained, tmp_path, settings, threads=1)

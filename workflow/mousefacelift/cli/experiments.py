@@ -58,7 +58,7 @@ def framings(
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Compare ways to frame the mouse (exact, fit, canonical) on the same moments and the same weights."""
+    """Compare ways to frame the mouse (exact, fit, canonical, fit_body) on the same moments and the same weights."""
     threads = limit_threads(threads)
     given = None if settings is None else parse_json(settings, "--settings")
     parts = [section(stage, given and json.dumps(given[stage]), config) for stage in ("normalize", "shard")]

@@ -92,6 +92,8 @@ def _values(field: Schema) -> str:
     if field["type"] == "null":
         return "`null`"
     if field["type"] == "array":
+        if "items" in field:
+            return f"list of {_values(field['items'])}"
         return f"[{', '.join(map(_values, field['prefixItems']))}]"
     bounds = ", ".join(f"{sign} {_literal(field[name])}" for name, sign in BOUNDS.items() if name in field)
     return " ".join(filter(None, ({"string": "text"}.get(field["type"], field["type"]), bounds)))

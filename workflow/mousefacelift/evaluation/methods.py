@@ -1,52 +1,82 @@
-"""Every sample of a split by every method: the model, and the baselines beside it."""
+"""Every sample of a split by every method: the model, the model refined at test time, and the baselines beside them."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from mousefacelift.evaluation.baselines.registry import BASELINES
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.baselines.registry import Baseline, chosen
 from mousefacelift.evaluation.metrics.registry import score
 from mousefacelift.evaluation.predict import Sample, Trained, input_views, predict_views
 
 MODEL = "model"
+REFINED = "refined"
+Views = tuple[Tensor, Tensor]  # rgb [V, 3, S, S] and alpha [V, S, S], on the CPU
 
 
 @dataclass(frozen=True)
 class ScoredSample:
     """What every method makes of the V views of one sample.
 
-    target: [V, 3, S, S]. rgb: method -> [V, 3, S, S]. scores: method -> metric -> [V].
+    target: [V, 3, S, S]. rgb: method -> [V, 3, S, S]. scores: method -> metric -> [V]. seconds: method -> wall time.
     """
 
     key: str
     target: Tensor
     rgb: dict[str, Tensor]
     scores: dict[str, dict[str, Tensor]]
+    seconds: dict[str, float]
 
 
-def method_labels() -> dict[str, str]:
+def method_labels(settings: Evaluate) -> dict[str, str]:
     """The label of every method, the model's first."""
-    return {MODEL: "model"} | {name: baseline.label for name, baseline in BASELINES.items()}
+    refined = {REFINED: f"model, refined in {settings.refine_steps} steps"} if settings.refine_steps else {}
+    return {MODEL: "model"} | refined | {name: each.label for name, each in chosen(settings).items()}
 
 
-def predict_baselines(trained: Trained) -> Callable[[Sample], dict[str, tuple[Tensor, Tensor]]]:
-    """A function of a sample that gives every baseline's views: rgb [V, 3, S, S] and alpha [V, S, S]."""
+def pictured_methods(settings: Evaluate) -> list[str]:
+    """The methods that the pictures of samples show, in order."""
+    pictured = {name for name, each in chosen(settings).items() if each.pictured} | {MODEL, REFINED}
+    return [name for name in method_labels(settings) if name in pictured]
+
+
+def predict_baselines(trained: Trained, baselines: dict[str, Baseline]) -> dict[str, Callable[[Sample], Views]]:
+    """For each baseline a function of a sample that predicts its views, on the model's device."""
     samples = trained.samples
     training = functools.cache(trained.open_training)
     inputs = [input_views(samples.views, trained.train.num_input_views, view) for view in range(samples.views)]
-    prepared = {name: baseline.prepare(training) for name, baseline in BASELINES.items()}
-    return lambda sample: {name: predict(sample, inputs) for name, predict in prepared.items()}
+
+    def prepared(baseline: Baseline) -> Callable[[Sample], Views]:
+        predict = baseline.prepare(training)
+
+        def predict_here(sample: Sample) -> Views:
+            moved = {key: x.to(trained.device) if isinstance(x, Tensor) else x for key, x in sample.items()}
+            rgb, alpha = predict(moved, inputs)
+            return rgb.cpu(), alpha.cpu()
+
+        return predict_here
+
+    return {name: prepared(each) for name, each in baselines.items()}
 
 
-def scored_samples(trained: Trained) -> Iterator[ScoredSample]:
+def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSample]:
     """Predict and score every sample of the split, one after the other."""
-    samples, baselines = trained.samples, predict_baselines(trained)
+    samples = trained.samples
+    methods: dict[str, Callable[[Sample], Views]] = {MODEL: functools.partial(predict_views, trained)}
+    if settings.refine_steps:
+        methods[REFINED] = functools.partial(predict_views, trained, refine_steps=settings.refine_steps)
+    methods |= predict_baselines(trained, chosen(settings))
     for index in range(len(samples)):
         sample = samples[index]
-        drawn = {MODEL: predict_views(trained, sample)} | baselines(sample)
+        drawn, seconds = {}, {}
+        for name, predict in methods.items():
+            start = time.perf_counter()
+            drawn[name] = predict(sample)  # on the CPU, so a GPU's work is done
+            seconds[name] = time.perf_counter() - start
         truth = sample["image"], sample["alpha"], sample.get("unknown")
         scores = {name: score(rgb, alpha, *truth) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: rgb for name, (rgb, _) in drawn.items()}
-        yield ScoredSample(samples.keys[index], sample["image"], rgb_of, scores)
+        yield ScoredSample(samples.keys[index], sample["image"], rgb_of, scores, seconds)

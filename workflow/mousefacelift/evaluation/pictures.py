@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mousefacelift.base.files import atomic, save_figure
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.evaluation.baselines.registry import BASELINES
-from mousefacelift.evaluation.methods import MODEL, ScoredSample, method_labels
+from mousefacelift.evaluation.methods import MODEL, ScoredSample, method_labels, pictured_methods
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric
 from mousefacelift.evaluation.scores import Scores, mean_score, standard_error
 from mousefacelift.evaluation.tables import few_samples
@@ -26,16 +25,16 @@ TURNTABLE_FPS = 24
 TURNTABLE_START = 270.0  # degrees of azimuth, as FaceLift's
 
 
-def write_bars(path: Path, scores: Scores, split: str) -> None:
+def write_bars(path: Path, scores: Scores, settings: Evaluate) -> None:
     """Means over samples with standard errors: a panel per metric, a group per held-out view and one for all views."""
-    labels = method_labels()
+    labels = method_labels(settings)
     samples, views = scores[MODEL][PRIMARY].shape
     columns = 2
     rows = -(-len(METRICS) // columns)
     # Wide enough for the numbers at the bars, each about 0.2 inches high when it stands upright.
     width = columns * (1.2 + 0.16 * (views + 1) * (len(labels) + 1))
     figure = Figure(figsize=(width, 1.2 + 2.9 * rows), layout="constrained", dpi=120)
-    title = f"Novel views of the {split} split: means over {samples} samples ± one standard error"
+    title = f"Novel views of the {settings.split} split: means over {samples} samples ± one standard error"
     heading = (title, textwrap.fill(few_samples(samples) or "", int(11 * width)))
     figure.suptitle("\n".join(filter(None, heading)), fontsize=11)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -66,16 +65,16 @@ def _bar_group(axes: Any, values: Tensor, each: Metric, label: str, place: tuple
     axes.bar_label(bars, fmt=each.text, fontsize=6, rotation=90, padding=2)
 
 
-def write_picture(path: Path, sample: ScoredSample) -> None:
+def write_picture(path: Path, sample: ScoredSample, settings: Evaluate) -> None:
     """A grid, a column per view: target, model, the baselines that are pictured, and the model's error."""
-    views, labels = len(sample.target), method_labels()
+    views, labels = len(sample.target), method_labels(settings)
     error = (sample.rgb[MODEL] - sample.target).abs().mean(1)
 
     def scored(method: str) -> Callable[[int], str]:
         return lambda view: f"{sample.scores[method][PRIMARY][view]:.1f} {metric(PRIMARY).unit}"
 
     rows: list[tuple[str, Tensor, Callable[[int], str]]] = [("target", sample.target, lambda view: f"view {view}")]
-    for method in (MODEL, *(name for name, baseline in BASELINES.items() if baseline.pictured)):
+    for method in pictured_methods(settings):
         rows.append((labels[method], sample.rgb[method], scored(method)))
     rows.append(("error of model", error, lambda view: f"mean {error[view].mean():.3f}"))
 

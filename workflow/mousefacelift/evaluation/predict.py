@@ -17,6 +17,7 @@ from mousefacelift.models.attention import AttentionChoice, choose_attention
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.network import Network
 from mousefacelift.models.precision import set_cuda_precision
+from mousefacelift.models.refine import refine
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.integrity import refuse_damaged
 from mousefacelift.shards.manifest import Manifest, read_manifest
@@ -102,12 +103,13 @@ def _device(train: Train) -> str:
     return "cpu"
 
 
-def predict_views(trained: Trained, sample: Sample) -> tuple[Tensor, Tensor]:
+def predict_views(trained: Trained, sample: Sample, refine_steps: int = 0) -> tuple[Tensor, Tensor]:
     """Predict every view of a sample from its input views, and draw it with its own camera.
 
     Args:
         trained: the model.
         sample: as `Samples` gives it; c2w, w2c and fxfycxcy may be others than the stored ones.
+        refine_steps: as for `reconstruct`.
 
     Returns:
         rgb [V, 3, S, S] over white, clamped to [0, 1].
@@ -117,7 +119,7 @@ def predict_views(trained: Trained, sample: Sample) -> tuple[Tensor, Tensor]:
     predicted_rgb, predicted_alpha = [], []
     for view in range(views):
         with torch.inference_mode():
-            gaussians = reconstruct(trained, sample, view)
+            gaussians = reconstruct(trained, sample, view, refine_steps)
             w2c, fxfycxcy = (sample[name][None, view : view + 1].to(trained.device) for name in ("w2c", "fxfycxcy"))
             rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
         predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
@@ -125,17 +127,27 @@ def predict_views(trained: Trained, sample: Sample) -> tuple[Tensor, Tensor]:
     return torch.stack(predicted_rgb), torch.stack(predicted_alpha)
 
 
-def reconstruct(trained: Trained, sample: Sample, held_out: int) -> Gaussians:
-    """One sample's Gaussians from the input views of a held-out view, in the order of the training run."""
+def reconstruct(trained: Trained, sample: Sample, held_out: int, refine_steps: int = 0) -> Gaussians:
+    """One sample's Gaussians from the input views of a held-out view, in the order of the training run.
+
+    Args:
+        trained: the model.
+        sample: as `Samples` gives it; of its images only the input views' are used.
+        held_out: index of the held-out view.
+        refine_steps: gradient steps that bring the prediction closer to its input views; 0: none.
+    """
     inputs = input_views(len(sample["image"]), trained.train.num_input_views, held_out)
     order = input_order(len(inputs), shuffle_seed(trained.train), sample["index"], held_out)
     inputs = [inputs[place] for place in order]
-    names = (name for name in ("image", "c2w", "fxfycxcy", "alpha", "unknown") if name in sample)
-    given = (sample[name][inputs].unsqueeze(0).to(trained.device) for name in names)
+    names = ("image", "alpha", "c2w", "w2c", "fxfycxcy", "unknown")
+    given = {name: sample[name][inputs].unsqueeze(0).to(trained.device) for name in names if name in sample}
     # The precision of the training run, and the fast one: attention has no quick float32 form on a GPU.
     mixed = trained.device == "cuda" and trained.train.precision == "bf16-mixed"
     with trained.attention.applied(), torch.autocast(trained.device, torch.bfloat16, enabled=mixed):
-        return trained.model(*given)
+        gaussians = trained.model(
+            *(given[name] for name in ("image", "c2w", "fxfycxcy", "alpha", "unknown") if name in given)
+        )
+    return refine(gaussians, steps=refine_steps, **{name: each for name, each in given.items() if name != "c2w"})
 
 
 def input_views(views: int, num_inputs: int, held_out: int) -> list[int]:

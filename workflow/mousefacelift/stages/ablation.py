@@ -16,7 +16,7 @@ from mousefacelift.base.files import atomic, read_json, save_figure, write_json
 from mousefacelift.base.tables import read_table
 from mousefacelift.config.reading import load_yaml, validate
 from mousefacelift.config.train import Train
-from mousefacelift.evaluation.methods import MODEL
+from mousefacelift.evaluation.methods import MODEL, REFINED
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric, validation_metrics
 from mousefacelift.evaluation.scores import Lead, estimates, is_clear, leads, paired_difference
 from mousefacelift.evaluation.tables import (
@@ -113,6 +113,7 @@ def read_run(train_dir: Path, evaluate_dir: Path) -> Run:
     for row in read_table(evaluate_dir / "metrics.tsv", "evaluate"):
         table.setdefault(row.get("method", ""), []).append(row)
     own = table.pop(MODEL, [])
+    table.pop(REFINED, None)  # runs are compared as they were trained
     try:
         samples = len({row["key"] for row in own})
         scores = _by_sample(own, samples)

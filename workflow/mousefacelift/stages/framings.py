@@ -24,9 +24,9 @@ from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.baselines.registry import BASELINES
 from mousefacelift.evaluation.framings import COMPARED, FRAMINGS, framed, verdict
-from mousefacelift.evaluation.methods import MODEL
+from mousefacelift.evaluation.methods import MODEL, predict_baselines
 from mousefacelift.evaluation.metrics.registry import metric, score
-from mousefacelift.evaluation.predict import Sample, Trained, input_views, open_trained, predict_views
+from mousefacelift.evaluation.predict import Sample, Trained, open_trained, predict_views
 from mousefacelift.evaluation.record import described, provenance, write_rows
 from mousefacelift.evaluation.scores import Scores, mean_scores, paired_difference, stacked
 from mousefacelift.evaluation.tables import (
@@ -177,14 +177,13 @@ def _framed(
 def _scored(name: str, made: Framed, trained: Trained) -> Result:
     """Predict and score every sample by the model and by the visual hull of its input views."""
     samples = trained.samples
-    inputs = [input_views(samples.views, trained.train.num_input_views, view) for view in range(samples.views)]
-    hull = BASELINES[HULL].prepare(trained.open_training)
+    hull = predict_baselines(trained, {HULL: BASELINES[HULL]})[HULL]
     rows: dict[str, list[dict[str, Tensor]]] = {MODEL: [], HULL: []}
     picture: tuple[Tensor, Tensor] | None = None
     advance = track(len(samples), f"framing {name}")
     for index in range(len(samples)):
         sample: Sample = samples[index]
-        drawn = {MODEL: predict_views(trained, sample), HULL: hull(sample, inputs)}
+        drawn = {MODEL: predict_views(trained, sample), HULL: hull(sample)}
         for method, (rgb, alpha) in drawn.items():
             rows[method].append(score(rgb, alpha, sample["image"], sample["alpha"], sample.get("unknown")))
         if index == len(samples) // 2:

@@ -99,12 +99,13 @@ def poc(manifest: Path | str, train_dir: Path, out_dir: Path, split: SplitName, 
 
 def _drawn_samples(trained: Trained) -> Iterator[Drawn]:
     """Every sample of the split under every condition."""
-    samples, baselines = trained.samples, predict_baselines(trained)
+    samples, baselines = trained.samples, predict_baselines(trained, BASELINES)
     world_from_mm = similarities(samples)
     for index in range(len(samples)):
         sample = samples[index]
         posed = camera_conditions(sample, world_from_mm[index])
-        drawn = {name: predict_views(trained, each) for name, each in posed.items()} | baselines(sample)
+        drawn = {name: predict_views(trained, each) for name, each in posed.items()}
+        drawn |= {name: predict(sample) for name, predict in baselines.items()}
         truth = sample["image"], sample["alpha"], sample.get("unknown")
         scores = {name: score(rgb, alpha, *truth) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: drawn[name][0] for name in posed}

@@ -1,10 +1,15 @@
-"""The baselines by name. A new baseline is a file beside this one and a line in BASELINES: nothing else lists them."""
+"""The baselines by name. A new baseline is a file beside this one and a line in BASELINES: nothing else lists them.
+
+One that takes long is a line in ON_REQUEST instead, and a value of `evaluate.baselines`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.evaluation.baselines import mean_train, nearest_view, visual_hull, white
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.baselines import fit, mean_train, nearest_view, visual_hull, white
 from mousefacelift.evaluation.predict import Predict
 from mousefacelift.training.data import Samples
 
@@ -28,6 +33,18 @@ BASELINES = {
     "nearest_view": Baseline("nearest input", nearest_view.prepare, pictured=True),
     "visual_hull": Baseline("visual hull", visual_hull.prepare, pictured=True),
 }
+
+# Those that `evaluate.baselines` asks for by name.
+ON_REQUEST: dict[str, Callable[[Evaluate], Baseline]] = {
+    "fit": lambda settings: Baseline(
+        f"fit, {settings.fit_steps} steps", partial(fit.prepare, settings.fit_steps), pictured=True
+    ),
+}
+
+
+def chosen(settings: Evaluate) -> dict[str, Baseline]:
+    """The baselines of an evaluation: all of BASELINES, then those that are asked for."""
+    return BASELINES | {name: make(settings) for name, make in ON_REQUEST.items() if name in settings.baselines}
 
 
 def baseline(name: str) -> Baseline:
