@@ -20,17 +20,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mousefacelift.base.errors import TerminatedError, UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Guards, Lora, Loss, Train
+from mousefacelift.evaluation.metrics.registry import validation_metrics
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.registry import build_model
 from mousefacelift.models.weights.files import load_weights
 from mousefacelift.shards.manifest import read_manifest
 from mousefacelift.stages.train import train
 from mousefacelift.training import finetuning
-from mousefacelift.training.finetuning import FineTuning, learning_rate, predict
+from mousefacelift.training.finetuning import FineTuning, learning_rate, predict, reconstruct
 from mousefacelift.training.loaders import ShardData
 from support.balls import train_words, write_shards
 from support.budget import some
 from support.presets import preset_of
+from support.small import unknown_corner, write_small
 from support.tables import metrics_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
@@ -556,6 +558,54 @@ def test_the_host_waits_for_the_device_once_per_step(synthetic_shards, tmp_path,
     with reads:
         run(synthetic_shards, tmp_path, steps=4, accumulate=2, ema=0.9)
     assert steps == [["tolist"]] * 4
+
+
+@pytest.fixture(scope="module")
+def half_known(tmp_path_factory):
+    """Data whose samples have unknown pixels, every second one; 3 views of 32 px."""
+    samples = {"a": {"train": 3, "val": 3}}
+    manifest = write_small(tmp_path_factory.mktemp("unknown"), samples, unknown=unknown_corner)
+    return ShardData(read_manifest(manifest), SETTINGS.model_copy(update={"num_input_views": 2, "augment": False}))
+
+
+def test_the_model_is_told_in_training_which_pixels_of_its_inputs_are_unknown(half_known):
+    told = 0
+    for batch in map(half_known.on_after_batch_transfer, half_known.train_dataloader(), [0] * 3):
+        given = []
+        reconstruct(lambda *arguments, given=given: given.extend(arguments), batch)
+        assert ("unknown" in batch) == (len(given) == 5)
+        for row, inputs in enumerate(batch["inputs"] if "unknown" in batch else []):
+            assert torch.equal(given[4][row], batch["unknown"][row, inputs])
+            told += int(given[4][row].any())
+    assert told
+
+
+@pytest.mark.parametrize("loader", [0, 1])
+def test_a_validation_leaves_out_what_is_unknown_in_its_samples_and_in_those_of_training(half_known, loader):
+    torch.manual_seed(0)
+    measures = {name: each.measure for name, each in validation_metrics().items()}
+    tuning = FineTuning(GSLRM(MICRO), half_known.settings, half_known, None, measures, "val_psnr")
+
+    def values(batch):
+        with torch.no_grad():
+            tuning.validation_step(batch, 0, loader)
+        return tuning._validation[loader, int(batch["index"][0])]
+
+    batches = [half_known.on_after_batch_transfer(each, loader) for each in half_known.val_dataloader()[loader]]
+    told = [batch for batch in batches if "unknown" in batch]
+    assert 0 < len(told) < len(batches)
+    for batch in told:
+        # The held-out view alone: an input's pixels are shown to the model, unknown or not.
+        wrong, view = batch["unknown"].clone(), batch["held_out"][0]
+        wrong[0, batch["inputs"][0]] = False
+        assert wrong[0, view].any()
+        other = batch | {
+            "image": batch["image"].masked_fill(wrong[:, :, None], 0.3), "alpha": batch["alpha"].masked_fill(wrong, 0.7),
+        }  # fmt: skip
+        expected = values(batch)
+        assert values(other) == expected
+        del other["unknown"]
+        assert values(other) != expected
 
 
 def test_gradients_are_not_in_memory_during_the_forward_pass_nor_in_a_validation(

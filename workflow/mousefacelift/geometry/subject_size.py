@@ -13,7 +13,7 @@ BORNE = 4.0
 # What makes a mouse larger for weights that know large subjects: said alike wherever a mouse is found to be small.
 LARGER = (
     "normalize.distance: canonical with zoom: 1.0 (world.json names the canonical_extent that fills the picture), or "
-    "normalize.zoom: fit; `snakemake poc` compares them for given weights"
+    "normalize.zoom: fit, larger still with fit: body; `snakemake poc` compares them for given weights"
 )
 
 
