@@ -6,13 +6,9 @@ from typing import Any
 
 from mousefacelift.config.normalize import Normalize
 from mousefacelift.config.reading import validate
-from mousefacelift.evaluation.metrics.registry import metric
+from mousefacelift.evaluation.metrics.registry import MOUSE_ALONE, metric
 from mousefacelift.evaluation.scores import Scores, is_clear, mean_score, paired_difference
 from mousefacelift.evaluation.tables import difference_text
-
-# Pictures of another framing show the mouse at another scale. What counts over the whole picture would then count white
-# instead: a mouse of 0.2 % of the picture, left out, costs 27 dB less than one of a third of it. These count the mouse alone.
-COMPARED = ("psnr_foreground", "mask_iou")
 
 
 @dataclass(frozen=True)
@@ -76,21 +72,23 @@ def verdict(models: Scores, hulls: Scores) -> str:
     """
     if len(models) < 2:
         return f"`{next(iter(models))}` alone could be made: there is nothing to compare it with."
-    best = {name: _ranked(models, hulls, name)[0] for name in COMPARED}
-    first, *others = _ranked(models, hulls, COMPARED[0])
-    each = metric(COMPARED[0])
-    leads = {name: lead(models[name], hulls[name], COMPARED[0]) for name in models}
+    best = {name: _ranked(models, hulls, name)[0] for name in MOUSE_ALONE}
+    first, *others = _ranked(models, hulls, MOUSE_ALONE[0])
+    each = metric(MOUSE_ALONE[0])
+    leads = {name: lead(models[name], hulls[name], MOUSE_ALONE[0]) for name in models}
     gaps = {name: paired_difference(leads[first], leads[name]) for name in others}
     level = [name for name, gap in gaps.items() if not is_clear(*gap)]
-    above = f"{difference_text(COMPARED[0], mean_score(leads[first]), float('inf'))} {each.unit}"
+    above = f"{difference_text(MOUSE_ALONE[0], mean_score(leads[first]), float('inf'))} {each.unit}"
     text = (
         f"By {each.label}, `{first}` compares best with the visual hull of the same pictures: model - hull is {above}"
     )
     if level:
         text += f", but not clearly above that of {' and '.join(f'`{name}`' for name in level)}."
     else:
-        text += f", {difference_text(COMPARED[0], *gaps[others[0]])} {each.unit} above that of the next, `{others[0]}`."
-    for name in COMPARED[1:]:
+        text += (
+            f", {difference_text(MOUSE_ALONE[0], *gaps[others[0]])} {each.unit} above that of the next, `{others[0]}`."
+        )
+    for name in MOUSE_ALONE[1:]:
         agrees = "it is the best, too" if best[name] == first else f"`{best[name]}` is the best"
         text += f" By {metric(name).label} {agrees}."
     return text

@@ -23,9 +23,9 @@ from mousefacelift.config.normalize import Normalize
 from mousefacelift.config.shard import Shard
 from mousefacelift.config.train import Train
 from mousefacelift.evaluation.baselines.registry import BASELINES
-from mousefacelift.evaluation.framings import COMPARED, FRAMINGS, framed, verdict
+from mousefacelift.evaluation.framings import FRAMINGS, framed, verdict
 from mousefacelift.evaluation.methods import MODEL, predict_baselines
-from mousefacelift.evaluation.metrics.registry import metric, score
+from mousefacelift.evaluation.metrics.registry import MOUSE_ALONE, metric, score
 from mousefacelift.evaluation.predict import Sample, Trained, open_trained, predict_views
 from mousefacelift.evaluation.record import described, provenance, write_rows
 from mousefacelift.evaluation.scores import Scores, mean_scores, paired_difference, stacked
@@ -220,7 +220,7 @@ def _record(result: Result) -> dict[str, Any]:
         "views_that_hold_the_mouse": float(made.fits.mean()),
         "camera_error_px": _median(made.error_px),
         **{method: mean_scores(table) for method, table in result.methods.items()},
-        "to_visual_hull": {name: difference_record(*_lead(result, name)) for name in COMPARED},
+        "to_visual_hull": {name: difference_record(*_lead(result, name)) for name in MOUSE_ALONE},
     }
 
 
@@ -241,7 +241,7 @@ def _table(found: dict[str, Result], failed: dict[str, str], sentence: str, trai
         "images against cameras, px (median)",
     ]
     columns += [
-        f"{metric(name).title}: {what}" for name in COMPARED for what in ("model", "visual hull", "model - hull")
+        f"{metric(name).title}: {what}" for name in MOUSE_ALONE for what in ("model", "visual hull", "model - hull")
     ]
     rows = []
     for name, result in found.items():
@@ -253,7 +253,7 @@ def _table(found: dict[str, Result], failed: dict[str, str], sentence: str, trai
             f"{100 * made.fits.mean():.0f}",
         ]
         row.append("unknown" if error is None else f"{error:.2f}")
-        for each in COMPARED:
+        for each in MOUSE_ALONE:
             row += [
                 estimate_text(each, *paired_difference(table[each], np.zeros_like(table[each])))
                 for table in (result.methods[MODEL], result.methods[HULL])

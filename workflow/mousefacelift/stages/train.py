@@ -15,7 +15,7 @@ import yaml
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, locked
 from mousefacelift.config.train import Train
-from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, validation_metrics
+from mousefacelift.evaluation.metrics.registry import METRICS, MOUSE_ALONE, PRIMARY, validation_metrics
 from mousefacelift.evaluation.tables import estimate_text, warn_of_few_samples
 from mousefacelift.models.attention import AttentionChoice
 from mousefacelift.models.network import Network
@@ -37,7 +37,7 @@ from mousefacelift.training.runs import identity, initial_model, run_record
 from mousefacelift.training.trainer import fit
 
 PRIMARY_COLUMN = f"val_{PRIMARY}"  # of metrics.csv
-GAP = GapColumns("psnr_foreground")
+GAP = GapColumns(MOUSE_ALONE[0])
 
 
 def train(
