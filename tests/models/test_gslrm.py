@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.models.gslrm import GSLRM, GSLRMConfig, patchify, pixel_rays
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig, patchify
+from mousefacelift.models.rays import pixel_rays
 from mousefacelift.models.registry import build_model
 
 PARITY = Path(__file__).with_name("gslrm_micro.npz")

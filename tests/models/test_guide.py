@@ -10,9 +10,11 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.train import Train
 from mousefacelift.models.gaussians import SH_C0, render
-from mousefacelift.models.gslrm import GSLRM, MARGIN, GSLRMConfig, Inward, pixel_rays
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig, Inward
 from mousefacelift.models.hull.api import intervals
+from mousefacelift.models.hull.guides import MARGIN
 from mousefacelift.models.hull.surface import hull_gaussians
+from mousefacelift.models.rays import pixel_rays
 from mousefacelift.models.registry import build_model, preset_config
 from mousefacelift.models.weights.files import load_weights, save_weights
 from mousefacelift.models.weights.fitting import check_weights
@@ -207,7 +209,10 @@ def test_guided_training_learns_continues_and_has_an_identity_of_its_own(synthet
     whole, half = (load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
     assert whole.config.guide == "hull" and whole.config.residual
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
-    assert whole.pixel_gaussian_decoder[1].weight.abs().max() > 0 and whole.guide_embedder.weight.isfinite().all()
+    assert (
+        whole.pixel_gaussian_decoder.mlp[-1].weight.abs().max() > 0
+        and whole.guide_embedder.linear.weight.isfinite().all()
+    )
     data = read_manifest(synthetic_shards)
     found = {
         identity(run_record(data, SETTINGS.model_copy(update={"guide": guide}))) for guide in ("none", "clamp", "hull")

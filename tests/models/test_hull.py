@@ -8,10 +8,10 @@ import pytest
 import torch
 from scipy.spatial import ConvexHull
 
-from mousefacelift.models.gslrm import pixel_rays
 from mousefacelift.models.hull.api import intervals
 from mousefacelift.models.hull.batched import intervals_batched
 from mousefacelift.models.hull.surface import hull_gaussians
+from mousefacelift.models.rays import pixel_rays
 from support.balls import AZIMUTHS, ELEVATIONS, ball, look_at_origin
 
 SIZE = 48

@@ -19,15 +19,14 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.models.gaussians import Gaussians
-from mousefacelift.models.hull.api import intervals
-from mousefacelift.models.hull.constants import INSIDE, SHARE
-from mousefacelift.models.hull.splats import colours, log_scales, logits
+from mousefacelift.models.hull.guides import BACK, COLOUR, FRONT, LOGIT, MARGIN, PLACE, SCALE, START, VALID, guides
+from mousefacelift.models.hull.sweep import sweep
 from mousefacelift.models.network import Footprint, Network, Recompute
 from mousefacelift.models.precision import full_precision
+from mousefacelift.models.rays import pixel_rays
+from mousefacelift.models.residual import CHANNELS, ResidualEmbedder, ResidualHead, head_bytes
 
-CHANNELS = (3, 3, 3, 4, 1)  # raw values of a Gaussian: xyz, colour dc, scale, rotation (wxyz), opacity
 GUIDES = ("none", "clamp", "hull")  # what decides where pixel Gaussians may be: nothing, or the inputs' visual hull
-MARGIN = 0.01  # world units by which a ray's interval of the hull is widened
 GROWTH = 1.5  # log units by which a residual model's Gaussian may be larger than its pixel
 
 
@@ -68,30 +67,6 @@ KEPT = [
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
-
-
-def pixel_rays(c2w: Tensor, fxfycxcy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Origin and direction of the ray through every pixel's centre.
-
-    Args:
-        c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
-        fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
-        height: image height H in pixels.
-        width: image width W in pixels.
-
-    Returns:
-        origins: [B, V, 1, 1, 3] the cameras' centres, world units, float32.
-        directions: [B, V, H, W, 3] unit vectors in the world, float32.
-    """
-    with full_precision(c2w.device):  # bf16 would move a ray by several pixels, TF32 by a quarter of one
-        c2w, fxfycxcy = c2w.float(), fxfycxcy.float()
-        fx, fy, cx, cy = fxfycxcy[..., None, None, :].unbind(-1)
-        col = torch.arange(width, device=c2w.device) + 0.5
-        row = torch.arange(height, device=c2w.device)[:, None] + 0.5
-        x, y = torch.broadcast_tensors((col - cx) / fx, (row - cy) / fy)
-        directions = functional.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)
-        directions = directions @ c2w[..., None, :3, :3].transpose(-1, -2)
-        return c2w[..., None, None, :3, 3], directions
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -253,17 +228,24 @@ class GSLRM(Network):
         self.input_layer_norm = nn.LayerNorm(config.width, bias=False)
         self.transformer_layers = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.gaussian_upsampler = FreeGaussianHead(config)
-        self.pixel_gaussian_decoder = nn.Sequential(
-            nn.LayerNorm(config.width, bias=False), nn.Linear(config.width, sum(CHANNELS) * pixels, bias=False)
+        self.pixel_gaussian_decoder: nn.Module = (
+            ResidualHead(config.width, config.patch)
+            if config.residual
+            else nn.Sequential(
+                nn.LayerNorm(config.width, bias=False), nn.Linear(config.width, sum(CHANNELS) * pixels, bias=False)
+            )
         )
-        if config.guide == "hull":
+        if config.residual:
+            self.guide_embedder: nn.Module = ResidualEmbedder(config.width, config.patch)
+        elif config.guide == "hull":
             self.guide_embedder = nn.Linear(3 * pixels, config.width, bias=False)
         nn.init.trunc_normal_(self.gaussian_position_embeddings, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-        if config.residual:  # an untrained model draws the hull's own Gaussians
-            nn.init.zeros_(self.pixel_gaussian_decoder[1].weight)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, ResidualEmbedder | ResidualHead):
+                module.start()
 
     def compile_layers(self) -> None:
         """Compile the layers at their first use; they share one compiled function."""
@@ -302,11 +284,15 @@ class GSLRM(Network):
         local = (72 if embedder and not mixed else 108) * pixels
         if config.guide != "none":  # nine values more of a pixel, and their patches
             local += 72 * pixels
+        head = 0
+        if config.residual:
+            local += 8 * pixels
+            head = head_bytes(pixels)
         return Footprint(
             gaussians=gaussians // samples,
             copies=layers * copies if whole else 0,
             kept=embedded + layers * kept,
-            heads=2 * stream + 124 * gaussians,
+            heads=2 * stream + 124 * gaussians + head,
             forward=local + 24 * pixels + (stream + copied * narrow if whole else 3 * stream + 8 * copied * narrow),
             forward_heads=local + 56 * gaussians,
             backward_layer=gradients + (0 if whole else layer - kept + copies) if layers else 0,
@@ -348,7 +334,11 @@ class GSLRM(Network):
         fixed = [nearest, directions]  # of a pixel's Gaussian
         if config.guide != "none":
             assert alpha is not None, "a guided model needs the inputs' silhouettes"
-            fixed += _guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
+            fixed += guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
+        if config.residual:
+            assert alpha is not None
+            shown, rows = sweep(image, alpha, c2w, fxfycxcy, torch.cat(fixed, dim=-1))
+            fixed.append(rows)
 
         # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
         patches, known = patchify(pixels, config.patch), patchify(torch.cat(fixed, dim=-1), config.patch)
@@ -361,7 +351,10 @@ class GSLRM(Network):
 
         # All tokens, the free ones first, attend to all.
         tokens = self.patch_embedder(patches)
-        if config.guide == "hull":
+        if config.residual:
+            place = known[..., PLACE].long().flatten(1)
+            tokens = tokens + self.guide_embedder(known[..., 6:9], shown, place)
+        elif config.guide == "hull":
             tokens = tokens + self.guide_embedder(known[..., 6:9].flatten(2))
         free = self.gaussian_position_embeddings.to(tokens.dtype).expand(b, -1, -1)
         x = self.input_layer_norm(torch.cat([free, tokens], dim=1))
@@ -370,7 +363,10 @@ class GSLRM(Network):
         with full_precision(x.device):  # in bf16 or TF32 a depth is rounded by 1e-3 world units
             free, tokens = x.float().split([config.free_gaussians, x.shape[1] - config.free_gaussians], dim=1)
             free_raw = self.gaussian_upsampler(free)
-            pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))
+            if config.residual:
+                pixel_raw = self.pixel_gaussian_decoder(tokens, shown, place)
+            else:
+                pixel_raw = self.pixel_gaussian_decoder(tokens).view(b, -1, sum(CHANNELS))
         absent = None if present is None else ~present.repeat_interleave(config.patch**2, dim=1)
         return self._gaussians(free_raw, pixel_raw, known.flatten(1, 2), absent)
 
@@ -380,7 +376,7 @@ class GSLRM(Network):
         Args:
             free_raw: [B, free, 14].
             pixel_raw: [B, P, 14].
-            known: [B, P, 6 or 15] what is fixed of the pixels' Gaussians: their rays, and with a guide `_guides`.
+            known: [B, P, 6 or more] what is fixed of the pixels' Gaussians: their rays, and with a guide `hull.guides`.
             absent: [B, P] bool, padding; None without any.
         """
         config = self.config
@@ -418,28 +414,3 @@ class GSLRM(Network):
             rotation=torch.cat([free_rotation, rotation], dim=1),
             opacity=torch.cat([free_opacity, opacity], dim=1),
         )
-
-
-# Places in what is known of a pixel: the ray's nearest point and direction, and what `_guides` returns.
-FRONT, BACK, VALID, START, SCALE, LOGIT = (slice(6 + i, 7 + i) for i in range(6))
-COLOUR = slice(12, 15)
-
-
-@torch.no_grad()
-def _guides(
-    image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, unknown: Tensor | None, nearest: Tensor, directions: Tensor
-) -> list[Tensor]:  # fmt: skip
-    """What the visual hull says of each pixel, as `models.hull.surface` draws it.
-
-    Returns:
-        [B, V, H, W, 1, 1, 1, 1, 1, 1 and 3] float32: front and back of its ray's interval; whether it has one; the
-        distance of its Gaussian from MARGIN before the front; its log scale; its opacity's logit; its colour.
-    """
-    image, alpha, c2w, fxfycxcy = (tensor.float() for tensor in (image, alpha, c2w, fxfycxcy))
-    found = intervals(alpha, c2w, torch.linalg.inv(c2w), fxfycxcy, unknown)
-    front, back, valid = (each[..., None].float() for each in found)
-    valid = valid * (alpha[..., None] > INSIDE)
-    share = SHARE if alpha.shape[1] > 1 else 0.5
-    start = share * (back - front)
-    scale = log_scales(nearest + (front + start) * directions, c2w, fxfycxcy)
-    return [front, back, valid, start + MARGIN, scale, logits(alpha[..., None]), colours(image, alpha)]

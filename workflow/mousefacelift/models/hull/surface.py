@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from mousefacelift.models.gaussians import SH_C0, Gaussians
-from mousefacelift.models.gslrm import pixel_rays
 from mousefacelift.models.hull.api import intervals
 from mousefacelift.models.hull.constants import INSIDE, OPACITY, SHARE, SPLAT
+from mousefacelift.models.rays import pixel_rays
 
 
 def hull_gaussians(
