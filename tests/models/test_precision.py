@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mousefacelift.models import gslrm, precision
+from mousefacelift.models import gslrm, precision, rays
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.precision import full_precision, set_cuda_precision
 from mousefacelift.training import losses
@@ -68,6 +68,7 @@ def as_on_cuda(monkeypatch):
         return full_precision(torch.device("cuda"))
 
     monkeypatch.setattr(gslrm, "full_precision", on_cuda)
+    monkeypatch.setattr(rays, "full_precision", on_cuda)
     monkeypatch.setattr(losses, "full_precision", on_cuda)
     assert precision.full_precision is full_precision
 
