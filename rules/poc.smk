@@ -81,7 +81,7 @@ rule poc_framings:
         runtime=480,
         gpu=PLAN.evaluate_gpus,
     params:
-        results=RESULTS,
+        results=subpath(output.metrics, ancestor=4),
         captures=PLAN.capture_options(),
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
