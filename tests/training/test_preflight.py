@@ -127,14 +127,20 @@ def test_cameras_unlike_those_of_the_weights_are_noted(tmp_path):
     assert "819 ± 0 px at 512 px" in found["focal length"].found and "549" in found["focal length"].wanted
 
 
-def test_a_tiny_mouse_is_noted(tmp_path):
+def black_square(first, last):
+    """Makes the mouse a square from pixel `first` to `last` in rows and columns."""
+
     def shrink(_path, file):
         image = np.full(file["image"].shape, 255, np.uint8)
         image[..., 3] = 0
-        image[..., 30:34, 30:34, :] = [0, 0, 0, 255]
+        image[..., first:last, first:last, :] = [0, 0, 0, 255]
         file["image"][...] = image
 
-    found = checks(rewrite(tmp_path, shrink))
+    return shrink
+
+
+def test_a_tiny_mouse_is_noted(tmp_path):
+    found = checks(rewrite(tmp_path, black_square(30, 34)))
     small = found["subject size"]
     assert small.verdict == "note" and small.advice.endswith(LARGER)
     # 4 of 64 px, at 2.7 and 1.6 times the image's width.
@@ -142,13 +148,7 @@ def test_a_tiny_mouse_is_noted(tmp_path):
 
 
 def test_a_mouse_that_is_large_enough_to_learn_from_may_be_too_small_for_facelifts_weights(tmp_path):
-    def shrink(_path, file):
-        image = np.full(file["image"].shape, 255, np.uint8)
-        image[..., 3] = 0
-        image[..., 26:38, 26:38, :] = [0, 0, 0, 255]
-        file["image"][...] = image
-
-    manifest = rewrite(tmp_path, shrink)
+    manifest = rewrite(tmp_path, black_square(26, 38))
     assert checks(manifest)["subject size"].verdict == "ok"
     found = checks(manifest, init="weights.pt")["subject size"]
     assert found.verdict == "note" and found.advice.endswith(LARGER)

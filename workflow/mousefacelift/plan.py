@@ -5,7 +5,7 @@ calibrations, so that a mistake is known before the first job.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +94,14 @@ class Plan:
 
     def data_settings(self) -> str:
         """The sections that the shards depend on, as JSON, for their manifest to record."""
-        return json.dumps(self.config.model_dump(mode="json", include=set(STAGES)), sort_keys=True)
+        return self._sections(STAGES)
 
     def framing_settings(self) -> str:
         """The sections that a framing is made by, as JSON."""
-        return json.dumps(self.config.model_dump(mode="json", include={"normalize", "shard"}), sort_keys=True)
+        return self._sections(("normalize", "shard"))
+
+    def _sections(self, names: Iterable[str]) -> str:
+        return json.dumps(self.config.model_dump(mode="json", include=set(names)), sort_keys=True)
 
     def variant_settings(self, name: str) -> str:
         """The section `train` with a variant's change, as JSON."""

@@ -1,12 +1,10 @@
 """Commands of the experiments, which run only when asked for by name."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mousefacelift.base.parsing import parse_json
 from mousefacelift.cli.options import (
     CONFIG,
     ConfigOption,
@@ -14,7 +12,9 @@ from mousefacelift.cli.options import (
     SplitChoice,
     ThreadsOption,
     TrainedOption,
+    checked,
     limit_threads,
+    parse_sections,
     section,
 )
 
@@ -60,8 +60,12 @@ def framings(
 ) -> None:
     """Compare ways to frame the mouse (exact, fit, canonical, fit_body) on the same moments and the same weights."""
     threads = limit_threads(threads)
-    given = None if settings is None else parse_json(settings, "--settings")
-    parts = [section(stage, given and json.dumps(given[stage]), config) for stage in ("normalize", "shard")]
+    names = ("normalize", "shard")
+    if settings is None:
+        parts = [section(name, None, config) for name in names]
+    else:
+        given = parse_sections(names, settings)
+        parts = [checked(name, given[name]) for name in names]
     chosen: Any = split.value if split else section("evaluate", None, config).split
     from mousefacelift.stages.framings import framings as stage
 

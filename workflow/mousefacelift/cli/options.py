@@ -1,6 +1,7 @@
 """Options that several commands share, and the values they stand for."""
 
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,12 +45,26 @@ class SplitChoice(StrEnum):
 
 def section(stage: str, settings: str | None, config: Path) -> Any:
     """A stage's checked settings, from JSON or from the configuration file."""
-    from mousefacelift.config.config import Config
-    from mousefacelift.config.reading import load_config, validate
+    from mousefacelift.config.reading import load_config
 
     if settings is None:
         return getattr(load_config(config), stage)
+    return checked(stage, parse_json(settings, "--settings"))
+
+
+def parse_sections(names: Sequence[str], settings: str) -> dict[str, Any]:
+    """The unchecked sections of these names, from JSON. Raises UserError if it holds others, or lacks one."""
     values = parse_json(settings, "--settings")
+    if not isinstance(values, dict) or set(values) != set(names):
+        raise UserError(f"--settings: expected the sections {', '.join(names)} in one JSON object")
+    return values
+
+
+def checked(stage: str, values: Any) -> Any:
+    """A stage's checked settings, from a section's values."""
+    from mousefacelift.config.config import Config
+    from mousefacelift.config.reading import validate
+
     model: Any = Config.model_fields[stage].annotation
     return validate(model, values, f"--settings, section {stage}")
 

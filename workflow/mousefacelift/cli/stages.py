@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.parsing import parse_json
 from mousefacelift.cli.options import (
     CONFIG,
     BackgroundOption,
@@ -25,6 +24,7 @@ from mousefacelift.cli.options import (
     TrainedOption,
     find_capture,
     limit_threads,
+    parse_sections,
     section,
 )
 
@@ -182,9 +182,7 @@ def manifest(
     threads = limit_threads(threads)
     from mousefacelift.shards.manifest import STAGES, write_manifest
 
-    values = None if settings is None else parse_json(settings, "--settings")
-    if settings is not None and (not isinstance(values, dict) or set(values) != set(STAGES)):
-        raise UserError(f"--settings: expected the sections {', '.join(STAGES)} in one JSON object")
+    values = None if settings is None else parse_sections(STAGES, settings)
     write_manifest(shards, output, tuple(need), values, threads)
 
 

@@ -38,24 +38,33 @@ def in_h5(path: Path, views: int) -> Look:
 def in_tar(path: Path, names: Sequence[str]) -> Look:
     """Of one sample in a tar, by its images' names."""
 
-    def read(name: str) -> bytes:
-        with tarfile.open(path, "r:") as tar:
-            member = tar.extractfile(name)
-            return member.read() if member else b""
+    def look(row: int) -> Array:
+        try:
+            with tarfile.open(path, "r:") as tar:  # once for all images: finding one reads all headers before it
+                return _of_files(names, lambda name: _member(tar, name))
+        except (OSError, tarfile.TarError):
+            return unknown(len(names))(row)
 
-    return _of_files(names, read)
+    return look
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.extractfile(name)
+    return member.read() if member else b""
 
 
 def in_folder(folder: Path, names: Sequence[str]) -> Look:
     """Of one sample of FaceLift's folders, by its images' paths."""
-    return _of_files(names, lambda name: (folder / name).read_bytes())
+    return lambda _: _of_files(names, lambda name: (folder / name).read_bytes())
 
 
-def _of_files(names: Sequence[str], read: Callable[[str], bytes]) -> Look:
+def _of_files(names: Sequence[str], read: Callable[[str], bytes]) -> Array:
+    """[V, 2], NaN for an image that cannot be read."""
+
     def size(name: str) -> Array:
         try:
             return silhouette_size(decode_image(read(name), name)[None, ..., 3])[0]
         except (OSError, KeyError, tarfile.TarError, UserError):
             return np.full(2, np.nan)
 
-    return lambda _: np.stack([size(name) for name in names])
+    return np.stack([size(name) for name in names])

@@ -115,16 +115,30 @@ def predict_views(trained: Trained, sample: Sample, refine_steps: int = 0) -> tu
         rgb [V, 3, S, S] over white, clamped to [0, 1].
         alpha [V, S, S] in [0, 1].
     """
-    views, size = len(sample["image"]), sample["image"].shape[-1]
-    predicted_rgb, predicted_alpha = [], []
-    for view in range(views):
+    return draw_held_out(sample, lambda view: reconstruct(trained, sample, view, refine_steps))
+
+
+def draw_held_out(sample: Sample, reconstructed: Callable[[int], Gaussians]) -> tuple[Tensor, Tensor]:
+    """Draw every view of a sample with its own camera, from the Gaussians that its input views give.
+
+    Args:
+        sample: as `Samples` gives it.
+        reconstructed: the Gaussians for each held-out view; called in inference mode.
+
+    Returns:
+        rgb [V, 3, S, S] over white, clamped to [0, 1], on the CPU.
+        alpha [V, S, S] in [0, 1], on the CPU.
+    """
+    size = sample["image"].shape[-1]
+    drawn = []
+    for view in range(len(sample["image"])):
         with torch.inference_mode():
-            gaussians = reconstruct(trained, sample, view, refine_steps)
-            w2c, fxfycxcy = (sample[name][None, view : view + 1].to(trained.device) for name in ("w2c", "fxfycxcy"))
-            rgb, alpha = render(gaussians, w2c, fxfycxcy, size, size)
-        predicted_rgb.append(rgb[0, 0].cpu().clamp(0, 1))
-        predicted_alpha.append(alpha[0, 0].cpu())
-    return torch.stack(predicted_rgb), torch.stack(predicted_alpha)
+            gaussians = reconstructed(view)
+            w2c, fxfycxcy = (sample[name][None, view : view + 1] for name in ("w2c", "fxfycxcy"))
+            device = gaussians.xyz.device
+            rgb, alpha = render(gaussians, w2c.to(device), fxfycxcy.to(device), size, size)
+            drawn.append((rgb[0, 0].cpu().clamp(0, 1), alpha[0, 0].cpu()))
+    return torch.stack([rgb for rgb, _ in drawn]), torch.stack([alpha for _, alpha in drawn])
 
 
 def reconstruct(trained: Trained, sample: Sample, held_out: int, refine_steps: int = 0) -> Gaussians:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mousefacelift.evaluation.metrics.registry import METRICS
+from mousefacelift.training.gap import over_samples
 
 Scores = dict[str, dict[str, Tensor]]  # method or condition -> metric -> [N, V]
 Estimate = tuple[float, float]  # a mean, and its standard error, infinite with fewer than two samples
@@ -77,12 +78,8 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     Returns:
         The mean, 0 without any value, and its standard error, infinite with fewer than two samples.
     """
-    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    there = np.isfinite(differences)
-    views = there.sum(axis=1)
-    means = np.where(there, differences, 0).sum(axis=1)[views > 0] / views[views > 0]
-    n = len(means)
-    return (float(means.mean()) if n else 0.0), (float(means.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf)
+    mean, error = over_samples(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+    return 0.0 if math.isnan(mean) else mean, math.inf if math.isnan(error) else error
 
 
 def is_clear(mean: float, error: float) -> bool:

@@ -130,32 +130,20 @@ def visual_hull(
     Returns:
         The hull; NaN and volume 0 if fewer than two views have a silhouette, or they share nothing.
     """
-    cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
-    present = list(cutouts)
     center = np.asarray(center_mm, np.float64)
+    looking = _views(silhouettes, rig, center, radius_mm, voxel_mm)
+    present, views = list(looking), list(looking.values())
     iou = np.full(len(rig), np.nan)
     iou_others, iou_without = (iou.copy(), iou.copy()) if leave_one_out else (None, None)
     cut = iou.copy()
     unknown, none, no_body = np.full((3, 3), np.nan), np.zeros((0, 3)), np.full((BODY_POINTS, 3), np.nan)
     nothing = Hull(
-        unknown[0],
-        0.0,
-        unknown,
-        unknown[0],
-        iou,
-        cut,
-        none,
-        np.zeros((0, 4)),
-        no_body,
-        voxel_mm,
-        iou_others,
-        iou_without,
-    )
-    if len(present) < 2 or not np.isfinite([*center, radius_mm]).all():
+        unknown[0], 0.0, unknown, unknown[0], iou, cut, none, np.zeros((0, 4)), no_body, voxel_mm, iou_others, iou_without
+    )  # fmt: skip
+    if not present:
         return nothing
     # With leave_one_out a voxel that a single view carves away is kept for now: it may be in the hull of the others.
     cameras = [rig[v] for v in present]
-    views = [_View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()]
     points, pixels, inside = _carve(views, cameras, center, radius_mm, voxel_mm, int(leave_one_out))
     depth, second = _smallest(inside, 2)  # depth in the hull; without the view that limits it, the second smallest
 
@@ -206,12 +194,11 @@ def hull_voxels(
     Returns:
         [n, 3] in the world, mm; empty if fewer than two views have a silhouette, or they share nothing.
     """
-    cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
     center = np.asarray(center_mm, np.float64)
-    if len(cutouts) < 2 or not np.isfinite([*center, radius_mm]).all():
+    views = _views(silhouettes, rig, center, radius_mm, voxel_mm)
+    if not views:
         return np.zeros((0, 3), np.float32)
-    views = [_View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()]
-    return _carve(views, [rig[v] for v in cutouts], center, radius_mm, voxel_mm, 0)[0]
+    return _carve(list(views.values()), [rig[v] for v in views], center, radius_mm, voxel_mm, 0)[0]
 
 
 def open_sides(cutout: Cutout, camera: Camera) -> tuple[bool, bool, bool, bool]:
@@ -361,6 +348,16 @@ def _is_thin(points: Floats, depth: Floats, some: NDArray[np.intp]) -> NDArray[n
     thick = points[thinned(np.flatnonzero(depth >= deepest / 3), 500)]
     distance, _ = cKDTree(thick).query(points[some], distance_upper_bound=deepest)
     return np.isinf(distance)
+
+
+def _views(
+    silhouettes: Sequence[Cutout | None], rig: Rig, center: Array, radius_mm: float, voxel_mm: float
+) -> dict[int, _View]:
+    """The views with a silhouette, by their places in the rig; none if fewer than two have one, or there is no ball."""
+    cutouts = {v: s for v, s in enumerate(silhouettes) if s is not None and (s[0] > 127).any()}
+    if len(cutouts) < 2 or not np.isfinite([*center, radius_mm]).all():
+        return {}
+    return {v: _View.of(cutout, rig[v], center, voxel_mm) for v, cutout in cutouts.items()}
 
 
 def _smallest(values: Floats, count: int) -> list[Floats]:

@@ -335,10 +335,9 @@ class GSLRM(Network):
         if config.guide != "none":
             assert alpha is not None, "a guided model needs the inputs' silhouettes"
             fixed += guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
-        if config.residual:
-            assert alpha is not None
-            shown, rows = sweep(image, alpha, c2w, fxfycxcy, torch.cat(fixed, dim=-1))
-            fixed.append(rows)
+            if config.residual:
+                shown, rows = sweep(image, alpha, c2w, fxfycxcy, torch.cat(fixed, dim=-1))
+                fixed.append(rows)
 
         # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
         patches, known = patchify(pixels, config.patch), patchify(torch.cat(fixed, dim=-1), config.patch)

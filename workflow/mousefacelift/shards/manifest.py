@@ -109,6 +109,10 @@ class Manifest(Strict):
         """The shards of a split that hold samples."""
         return [shard for shard in self.shards if shard.split == name and shard.samples]
 
+    def samples(self, split: str) -> int:
+        """How many samples a split has."""
+        return sum(shard.samples for shard in self.split(split))
+
     def location(self, shard: ShardEntry, kind: Kind) -> str:
         """Where a shard's tar or h5 is to be read: a path or a URL."""
         return f"{self.url}/{shard.path(kind)}" if self.url else str(self.folder / shard.path(kind))

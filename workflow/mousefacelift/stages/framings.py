@@ -1,6 +1,5 @@
 """Which framing suits the weights? The same moments, framed anew from what the earlier stages know, by the same weights."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from torch import Tensor
 from mousefacelift.artifacts.poses import Poses
 from mousefacelift.artifacts.samples import SampleRow, Samples
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.files import atomic, save_figure, write_json
+from mousefacelift.base.files import atomic, read_json, save_figure, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.base.tables import markdown_table
 from mousefacelift.config.normalize import Normalize
@@ -28,7 +27,7 @@ from mousefacelift.evaluation.methods import MODEL, predict_baselines
 from mousefacelift.evaluation.metrics.registry import MOUSE_ALONE, metric, score
 from mousefacelift.evaluation.predict import Sample, Trained, open_trained, predict_views
 from mousefacelift.evaluation.record import described, provenance, write_rows
-from mousefacelift.evaluation.scores import Scores, mean_scores, paired_difference, stacked
+from mousefacelift.evaluation.scores import Scores, estimates, mean_scores, paired_difference, stacked
 from mousefacelift.evaluation.tables import (
     STANDARD_ERROR,
     difference_record,
@@ -156,7 +155,7 @@ def _framed(
         where, stage = folder / capture, results / "cameras" / capture
         poses_file, samples_file, rig = where / "cameras.h5", where / "samples.tsv", stage / "rig.json"
         normalize(rig, stage / "subject.h5", poses_file, where / "world.json", settings[0])
-        worlds.append(json.loads((where / "world.json").read_text(encoding="utf-8")))
+        worlds.append(read_json(where / "world.json", "normalize"))
         Samples(tuple(chosen)).write(samples_file)
         for chunk in sorted({row.chunk for row in chosen}):
             stem = folder / "shard" / chosen[0].split / f"{capture}-{chunk:04d}.h5"
@@ -255,8 +254,7 @@ def _table(found: dict[str, Result], failed: dict[str, str], sentence: str, trai
         row.append("unknown" if error is None else f"{error:.2f}")
         for each in MOUSE_ALONE:
             row += [
-                estimate_text(each, *paired_difference(table[each], np.zeros_like(table[each])))
-                for table in (result.methods[MODEL], result.methods[HULL])
+                estimate_text(each, *estimates(table)[each]) for table in (result.methods[MODEL], result.methods[HULL])
             ]
             row.append(difference_text(each, *_lead(result, each)))
         rows.append(row)

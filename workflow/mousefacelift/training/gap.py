@@ -1,7 +1,7 @@
 """What a run knows of its training samples and not of others: one metric on both, and their difference."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ def error_column(column: str) -> str:
     return f"{column}_error"
 
 
-def over_samples(values: Sequence[Sequence[float]]) -> tuple[float, float]:
+def over_samples(values: Iterable[Iterable[float]]) -> tuple[float, float]:
     """Mean over samples, and its standard error. A sample's views show one moment, so they are averaged first.
 
     Args:

@@ -87,7 +87,7 @@ class ShardData(lightning.LightningDataModule):
         """At most `count` training samples as `Samples.stored` gives them: evenly spread in HDF5, the first ones in tars."""
         if self.train is not None:
             return [self.train.stored(int(place)) for place in evenly_spaced(len(self.train), count)]
-        settings, total = self.settings, sum(shard.samples for shard in self.manifest.split("train"))
+        settings, total = self.settings, self.manifest.samples("train")
         plain = Recipe(settings.num_input_views)
         visits = TarVisits(
             self.manifest, plain, settings.image_size, 1, 1, 0, min(count, total), cameras=settings.cameras
@@ -97,7 +97,7 @@ class ShardData(lightning.LightningDataModule):
     @property
     def seen(self) -> int:
         """How many training samples validation measures: as many as validation samples, at most SEEN."""
-        return min(SEEN, len(self.val), sum(shard.samples for shard in self.manifest.split("train")))
+        return min(SEEN, len(self.val), self.manifest.samples("train"))
 
     @functools.cached_property
     def _seen(self) -> Kept:

@@ -187,7 +187,7 @@ def _splits(shards: ShardData) -> Check:
     data = shards.manifest
     opened = {"train": shards.train, "val": shards.val}
     keys = {split: set(samples.keys) if (samples := opened.get(split)) else _keys(data, split) for split in SPLITS}
-    sizes = ", ".join(f"{split} {sum(shard.samples for shard in data.split(split))}" for split in SPLITS)
+    sizes = ", ".join(f"{split} {data.samples(split)}" for split in SPLITS)
     shared = [
         f"{sorted(one & other)[0]} is in {first} and {second}"
         for (first, one), (second, other) in itertools.combinations(keys.items(), 2)

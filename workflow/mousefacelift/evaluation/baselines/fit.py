@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from mousefacelift.evaluation.predict import Predict, Sample
-from mousefacelift.models.gaussians import render
-from mousefacelift.models.hull.surface import hull_gaussians
+from mousefacelift.evaluation.predict import Predict, Sample, draw_held_out
+from mousefacelift.models.gaussians import Gaussians
+from mousefacelift.models.hull.surface import HULL_INPUTS, hull_gaussians
 from mousefacelift.models.refine import refine
 from mousefacelift.training.data import Samples
 
@@ -22,17 +21,12 @@ def prepare(steps: int, _training: Callable[[], Samples]) -> Predict:
 
 
 def predict(sample: Sample, inputs: list[list[int]], steps: int) -> tuple[Tensor, Tensor]:
-    """Image [V, 3, S, S] and opacity [V, S, S] of every view, drawn from its inputs' Gaussians, on the sample's device."""
-    size = sample["image"].shape[-1]
-    drawn = []
-    for view, given in enumerate(inputs):
-        names = ("image", "alpha", "c2w", "w2c", "fxfycxcy", "unknown")
-        own = {name: sample[name][given] for name in names if name in sample}
-        hull = hull_gaussians(**own)
+    """Image [V, 3, S, S] and opacity [V, S, S] of every view, drawn from its inputs' Gaussians; computed on the sample's device."""
+
+    def fitted(view: int) -> Gaussians:
+        own = {name: sample[name][inputs[view]] for name in HULL_INPUTS if name in sample}
         seen = {name: each[None] for name, each in own.items() if name != "c2w"}
         # There is no prediction to stay close to.
-        fitted = refine(hull, steps=steps, prior=0.0, **seen)
-        own_w2c, own_fxfycxcy = (sample[name][None, view : view + 1] for name in ("w2c", "fxfycxcy"))
-        with torch.inference_mode():
-            drawn.append(render(fitted, own_w2c, own_fxfycxcy, size, size))
-    return torch.cat([rgb[0] for rgb, _ in drawn]).clamp(0, 1), torch.cat([alpha[0] for _, alpha in drawn])
+        return refine(hull_gaussians(**own), steps=steps, prior=0.0, **seen)
+
+    return draw_held_out(sample, fitted)

@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
-from mousefacelift.models.gaussians import SH_C0, Gaussians
+from mousefacelift.models.gaussians import Gaussians
 from mousefacelift.models.hull.api import intervals
-from mousefacelift.models.hull.constants import INSIDE, OPACITY, SHARE, SPLAT
+from mousefacelift.models.hull.constants import INSIDE, SHARE
+from mousefacelift.models.hull.splats import colours, log_scales, logits
 from mousefacelift.models.rays import pixel_rays
+
+HULL_INPUTS = ("image", "alpha", "c2w", "w2c", "fxfycxcy", "unknown")  # of a sample's input views; it may lack the last
 
 
 def hull_gaussians(
@@ -35,21 +38,20 @@ def hull_gaussians(
     found = intervals(alpha[None], c2w[None], w2c[None], fxfycxcy[None], unseen)
     front, back, valid = (result[0] for result in found)
     drawn = valid & (alpha > INSIDE)
-    origins, directions = (rays[0] for rays in pixel_rays(c2w[None], fxfycxcy[None], size, size))
-    view = drawn.nonzero()[:, 0]
-    origins, directions = origins[view, 0, 0], directions[drawn]
-    depth = front[drawn].lerp(back[drawn], SHARE if len(alpha) > 1 else 0.5)
+    origins, directions = pixel_rays(c2w[None], fxfycxcy[None], size, size)
+    depth = front.lerp(back, SHARE if len(alpha) > 1 else 0.5)[None, ..., None]
     # Along the unit ray the depth counts from the point nearest to the origin, which is this far from the camera.
-    distance = depth - (origins * directions).sum(-1)
-    xyz = origins + distance[:, None] * directions
-    z = distance * (directions * c2w[view, :3, 2]).sum(-1)
-    opacity = alpha[drawn][:, None]
-    rgb = ((image.movedim(1, -1)[drawn] - (1 - opacity)) / opacity).clamp(0, 1)
-    pixel = z / fxfycxcy[view, :2].mean(-1)
+    distance = depth - (origins * directions).sum(-1, keepdim=True)
+    points = origins + distance * directions
+    # [1, N, ...] of what each pixel has
+    xyz, scale, colour = (
+        of_pixels[:, drawn]
+        for of_pixels in (points, log_scales(points, c2w[None], fxfycxcy[None]), colours(image[None], alpha[None]))
+    )
     return Gaussians(
-        xyz=xyz[None],
-        features=((rgb - 0.5) / SH_C0)[None, :, None],
-        scaling=(SPLAT * pixel).log()[None, :, None].expand(1, -1, 3),
-        rotation=torch.tensor([1.0, 0, 0, 0], device=alpha.device).expand(1, len(xyz), 4),
-        opacity=(OPACITY * opacity).logit()[None],
+        xyz=xyz,
+        features=colour[:, :, None],
+        scaling=scale.expand(-1, -1, 3),
+        rotation=torch.tensor([1.0, 0, 0, 0], device=alpha.device).expand(1, xyz.shape[1], 4),
+        opacity=logits(alpha[drawn])[None, :, None],
     )

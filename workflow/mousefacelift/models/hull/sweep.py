@@ -42,16 +42,13 @@ def sweep(image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Te
     length = known[..., BACK] - known[..., FRONT]
     # Intervals are a fraction of a world unit long: a factor makes them as large as the other values.
     own = torch.cat([views.movedim(2, -1), known[..., FRONT], known[..., BACK], 5 * length], dim=-1)[valid]
-    shown = own.new_zeros(len(own), FEATURES)
-    shown[:, :OWN] = own
     with full_precision(alpha.device):
-        looked_up = _neighbours_show(views, c2w.float(), fxfycxcy.float(), known, valid)
-    shown[:, OWN : OWN + looked_up.shape[1]] = looked_up
-    return shown, place[..., None]
+        shown = torch.cat([own, *_neighbours_show(views, c2w.float(), fxfycxcy.float(), known, valid)], dim=-1)
+    return functional.pad(shown, (0, FEATURES - shown.shape[1])), place[..., None]
 
 
-def _neighbours_show(views: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor, valid: Tensor) -> Tensor:
-    """[F, N * DEPTHS * 8] of N neighbours, at most NEIGHBOURS; views [B, V, 4, H, W] from -1 to 1."""
+def _neighbours_show(views: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor, valid: Tensor) -> list[Tensor]:
+    """[F, DEPTHS * 8] of each neighbour, at most NEIGHBOURS; views [B, V, 4, H, W] from -1 to 1."""
     b, v, _, height, width = views.shape
     blurred = functional.avg_pool2d(views.flatten(0, 1), BLUR, ceil_mode=True)
     blurred = functional.interpolate(blurred, scale_factor=BLUR, mode="bilinear")[..., :height, :width]
@@ -72,7 +69,7 @@ def _neighbours_show(views: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor
     nearest = alike.argsort(dim=-1, descending=True)[..., : min(NEIGHBOURS, v - 1)]
     w2c, sample = torch.linalg.inv(c2w), torch.arange(b, device=c2w.device)[:, None]
     size = fxfycxcy.new_tensor([width, height])
-    found = [rays.new_zeros(len(rays), 0)]
+    found = []
     for other in nearest.unbind(-1):
         pose, intrinsics = (each[sample, other].flatten(0, 1) for each in (w2c, fxfycxcy))
         camera = points.flatten(1, 2) @ pose[:, :3, :3].mT + pose[:, None, :3, 3]
@@ -82,4 +79,4 @@ def _neighbours_show(views: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor
             maps[sample, other].flatten(0, 1), grid, align_corners=False, padding_mode="border"
         )
         found.append(seen.permute(0, 2, 3, 1)[view, within].flatten(1))
-    return torch.cat(found, dim=-1)
+    return found
