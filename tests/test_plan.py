@@ -225,11 +225,12 @@ def test_a_changed_setting_changes_what_its_stage_is_given_and_no_other(plan, se
 
 def test_what_the_configuration_has_already_is_not_trained_again(plan):
     variants = plan().per_variant(["{variant}"])
-    assert variants == ["one_input", "plain_loss", "canonical", "random_order"]
-    fewer = plan(train={"loss": {"masked_l2": 0}})
-    assert fewer.per_variant(["{variant}/a", "{variant}/b"])[:4] == [
-        "one_input/a", "one_input/b", "canonical/a", "canonical/b",
+    assert variants == ["unguided", "clamp", "one_input", "plain_loss", "canonical", "random_order"]
+    fewer = plan(train={"loss": {"masked_l2": 0}, "guide": "none"})
+    assert fewer.per_variant(["{variant}/a", "{variant}/b"])[:6] == [
+        "clamp/a", "clamp/b", "hull/a", "hull/b", "one_input/a", "one_input/b",
     ]  # fmt: skip
+    assert fewer.per_variant(["{variant}"])[3:] == ["canonical", "random_order"]
     assert json.loads(plan().variant_settings("canonical"))["cameras"] == "canonical"
 
 

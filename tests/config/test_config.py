@@ -227,7 +227,7 @@ def test_every_key_is_documented_in_the_readme_of_the_configuration(path):
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate"),
         ({"train": {"seed": 2**70}}, "train.seed"),
         ({"train": {"gpus": -1}}, "train.gpus"),
-        ({"train": {"preset": "tiny", "adapt": "last_n", "last_n": 7}}, "last_n is 7, but preset tiny has 6 layers"),
+        ({"train": {"preset": "tiny", "adapt": "last_n", "last_n": 7}}, "last_n is 7, but preset tiny has 4 layers"),
         ({"train": {"strategy": "fsdp", "optimizer": "adamw8bit"}}, "adamw8bit cannot be divided among GPUs"),
         ({"train": {"gpus": 2, "batch_size": 3}}, "batch_size 3 cannot be divided among 2 GPUs"),
         ({"results": "/"}, "results"),

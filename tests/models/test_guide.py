@@ -146,6 +146,9 @@ def test_the_tensors_without_a_guide_are_facelifts():
 def test_networks_with_released_weights_keep_what_their_outputs_mean(preset, residual):
     assert preset_config(preset, "hull").residual is residual
     assert not preset_config(preset, "clamp").residual
+    assert preset_config(preset).guide == Train(preset=preset).guide == ("hull" if residual else "none")
+    kept = Train(preset=preset, guide="none").model_dump(mode="json")
+    assert Train(**kept).guide == preset_config(preset, kept["guide"]).guide == "none", "null alone is the preset's own"
 
 
 def test_gradients_of_the_residual_head_are_finite_differences():
@@ -179,12 +182,12 @@ def test_a_model_says_its_guide_in_its_file(tmp_path, monkeypatch):
     assert load_weights(tmp_path / "hull.safetensors").config == preset_config("tiny", "hull")
     check_weights(tmp_path / "hull.safetensors", "tiny", "hull")
     for guide in ("none", "clamp"):
-        with pytest.raises(UserError, match="is not a model of preset tiny"):
+        with pytest.raises(UserError, match=r"for guide hull: set train\.guide: hull to use it"):
             check_weights(tmp_path / "hull.safetensors", "tiny", guide)
     # Raw outputs that are places cannot be read as changes of the hull's Gaussians.
     save_weights(model(MICRO), tmp_path / "none.safetensors")
-    with pytest.raises(UserError, match="residual False instead of True"):
-        check_weights(tmp_path / "none.safetensors", "tiny", "hull")
+    with pytest.raises(UserError, match=r"for guide none: set train\.guide: none to use it"):
+        check_weights(tmp_path / "none.safetensors", "tiny")
 
 
 def test_an_unknown_guide_is_refused():

@@ -262,7 +262,7 @@ def test_the_framings_are_compared_when_the_camera_conventions_are(finished, by_
 @pytest.mark.slow
 def test_the_ablation_trains_every_variant_that_changes_something(finished, by_name):
     results = finished / "results" / "ablation" / "t"
-    variants = {"one_input", "plain_loss", "canonical", "random_order"} if ALL else {"one_input", "canonical"}
+    variants = {"unguided", "clamp", "one_input", "canonical"} | ({"plain_loss", "random_order"} if ALL else set())
     assert {path.name for path in results.iterdir()} == variants | {"table.md", "metrics.json", "curves.png"}
     for name in variants:
         assert (results / name / "evaluate" / "metrics.json").stat().st_size > 0

@@ -31,10 +31,10 @@ STAGE_VERSIONS = {
     "sample": 3,
     "shard": 4,
     "verify": 1,
-    "train": 4,
-    "evaluate": 3,
+    "train": 5,
+    "evaluate": 4,
     "compare_cameras": 2,
     "poc": 3,
     "framings": 1,
-    "ablation": 3,
+    "ablation": 4,
 }

@@ -29,7 +29,7 @@ def test_the_sizes_of_a_model_are_read_off_its_shapes(config):
 
 def test_the_presets_of_facelifts_kind_are_told_by_their_shapes():
     for name in ("small", "base"):
-        wanted = preset_config(name)
+        wanted = preset_config(name, "none")
         assert not {n for n, v in asdict(infer_config(shapes_of(wanted))).items() if v != getattr(wanted, n)} - {
             "recompute"
         }

@@ -53,7 +53,7 @@ def test_a_model_of_another_preset_is_refused_with_the_differing_settings(tmp_pa
     with pytest.raises(UserError) as refused:
         check_weights(tmp_path / "w.pt", "tiny")
     message = str(refused.value)
-    assert "w.pt is not a model of preset tiny (width 1024 instead of 192, head_width 64 instead of 32, " in message
+    assert "w.pt is not a model of preset tiny (width 1024 instead of 128, head_width 64 instead of 32, " in message
     assert "it is one of preset base" in message
     save_weights(build_model("tiny"), tmp_path / "w.safetensors")
     check_weights(tmp_path / "w.safetensors", "tiny")

@@ -48,7 +48,7 @@ def test_training_refuses_facelifts_weights_for_another_preset(tmp_path, synthet
     words = train_words(synthetic_shards, tmp_path, init=str(tmp_path / "w.pt"), preset="tiny")
     status, _, err = call(*words)
     assert status == 1
-    assert f"train.init: {tmp_path / 'w.pt'} is not a model of preset tiny (width 1024 instead of 192, " in err
+    assert f"train.init: {tmp_path / 'w.pt'} is not a model of preset tiny (width 1024 instead of 128, " in err
     assert not (tmp_path / "out").exists()
 
 

@@ -10,8 +10,9 @@ class Preset:
 
     network: its name in models/registry.py. model: its settings that are not the network's defaults, `layers` always.
     memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for. on_cpu: whether a CPU trains
-    it in minutes, so that it may do so where a GPU cannot be used. residual: whether with `train.guide: hull` the network's
-    raw outputs are changes of the hull's own Gaussians; not for networks with released weights, whose outputs have a meaning.
+    it in minutes, so that it may do so where a GPU cannot be used. residual: whether it is guided by the visual hull unless
+    `train.guide` says otherwise, its raw outputs being changes of the hull's own Gaussians; not for networks with released
+    weights, whose outputs have a meaning.
     """
 
     network: str
@@ -26,12 +27,18 @@ class Preset:
         """The number of transformer layers."""
         return int(self.model["layers"])
 
+    @property
+    def guide(self) -> Literal["none", "hull"]:
+        """What `train.guide: null` stands for."""
+        return "hull" if self.residual else "none"
+
 
 PRESETS = {
-    # Trained from nothing on a CPU: first Gaussians about a pixel wide at 128 px, and no work on white patches.
+    # Trained from nothing on a CPU: small patches for outlines, no work on white ones. Without a guide, the first Gaussians
+    # are about a pixel wide at 128 px.
     "tiny": Preset(
         "gslrm",
-        {"width": 192, "head_width": 32, "layers": 6, "scale_bias": -4.2, "skip_blank": True},
+        {"width": 128, "head_width": 32, "layers": 4, "patch": 4, "scale_bias": -4.2, "skip_blank": True},
         memory_mb=4000,
         recompute="none",
         on_cpu=True,

@@ -77,10 +77,9 @@ class Train(Section):
         None,
         description="weights to start from, FaceLift's .pt or a model.safetensors of an earlier run; null: from nothing",
     )
-    guide: Literal["none", "clamp", "hull"] = Field(
-        "none",
-        description="what the visual hull of the input views decides: nothing; clamp: that Gaussians stay inside it; hull: besides, where tiny and small start, and what the network is told",
-        exclude_if=lambda guide: guide == "none",  # as for wandb
+    guide: Literal["none", "clamp", "hull"] | None = Field(
+        None,
+        description="what the visual hull of the input views decides: nothing; clamp: that Gaussians stay inside it; hull: besides, where tiny and small start, and what the network is told; null: hull for tiny and small, none for base",
     )
     adapt: Literal["full", "heads", "last_n", "lora"] = Field(
         "full",
@@ -185,6 +184,12 @@ class Train(Section):
             hint = f"{nearest(name, PRESETS)} valid presets: {', '.join(PRESETS)}"
             raise ValueError(f"unknown preset: {hint.lstrip()}")
         return name
+
+    @model_validator(mode="after")
+    def _own_guide(self) -> "Train":
+        if self.guide is None:
+            self.__dict__["guide"] = PRESETS[self.preset].guide  # no assignment: it would validate again
+        return self
 
     @model_validator(mode="after")
     def _enough_inputs(self) -> "Train":

@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from mousefacelift.base.parallel import in_order
 from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.evaluation.baselines.registry import Baseline, chosen
 from mousefacelift.evaluation.metrics.registry import score
@@ -62,15 +64,26 @@ def predict_baselines(trained: Trained, baselines: dict[str, Baseline]) -> dict[
     return {name: prepared(each) for name, each in baselines.items()}
 
 
+def at_once(trained: Trained) -> int:
+    """How many samples are worked on at once: on the CPU as many as there are threads, one thread each; on a GPU one.
+
+    A view of a mouse is too little work to share: two threads together are no faster than one.
+    """
+    return torch.get_num_threads() if trained.device == "cpu" else 1
+
+
 def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSample]:
-    """Predict and score every sample of the split, one after the other."""
-    samples = trained.samples
+    """Predict and score every sample of the split, and give the results in the split's order."""
+    samples, threads = trained.samples, at_once(trained)
     methods: dict[str, Callable[[Sample], Views]] = {MODEL: functools.partial(predict_views, trained)}
     if settings.refine_steps:
         methods[REFINED] = functools.partial(predict_views, trained, refine_steps=settings.refine_steps)
     methods |= predict_baselines(trained, chosen(settings))
-    for index in range(len(samples)):
-        sample = samples[index]
+
+    def scored(item: tuple[str, Sample]) -> ScoredSample:
+        key, sample = item
+        if threads > 1:
+            torch.set_num_threads(1)  # of this worker
         drawn, seconds = {}, {}
         for name, predict in methods.items():
             start = time.perf_counter()
@@ -79,4 +92,9 @@ def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSampl
         truth = sample["image"], sample["alpha"], sample.get("unknown")
         scores = {name: score(rgb, alpha, *truth) for name, (rgb, alpha) in drawn.items()}
         rgb_of = {name: rgb for name, (rgb, _) in drawn.items()}
-        yield ScoredSample(samples.keys[index], sample["image"], rgb_of, scores, seconds)
+        return ScoredSample(key, sample["image"], rgb_of, scores, seconds)
+
+    # Samples are read here: HDF5 files are not for several threads.
+    read = ((samples.keys[index], samples[index]) for index in range(len(samples)))
+    yield from in_order(scored, read, threads)
+    torch.set_num_threads(threads)  # a worker's number is the default of the threads that are started after it

@@ -17,6 +17,9 @@ class Variant:
 
 
 VARIANTS = {
+    "unguided": Variant("no guidance by the visual hull", {"guide": "none"}),
+    "clamp": Variant("Gaussians kept inside the visual hull, the network not told of it", {"guide": "clamp"}),
+    "hull": Variant("the network told of the visual hull", {"guide": "hull"}),
     # The only input view cannot be dropped.
     "one_input": Variant(
         "one input view, in training and evaluation", {"num_input_views": 1, "i_know": True, "view_dropout": 0.0}

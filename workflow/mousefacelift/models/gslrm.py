@@ -334,9 +334,10 @@ class GSLRM(Network):
         fixed = [nearest, directions]  # of a pixel's Gaussian
         if config.guide != "none":
             assert alpha is not None, "a guided model needs the inputs' silhouettes"
-            fixed += guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
+            guide = guides(image, alpha, c2w, fxfycxcy, unknown, nearest, directions)
+            fixed += guide
             if config.residual:
-                shown, rows = sweep(image, alpha, c2w, fxfycxcy, torch.cat(fixed, dim=-1))
+                shown, rows = sweep(image, alpha, c2w, fxfycxcy, nearest, directions, *guide[:3])
                 fixed.append(rows)
 
         # Patches become tokens. Blank ones are left out, which pads samples that have more of them than others.
@@ -382,13 +383,12 @@ class GSLRM(Network):
         guided = config.guide != "none"
         # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
         raw = pixel_raw[..., :3].mean(-1, keepdim=True)
-        depth = (2 * raw.sigmoid() - 1) * config.ray_range
-        if guided:
-            low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
-            depth = Inward.apply(depth, low, high)
+        low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
         if config.residual:
-            width = high - low
-            depth = low + (raw + (known[..., START] / width).logit()).sigmoid() * width
+            depth = low + (raw + (known[..., START] / (high - low)).logit()).sigmoid() * (high - low)
+        else:
+            depth = (2 * raw.sigmoid() - 1) * config.ray_range
+            depth = Inward.apply(depth, low, high) if guided else depth
         xyz = known[..., :3] + depth * known[..., 3:6]
         if config.clip_xyz:
             xyz = xyz.clamp(-1, 1)

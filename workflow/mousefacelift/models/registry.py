@@ -38,8 +38,8 @@ def preset_config(preset: str, guide: str | None = None) -> Any:
     """
     found = PRESETS[preset]
     config = network(found.network).Config(**found.model)
-    own = getattr(config, "guide", "none")
-    if guide is None or guide == own:
+    guide = guide or found.guide
+    if guide == getattr(config, "guide", "none"):
         return config
     if not hasattr(config, "guide"):
         raise UserError(f"train.guide is {guide}, but {found.network}, the network of preset {preset}, takes no guide")

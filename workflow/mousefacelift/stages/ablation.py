@@ -161,8 +161,9 @@ def check_comparable(base: Run, run: Run, name: str) -> None:
         if key not in FREE and found[key] != value
     ]
     for key, what in RECORDED.items():
-        if base.record.get(key) != run.record.get(key):
-            differing.append(f"the {what} (config.yaml, {key}: {run.record.get(key)}, not {base.record.get(key)})")
+        here, there = (_without_guide(each.record.get(key)) for each in (run, base))
+        if here != there:
+            differing.append(f"the {what} (config.yaml, {key}: {here}, not {there})")
     for key in ("split", "data", "trained_on"):
         if base.evaluation.get(key) != run.evaluation.get(key):
             differing.append(
@@ -175,6 +176,13 @@ def check_comparable(base: Run, run: Run, name: str) -> None:
             f"{run.folder}: this run and {base.folder} differ in more than the change of {name}, so their comparison would "
             f"say nothing about it: {'; '.join(differing)}. Train both with the same settings, on the same data"
         )
+
+
+def _without_guide(record: Any) -> Any:
+    """A record of a run less what `train.guide` decides of a model: the guide is compared among the settings."""
+    if not isinstance(record, dict):
+        return record
+    return {key: value for key, value in record.items() if key not in ("guide", "residual")}
 
 
 def verdict(name: str, scores: dict[str, Array], base: dict[str, Array]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mousefacelift.base.files import atomic, write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.evaluation.methods import MODEL, REFINED, method_labels, scored_samples
+from mousefacelift.evaluation.methods import MODEL, REFINED, at_once, method_labels, scored_samples
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY
 from mousefacelift.evaluation.pictures import write_bars, write_picture, write_turntable
 from mousefacelift.evaluation.predict import Trained, open_trained, reconstruct
@@ -101,7 +101,7 @@ def _write_metrics(
 
     text = _table(scores, found, trained, settings)
     if seconds:
-        text += time_text(seconds, settings, _machine(trained.device))
+        text += time_text(seconds, settings, _machine(trained))
     text += few_samples_note(len(trained.samples))
     with atomic(out_dir / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -124,12 +124,14 @@ def _table(scores: Scores, found: dict[str, dict[str, Lead]], trained: Trained, 
     return text
 
 
-def _machine(device: str) -> str:
+def _machine(trained: Trained) -> str:
     """Where an evaluation ran, in words."""
-    if device == "cuda":
+    if trained.device == "cuda":
         return f"one {torch.cuda.get_device_name()}"
-    threads = torch.get_num_threads()
-    return f"{threads} thread{'s' * (threads != 1)} of the CPU"
+    others = at_once(trained) - 1
+    return "one thread of the CPU" + (
+        f", {others} other{'s' * (others > 1)} being busy with other samples" if others else ""
+    )
 
 
 def _write_splats(out_dir: Path, trained: Trained, settings: Evaluate) -> None:

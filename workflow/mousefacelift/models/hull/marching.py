@@ -29,6 +29,7 @@ from mousefacelift.models.hull.constants import (
     possible,
 )
 from mousefacelift.models.rasterize.compiled import jit
+from mousefacelift.models.threads import parallel
 
 # From a point in a pixel to one in another is at least the distance of the centres less two half diagonals, 1.42 px; the
 # rest is for rounding.
@@ -52,7 +53,7 @@ def intervals_cpu(
         distances = np.stack([_distance_outside(silhouette) for silhouette in inside[b]])
         views = pose, _projections(inverse, intrinsics), intrinsics
         steps = _step_count(pose, intrinsics, shape[-1])
-        _march(pixels, views, distances, steps, least, (front[b], back[b], valid[b]))
+        parallel(_march, len(pixels), 256, pixels, views, distances, steps, least, (front[b], back[b], valid[b]))
     return torch.from_numpy(front), torch.from_numpy(back), torch.from_numpy(valid)
 
 
@@ -79,8 +80,10 @@ def _projections(w2c: NDArray[np.float64], fxfycxcy: NDArray[np.float64]) -> NDA
 
 
 @jit
-def _march(pixels: Any, views: Any, distances: Any, steps: int, least: int, intervals: Any) -> None:
-    """Fill intervals (front, back, valid) [I, S, S] at pixels [N, 3] (view, row, column).
+def _march(
+    start: int, stop: int, pixels: Any, views: Any, distances: Any, steps: int, least: int, intervals: Any
+) -> None:
+    """Fill intervals (front, back, valid) [I, S, S] at pixels [N, 3] (view, row, column), of those from `start` to `stop`.
 
     views: c2w [I, 4, 4], projections [I, 3, 4], fxfycxcy [I, 4]. least: as `least_agreement`.
     """
@@ -90,7 +93,7 @@ def _march(pixels: Any, views: Any, distances: Any, steps: int, least: int, inte
     # Of the ray in every other view: the view, a, b and c.
     seen, rays = np.empty(others, np.int64), np.empty((others, 7), np.float32)
     skips = np.empty(others, np.int64)
-    for n in range(len(pixels)):
+    for n in range(start, stop):
         view, row, col = pixels[n]
         _project_ray(view, row, col, views, seen, rays)
         for need in range(others, least - 1, -1):

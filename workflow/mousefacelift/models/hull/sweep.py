@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mousefacelift.models.hull.guides import BACK, FRONT, MARGIN, VALID
+from mousefacelift.models.hull.guides import MARGIN
 from mousefacelift.models.precision import full_precision
 
 DEPTHS = 8  # points of a ray's interval
@@ -19,7 +19,10 @@ FEATURES = OWN + NEIGHBOURS * DEPTHS * 8
 
 
 @torch.no_grad()
-def sweep(image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def sweep(
+    image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor,
+    nearest: Tensor, directions: Tensor, front: Tensor, back: Tensor, valid: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Look up points of each foreground pixel's ray in other views.
 
     Args:
@@ -27,7 +30,11 @@ def sweep(image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Te
         alpha: [B, V, H, W] their silhouettes in [0, 1].
         c2w: [B, V, 4, 4] camera to world, OpenCV axes, world units.
         fxfycxcy: [B, V, 4] intrinsics in pixels; the first pixel's centre is (0.5, 0.5).
-        known: [B, V, H, W, 15] the pixels' rays, and what `guides.guides` says of them.
+        nearest: [B, V, H, W, 3] the point of each pixel's ray from which `front` and `back` count.
+        directions: [B, V, H, W, 3] of the rays, unit vectors.
+        front: [B, V, H, W, 1] where the ray enters the hull, world units.
+        back: [B, V, H, W, 1] where it leaves it.
+        valid: [B, V, H, W, 1] 1 where there is one, and 0.
 
     Returns:
         shown: [F, FEATURES] float32, of the F pixels with a valid interval. First OWN values of the pixel itself, then of
@@ -35,48 +42,58 @@ def sweep(image: Tensor, alpha: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Te
             blurred: from -1 to 1; 0 for neighbours that do not exist.
         place: [B, V, H, W, 1] float32, the row of `shown` for each pixel; -1 where there is none.
     """
-    valid = known[..., VALID][..., 0] > 0
+    foreground = valid[..., 0] > 0
     place = torch.full_like(alpha, -1, dtype=torch.float32)
-    place[valid] = torch.arange(int(valid.sum()), device=alpha.device, dtype=torch.float32)
+    sample, view, row, col = foreground.nonzero(as_tuple=True)
+    place[foreground] = torch.arange(len(row), device=alpha.device, dtype=torch.float32)
     views = torch.cat([image.float(), alpha.float()[:, :, None]], dim=2) * 2 - 1
-    length = known[..., BACK] - known[..., FRONT]
+    front, back = front[foreground], back[foreground]
     # Intervals are a fraction of a world unit long: a factor makes them as large as the other values.
-    own = torch.cat([views.movedim(2, -1), known[..., FRONT], known[..., BACK], 5 * length], dim=-1)[valid]
+    own = torch.cat([views[sample, view, :, row, col], front, back, 5 * (back - front)], dim=-1)
     with full_precision(alpha.device):
-        shown = torch.cat([own, *_neighbours_show(views, c2w.float(), fxfycxcy.float(), known, valid)], dim=-1)
+        rays = nearest[foreground], directions[foreground], front - MARGIN, back + MARGIN
+        seen = _neighbours_show(views, c2w.float(), fxfycxcy.float(), rays, sample, view)
+    shown = torch.cat([own, seen], dim=-1)
     return functional.pad(shown, (0, FEATURES - shown.shape[1])), place[..., None]
 
 
-def _neighbours_show(views: Tensor, c2w: Tensor, fxfycxcy: Tensor, known: Tensor, valid: Tensor) -> list[Tensor]:
-    """[F, DEPTHS * 8] of each neighbour, at most NEIGHBOURS; views [B, V, 4, H, W] from -1 to 1."""
+def _neighbours_show(
+    views: Tensor, c2w: Tensor, fxfycxcy: Tensor, rays: tuple[Tensor, ...], sample: Tensor, view: Tensor
+) -> Tensor:
+    """[F, N * DEPTHS * 8] of at most NEIGHBOURS neighbours N.
+
+    Args:
+        views: [B, V, 4, H, W] from -1 to 1.
+        c2w: as for `sweep`.
+        fxfycxcy: as for `sweep`.
+        rays: a point, the direction, and the ends counted from that point, of each pixel: [F, 3], [F, 3], [F, 1], [F, 1].
+        sample: [F] which the pixels are of.
+        view: [F] which the pixels are of.
+    """
     b, v, _, height, width = views.shape
     blurred = functional.avg_pool2d(views.flatten(0, 1), BLUR, ceil_mode=True)
     blurred = functional.interpolate(blurred, scale_factor=BLUR, mode="bilinear")[..., :height, :width]
-    maps = torch.cat([views, blurred.unflatten(0, (b, v))], dim=2)
-
-    # The views' points are padded to equally many, so that each neighbour is one call.
-    foreground = valid.flatten(0, 1).flatten(1)
-    view, within = foreground.nonzero()[:, 0], (foreground.cumsum(1) - 1)[foreground]
-    rays = known[valid]
-    share = (torch.arange(DEPTHS, device=rays.device) + 0.5) / DEPTHS
-    front, back = rays[:, FRONT] - MARGIN, rays[:, BACK] + MARGIN
-    s = front + share * (back - front)
-    points = rays.new_zeros(b * v, int(foreground.sum(1).max()), DEPTHS, 3)
-    points[view, within] = rays[:, None, :3] + s[..., None] * rays[:, None, 3:6]
+    maps = torch.cat([views.flatten(0, 1), blurred], dim=1)
 
     axes = functional.normalize(c2w[..., :3, 3], dim=-1)
     alike = (axes @ axes.mT).masked_fill(torch.eye(v, dtype=torch.bool, device=axes.device), -2)
-    nearest = alike.argsort(dim=-1, descending=True)[..., : min(NEIGHBOURS, v - 1)]
-    w2c, sample = torch.linalg.inv(c2w), torch.arange(b, device=c2w.device)[:, None]
-    size = fxfycxcy.new_tensor([width, height])
-    found = []
-    for other in nearest.unbind(-1):
-        pose, intrinsics = (each[sample, other].flatten(0, 1) for each in (w2c, fxfycxcy))
-        camera = points.flatten(1, 2) @ pose[:, :3, :3].mT + pose[:, None, :3, 3]
-        pixel = camera[..., :2] / camera[..., 2:].clamp_min(1e-6) * intrinsics[:, None, :2] + intrinsics[:, None, 2:]
-        grid = (pixel / size * 2 - 1).view(b * v, -1, DEPTHS, 2)
-        seen = functional.grid_sample(
-            maps[sample, other].flatten(0, 1), grid, align_corners=False, padding_mode="border"
-        )
-        found.append(seen.permute(0, 2, 3, 1)[view, within].flatten(1))
-    return found
+    neighbours = alike.argsort(dim=-1, descending=True)[..., : min(NEIGHBOURS, v - 1)]
+    other = neighbours[sample, view] + v * sample[:, None]  # [F, N], among the views of all samples
+    w2c, fxfycxcy = torch.linalg.inv(c2w).flatten(0, 1)[other], fxfycxcy.flatten(0, 1)[other]
+
+    # A ray is a line in every camera: p + s d, with s from front to back.
+    point, direction, front, back = rays
+    p = (w2c[..., :3, :3] @ point[:, None, :, None])[..., 0] + w2c[..., :3, 3]
+    d = (w2c[..., :3, :3] @ direction[:, None, :, None])[..., 0]
+    share = (torch.arange(DEPTHS, device=p.device) + 0.5) / DEPTHS
+    s = (front + share * (back - front))[:, None]  # [F, 1, DEPTHS]
+    x, y, z = (p[..., i, None] + s * d[..., i, None] for i in range(3))
+    fx, fy, cx, cy = fxfycxcy[..., None].unbind(-2)
+    z = z.clamp_min(1e-6)
+    # All views in one picture, below each other: what leaves a view shows its nearest edge, not the view beside it.
+    col = (x / z * fx + cx).clamp(0.5, width - 0.5)
+    row = (y / z * fy + cy).clamp(0.5, height - 0.5) + other[..., None] * height
+    grid = torch.stack([col / width, row / (b * v * height)], dim=-1) * 2 - 1
+    picture = maps.transpose(0, 1).reshape(1, maps.shape[1], -1, width)
+    seen = functional.grid_sample(picture, grid.view(1, len(p), -1, 2), align_corners=False)
+    return seen[0].movedim(0, -1).flatten(1)

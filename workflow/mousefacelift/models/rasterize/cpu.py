@@ -20,10 +20,7 @@ Memory in bytes, for items of 4 (float32) or 8 (float64) bytes: 11 items + 28 pe
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,30 +32,7 @@ from mousefacelift.models.rasterize.binning import outline, sort_and_bin
 from mousefacelift.models.rasterize.blending import draw, draw_back
 from mousefacelift.models.rasterize.constants import PAIR_GRADIENT, SPLAT, TILE_HEIGHT, TILE_WIDTH
 from mousefacelift.models.rasterize.projection import project, project_back
-
-
-@functools.cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """The helper threads of one process; a forked child starts its own."""
-    return ThreadPoolExecutor(max(len(os.sched_getaffinity(0)) - 1, 1), "rasterize")
-
-
-def _parallel(kernel: Callable[..., None], size: int, block: int, *args: Any) -> None:
-    """Run kernel(start, stop, *args) on blocks of range(size), by as many threads as torch may use.
-
-    Not numba's number: to ask for it takes a lock that forked processes share, and one that is killed would keep it.
-    """
-    starts = iter(range(0, size, block))
-
-    def work() -> None:
-        for start in starts:
-            kernel(start, min(start + block, size), *args)
-
-    helpers = min(torch.get_num_threads(), -(-size // block)) - 1
-    futures = [_pool(os.getpid()).submit(work) for _ in range(helpers)]
-    work()
-    for future in futures:
-        future.result()
+from mousefacelift.models.threads import parallel
 
 
 class Drawn(NamedTuple):
@@ -89,7 +63,7 @@ def forward(scene: tuple[np.ndarray, ...], cameras: tuple[Any, ...], background:
     rows = views * count
     splats, depths = np.empty((rows, SPLAT), dtype), np.empty(rows, dtype)
     rectangles, tile_counts = np.empty((rows, 4), np.int32), np.empty(rows, np.int32)
-    _parallel(project, count, 1024, scene, cameras, (splats, depths, rectangles, tile_counts))
+    parallel(project, count, 1024, scene, cameras, (splats, depths, rectangles, tile_counts))
 
     # A row's slots are numbered one after the other, so that every row can be worked on alone.
     row_slots = np.zeros(rows + 1, np.int64)
@@ -100,17 +74,17 @@ def forward(scene: tuple[np.ndarray, ...], cameras: tuple[Any, ...], background:
             f"rasterize: {count} Gaussians in {views} views touch {slots} tiles, more than 2^31; draw fewer views at a time"
         )
     slot_spans, pair_spans = np.empty((slots, 2), np.uint8), np.empty((slots, 2), np.uint8)
-    _parallel(outline, rows, 2048, splats, rectangles, row_slots, height, slot_spans)
+    parallel(outline, rows, 2048, splats, rectangles, row_slots, height, slot_spans)
 
     # Positive floats are in the order of their bits, which sort as integers do.
     grid = _tile_grid(width, height)
     keys = depths.view(np.uint32 if dtype == np.float32 else np.uint64).reshape(views, count)
     tile_pairs = np.empty((views * grid[1], 2), np.int64)
     pairs = tile_pairs, np.empty(slots, np.int32), np.empty(slots, np.int32), pair_spans
-    _parallel(sort_and_bin, views, 1, keys, rectangles, row_slots, slot_spans, grid, pairs)
+    parallel(sort_and_bin, views, 1, keys, rectangles, row_slots, slot_spans, grid, pairs)
 
     image = np.empty((views, height, width, 3), dtype), np.empty((views, height, width), dtype)
-    _parallel(draw, len(tile_pairs), 8, grid, pairs, splats, background, image)
+    parallel(draw, len(tile_pairs), 8, grid, pairs, splats, background, image)
     return Drawn(splats, row_slots, pairs, image)
 
 
@@ -132,10 +106,10 @@ def backward(
     tile_pairs, pair_rows, _, _ = drawn.pairs
     pair_gradients = np.zeros((len(pair_rows), PAIR_GRADIENT), drawn.splats.dtype)
     grid = _tile_grid(width, height)
-    _parallel(draw_back, len(tile_pairs), 8, grid, drawn.pairs, drawn.splats, drawn.image, upstream, pair_gradients)
+    parallel(draw_back, len(tile_pairs), 8, grid, drawn.pairs, drawn.splats, drawn.image, upstream, pair_gradients)
     grads = [np.zeros_like(array) for array in scene]
     buffers = drawn.splats, drawn.row_slots, pair_gradients
-    _parallel(project_back, len(scene[0]), 1024, scene, cameras, *buffers, tuple(grads))
+    parallel(project_back, len(scene[0]), 1024, scene, cameras, *buffers, tuple(grads))
     return grads
 
 

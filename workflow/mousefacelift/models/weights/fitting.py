@@ -27,7 +27,7 @@ def check_weights(path: Path, preset: str, guide: str | None = None) -> None:
 
     Raises:
         UserError: the file cannot be read, is not exactly a model (with the list of wrong tensors), or is another model
-            than the preset's (with the differing settings).
+            than the preset's (with the differing settings, or the guide that it was trained with).
     """
     open_checked(path, preset, guide)
 
@@ -43,6 +43,9 @@ def open_checked(path: Path, preset: str | None, guide: str | None = None) -> Co
     differing = _differences(contents, preset, guide) if preset else []
     if differing:
         fitting = fitting_presets(contents)
+        if preset in fitting:
+            own = contents.config.guide
+            raise UserError(f"{path} is a model of preset {preset} for guide {own}: set train.guide: {own} to use it")
         hint = f"; it is one of preset {' or '.join(fitting)}" if fitting else ""
         if contents.inferred:
             hint += ". Settings that the shapes do not tell are taken from FaceLift's models"
