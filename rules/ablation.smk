@@ -32,6 +32,7 @@ use rule evaluate as ablation_evaluate with:
         f"{BENCHMARKS}/ablation/{RUN}/{{variant}}-evaluate.tsv"
     params:
         run=f"{RUN}.{{variant}}",
+        settings=PLAN.variant_evaluation(),
 
 
 rule ablation:

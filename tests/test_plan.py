@@ -232,6 +232,7 @@ def test_what_the_configuration_has_already_is_not_trained_again(plan):
     ]  # fmt: skip
     assert fewer.per_variant(["{variant}"])[3:] == ["canonical", "random_order"]
     assert json.loads(plan().variant_settings("canonical"))["cameras"] == "canonical"
+    assert "refine_steps" not in json.loads(plan(evaluate={"refine_steps": 9}).variant_evaluation())
 
 
 def test_training_asks_for_what_its_processes_need_together(plan):

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import torch
 
+from mousefacelift.config.evaluate import Evaluate
+from mousefacelift.evaluation.methods import scored_samples
 from mousefacelift.evaluation.predict import input_views, open_trained, predict_views, reconstruct
 
 
@@ -94,3 +96,19 @@ def test_unknown_pixels_of_the_inputs_are_not_what_a_prediction_is_refined_to(sy
     )
     assert all(torch.equal(first, second) for first, second in zip(told, misled, strict=True))
     assert not torch.equal(untold[0], told[0])
+
+
+def test_samples_that_are_worked_on_at_once_are_scored_as_one_after_the_other(synthetic_shards, trained):
+    opened = open_trained(synthetic_shards, trained, "val", threads=1)
+    settings, before = Evaluate(refine_steps=2), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = list(scored_samples(opened, settings))
+        torch.set_num_threads(3)
+        together = list(scored_samples(opened, settings))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert [each.key for each in together] == opened.samples.keys
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(one.rgb[name], other.rgb[name]) for name in one.rgb)

@@ -137,6 +137,7 @@ def answers(plan: Plan) -> set[str]:
     stages = ("center", "cameras", "normalize", "sample", "shard", "train", "evaluate")
     variants = {plan.variant_settings(name) for name in plan.per_variant(["{variant}"])}
     parts = {plan.background_settings(), plan.data_settings(), plan.framing_settings(), plan.config.evaluate.split}
+    parts.add(plan.variant_evaluation())
     return {plan.settings(stage) for stage in stages} | variants | parts
 
 

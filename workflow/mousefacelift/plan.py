@@ -107,6 +107,10 @@ class Plan:
         """The section `train` with a variant's change, as JSON."""
         return section_json(variant(self.config.train, name))
 
+    def variant_evaluation(self) -> str:
+        """The section `evaluate` for variants, as JSON: they are compared as they were trained, so nothing is refined."""
+        return section_json(self.config.evaluate.model_copy(update={"refine_steps": 0}))
+
     def row(self, capture: str) -> str:
         """A capture's row of the table as JSON: a changed row re-runs what depends on it, another capture's does not."""
         return capture_json(self.captures[capture])
