@@ -52,10 +52,13 @@ def settings_of(**changes) -> Train:
     return Train.model_validate({"preset": "base", "precision": "32-true", "recompute": "none"} | changes)
 
 
-def measured(settings: Train) -> Measured:
-    """One step, after one that made the optimiser's states: the gradients are dropped before the forward pass."""
+def measured(settings: Train, foreground: float | None = None) -> Measured:
+    """One step, after one that made the optimiser's states: the gradients are dropped before the forward pass.
+
+    foreground: as for `stored_batch`.
+    """
     torch.manual_seed(0)
-    model = build_model(settings.preset)
+    model = build_model(settings.preset, settings.guide)
     adapt(model, settings)
     model.recompute = settings.recompute
     module = FineTuning(model, settings, None, Watch(settings.guards), {}, "")
@@ -67,7 +70,7 @@ def measured(settings: Train) -> Measured:
     optimizer.zero_grad()
     states = [tensor for state in optimizer.state.values() for tensor in state.values() if torch.is_tensor(tensor)]
     held = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *states])
-    stored = stored_batch(settings)
+    stored = stored_batch(settings, foreground)
     mixed = settings.precision == "bf16-mixed"
 
     def step():
@@ -82,14 +85,21 @@ def measured(settings: Train) -> Measured:
     return Measured(held, peak_of(step))
 
 
-def stored_batch(settings: Train) -> dict[str, torch.Tensor]:
-    """A batch of noise as a loader gives it, seen by level cameras."""
+def stored_batch(settings: Train, foreground: float | None = None) -> dict[str, torch.Tensor]:
+    """A batch of noise as a loader gives it, seen by level cameras.
+
+    foreground: the share of the pixels that a disc in the middle, the silhouette of a ball, covers; None for noise.
+    """
     samples, size = settings.batch_size, settings.image_size
     c2w = np.array([look_at_origin(AZIMUTHS[v], ELEVATIONS[v], 2.7) for v in range(VIEWS)])
     c2w = torch.from_numpy(c2w).float().expand(samples, -1, -1, -1).contiguous()
     fxfycxcy = torch.tensor([1.07 * size, 1.07 * size, size / 2, size / 2]).expand(samples, VIEWS, 4).contiguous()
+    rgba = torch.randint(0, 256, (samples, VIEWS, size, size, 4), dtype=torch.uint8)
+    if foreground is not None:
+        along = (torch.arange(size) + 0.5) / size - 0.5
+        rgba[..., 3] = 255 * (along**2 + along[:, None] ** 2 < foreground / torch.pi)
     return {
-        "rgba": torch.randint(0, 256, (samples, VIEWS, size, size, 4), dtype=torch.uint8),
+        "rgba": rgba,
         "c2w": c2w,
         "w2c": torch.linalg.inv(c2w),
         "fxfycxcy": fxfycxcy,

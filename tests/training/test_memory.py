@@ -11,6 +11,7 @@ from mousefacelift.models.adapt import build_optimizer
 from mousefacelift.models.gaussians import Gaussians, render
 from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 from mousefacelift.models.rasterize.api import _gsplat
+from mousefacelift.models.residual import MOST_FOREGROUND
 from mousefacelift.training import memory
 from mousefacelift.training.losses import image_loss
 from mousefacelift.training.memory import CONTEXT, GIB, fitting_recompute, forecast, reliefs
@@ -76,6 +77,18 @@ def test_small_and_base_need_what_was_forecast(model_of, width, layers, size, re
     """`base` has a few of its 24 layers: the forecast is linear in them (the next test), and the memory here is shared."""
     model_of(width, layers)
     compare(settings_of(image_size=size, recompute=recompute, precision=precision))
+
+
+@pytest.mark.parametrize("precision", PRECISION)
+def test_a_model_that_changes_the_hull_needs_what_was_forecast_for_a_large_mouse(monkeypatch, precision):
+    """Its perceptrons work on the foreground alone, and the forecast takes a fixed share of the pixels for that."""
+    model = {"width": 512, "layers": 2, "scale_bias": -4.5}
+    monkeypatch.setitem(PRESETS, "small", Preset("gslrm", model, memory_mb=0, residual=True))
+    settings = settings_of(preset="small", image_size=128, precision=precision)
+    assert settings.guide == "hull"
+    found, expected = measured(settings, MOST_FOREGROUND), forecast_of_torch(settings)
+    print(f"step: measured {found.peak / 1e6:.1f} MB, forecast {(expected - found.states) / 1e6:.1f}")
+    assert expected - found.states == pytest.approx(found.peak, rel=TOLERANCE)
 
 
 def test_every_layer_adds_as_much(model_of):

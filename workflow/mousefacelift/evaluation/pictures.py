@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mousefacelift.base.files import atomic, save_figure
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.evaluation.methods import MODEL, ScoredSample, method_labels, pictured_methods
+from mousefacelift.evaluation.methods import MODEL, REFINED, ScoredSample, method_labels, pictured_methods
 from mousefacelift.evaluation.metrics.registry import METRICS, PRIMARY, Metric, metric
 from mousefacelift.evaluation.scores import Scores, mean_score, standard_error
 from mousefacelift.evaluation.tables import few_samples
@@ -66,9 +66,10 @@ def _bar_group(axes: Any, values: Tensor, each: Metric, label: str, place: tuple
 
 
 def write_picture(path: Path, sample: ScoredSample, settings: Evaluate) -> None:
-    """A grid, a column per view: target, model, the baselines that are pictured, and the model's error."""
+    """A grid, a column per view: target, model, the baselines that are pictured, and the error of the model, the refined one where it is."""
     views, labels = len(sample.target), method_labels(settings)
-    error = (sample.rgb[MODEL] - sample.target).abs().mean(1)
+    own = REFINED if REFINED in sample.rgb else MODEL
+    error = (sample.rgb[own] - sample.target).abs().mean(1)
 
     def scored(method: str) -> Callable[[int], str]:
         return lambda view: f"{sample.scores[method][PRIMARY][view]:.1f} {metric(PRIMARY).unit}"
@@ -76,7 +77,7 @@ def write_picture(path: Path, sample: ScoredSample, settings: Evaluate) -> None:
     rows: list[tuple[str, Tensor, Callable[[int], str]]] = [("target", sample.target, lambda view: f"view {view}")]
     for method in pictured_methods(settings):
         rows.append((labels[method], sample.rgb[method], scored(method)))
-    rows.append(("error of model", error, lambda view: f"mean {error[view].mean():.3f}"))
+    rows.append((f"error of {labels[own]}", error, lambda view: f"mean {error[view].mean():.3f}"))
 
     figure = Figure(figsize=(1.9 * views + 0.8, 2.05 * len(rows) + 0.4), layout="constrained", dpi=120)
     figure.suptitle(textwrap.fill(f"{sample.key}: every view predicted from the others", 20 * views))
