@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from mousefacelift.config.evaluate import Evaluate
 from mousefacelift.evaluation.methods import scored_samples
 from mousefacelift.evaluation.predict import input_views, open_trained, predict_views, reconstruct
+from mousefacelift.models.gslrm import GSLRM, GSLRMConfig
 
 
 def test_the_held_out_view_is_never_an_input():
@@ -98,8 +100,13 @@ def test_unknown_pixels_of_the_inputs_are_not_what_a_prediction_is_refined_to(sy
     assert not torch.equal(untold[0], told[0])
 
 
-def test_samples_that_are_worked_on_at_once_are_scored_as_one_after_the_other(synthetic_shards, trained):
+@pytest.mark.parametrize("guided", [False, True])
+def test_samples_that_are_worked_on_at_once_are_scored_as_one_after_the_other(synthetic_shards, trained, guided):
     opened = open_trained(synthetic_shards, trained, "val", threads=1)
+    if guided:
+        opened = replace(
+            opened, model=GSLRM(GSLRMConfig(width=32, head_width=16, layers=1, guide="hull", residual=True))
+        )
     settings, before = Evaluate(refine_steps=2), torch.get_num_threads()
     try:
         torch.set_num_threads(1)

@@ -79,3 +79,12 @@ def test_points_of_a_ray_are_seen_where_they_project_in_the_views_that_look_alik
             inner = (column > 0.2) & (column < 0.8) & (line > 0.2) & (line < 0.8)
             np.testing.assert_allclose(seen[inner, 4:], seen[inner, :4], atol=2e-5)
         assert not found[OWN + len(others) * DEPTHS * 8 :].any(), "neighbours that do not exist show nothing"
+
+
+def test_without_a_foreground_there_is_nothing_to_look_up():
+    image, alpha = ramps(3, 1)
+    cameras = torch.tensor(looking_at_the_origin([0.0, 1.0, 2.0], 2.5)).float()[None], torch.full((1, 3, 4), 20.0)
+    origins, directions = pixel_rays(*cameras, SIZE, SIZE)
+    nothing = torch.zeros(1, 3, SIZE, SIZE, 1)
+    shown, place = sweep(image, alpha, *cameras, origins.expand_as(directions), directions, nothing, nothing, nothing)
+    assert shown.shape == (0, FEATURES) and (place == -1).all()

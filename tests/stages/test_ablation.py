@@ -12,7 +12,7 @@ import yaml
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.evaluate import Evaluate
-from mousefacelift.config.presets import PRESETS
+from mousefacelift.config.presets import PRESETS, Preset
 from mousefacelift.config.train import Loss, Train
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.predict import open_trained
@@ -122,6 +122,22 @@ def test_each_variant_is_one_change_with_the_alarms_off():
         assert set(settings.guards.model_dump().values()) == {None}, "what fails is measured"
 
 
+def test_the_guide_is_no_variant_where_weights_or_network_do_not_allow_it(monkeypatch):
+    guides = {"unguided", "clamp", "hull"}
+    begun = BASE.model_copy(update={"init": "w.safetensors"})
+    assert not guides & set(applicable(begun)) and "train.init" in left_out(begun, "clamp")
+    clamped = begun.model_copy(update={"guide": "clamp"})
+    assert guides & set(applicable(clamped)) == {"unguided"}, "these have the same tensors"
+    facelift = Train(preset="base", init="facelift.pt")
+    assert guides & set(applicable(facelift)) == {"clamp", "hull"}, "which begin as the weights are"
+    monkeypatch.setitem(PRESETS, "base", Preset("unet", {"layers": 1}, memory_mb=1, guidable=False))
+    assert not guides & set(applicable(Train(preset="base"))) and "takes no guide" in left_out(facelift, "hull")
+
+
+def test_a_plain_loss_counts_held_out_views_as_the_configured_one_does():
+    assert variant(BASE.model_copy(update={"loss": Loss(held_out=4)}), "plain_loss").loss.held_out == 4
+
+
 def test_one_input_view_cannot_be_dropped():
     dropping = BASE.model_copy(update={"view_dropout": 0.5})
     assert variant(dropping, "one_input").view_dropout == 0
@@ -154,10 +170,10 @@ def test_a_variant_that_the_configuration_has_already_is_left_out_and_named(tmp_
     assert applicable(base) == [name for name in VARIANTS if name not in absent]
     ablation(*arguments)
     table = (tmp_path / "out" / "table.md").read_text()
-    assert f"- {left_out(without)}\n" in table and f"| `{without}`" not in table
+    assert f"- {left_out(base, without)}\n" in table and f"| `{without}`" not in table
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["left_out"] == absent and without not in metrics["runs"]
-    assert metrics["sentences"][without] == left_out(without)
+    assert metrics["sentences"][without] == left_out(base, without)
 
 
 def test_the_command_writes_a_table_metrics_and_curves(runs, call):

@@ -12,10 +12,13 @@ R = TypeVar("R")
 def in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Yield the function's value for each item, in order. Only a few items are worked on ahead: memory stays bounded."""
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    pool = ThreadPoolExecutor(max_workers=threads)
+    try:
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:  # after an error, what has not begun is left
+        pool.shutdown(cancel_futures=True)

@@ -12,7 +12,7 @@ class Preset:
     memory_mb: what a training job asks for. recompute: what `train.recompute: auto` stands for. on_cpu: whether a CPU trains
     it in minutes, so that it may do so where a GPU cannot be used. residual: whether it is guided by the visual hull unless
     `train.guide` says otherwise, its raw outputs being changes of the hull's own Gaussians; not for networks with released
-    weights, whose outputs have a meaning.
+    weights, whose outputs have a meaning. guidable: whether the network can be guided at all.
     """
 
     network: str
@@ -21,6 +21,7 @@ class Preset:
     recompute: Literal["none", "selective", "all"] = "selective"
     on_cpu: bool = False
     residual: bool = False
+    guidable: bool = True
 
     @property
     def layers(self) -> int:

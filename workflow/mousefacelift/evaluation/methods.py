@@ -65,16 +65,16 @@ def predict_baselines(trained: Trained, baselines: dict[str, Baseline]) -> dict[
 
 
 def at_once(trained: Trained) -> int:
-    """How many samples are worked on at once: on the CPU as many as there are threads, one thread each; on a GPU one.
+    """How many samples are worked on at once: on the CPU as many as there are threads, one on a GPU.
 
     A view of a mouse is too little work to share: two threads together are no faster than one.
     """
-    return torch.get_num_threads() if trained.device == "cpu" else 1
+    return min(torch.get_num_threads(), len(trained.samples)) if trained.device == "cpu" else 1
 
 
 def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSample]:
     """Predict and score every sample of the split, and give the results in the split's order."""
-    samples, threads = trained.samples, at_once(trained)
+    samples, workers, threads = trained.samples, at_once(trained), torch.get_num_threads()
     methods: dict[str, Callable[[Sample], Views]] = {MODEL: functools.partial(predict_views, trained)}
     if settings.refine_steps:
         methods[REFINED] = functools.partial(predict_views, trained, refine_steps=settings.refine_steps)
@@ -82,8 +82,8 @@ def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSampl
 
     def scored(item: tuple[str, Sample]) -> ScoredSample:
         key, sample = item
-        if threads > 1:
-            torch.set_num_threads(1)  # of this worker
+        if workers > 1:
+            torch.set_num_threads(threads // workers)  # of this worker
         drawn, seconds = {}, {}
         for name, predict in methods.items():
             start = time.perf_counter()
@@ -96,5 +96,7 @@ def scored_samples(trained: Trained, settings: Evaluate) -> Iterator[ScoredSampl
 
     # Samples are read here: HDF5 files are not for several threads.
     read = ((samples.keys[index], samples[index]) for index in range(len(samples)))
-    yield from in_order(scored, read, threads)
-    torch.set_num_threads(threads)  # a worker's number is the default of the threads that are started after it
+    try:
+        yield from in_order(scored, read, workers) if workers > 1 else map(scored, read)
+    finally:  # a worker's number is that of all threads that are started after it
+        torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mousefacelift.base.errors import UserError
+from mousefacelift.config.presets import PRESETS
 from mousefacelift.config.reading import validate
 from mousefacelift.config.train import Guards, Loss, Train
 
@@ -47,21 +48,26 @@ def variant(train: Train, name: str) -> Train:
     """
     if name not in VARIANTS:
         raise UserError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
-    values = train.model_dump(mode="json") | VARIANTS[name].changes
+    values = train.model_dump(mode="json")
+    for key, value in VARIANTS[name].changes.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
     values |= {"run": f"{train.run}.{name}", "guards": dict.fromkeys(Guards.model_fields)}
     return validate(Train, values, f"ablation, {name}: train")
 
 
 def applicable(train: Train) -> list[str]:
-    """The names of the variants that change something of the configured settings."""
-    changed = {name: variant(train, name) for name in VARIANTS}
-    return [
-        name
-        for name, each in VARIANTS.items()
-        if any(getattr(changed[name], key) != getattr(train, key) for key in each.changes)
-    ]
+    """The names of the variants that change something of the configured settings, and can be trained."""
+    return [name for name in VARIANTS if left_out(train, name) is None]
 
 
-def left_out(name: str) -> str:
-    """The sentence on a variant that is not among the runs."""
-    return f"`{name}` is left out: the configured run has this setting ({VARIANTS[name].label}) already."
+def left_out(train: Train, name: str) -> str | None:
+    """The sentence on why a variant is not among the runs; None if it is."""
+    guided, preset = "guide" in VARIANTS[name].changes, PRESETS[train.preset]
+    if guided and not preset.guidable:
+        return f"`{name}` is left out: the network of preset {train.preset} takes no guide."
+    changed = variant(train, name)
+    if all(getattr(changed, key) == getattr(train, key) for key in VARIANTS[name].changes):
+        return f"`{name}` is left out: the configured run has this setting ({VARIANTS[name].label}) already."
+    if guided and train.init and preset.residual and "hull" in (train.guide, changed.guide):
+        return f"`{name}` is left out: the weights that training starts from (train.init) are for guide {train.guide}."
+    return None

@@ -298,7 +298,7 @@ class GSLRM(Network):
             backward_layer=gradients + (0 if whole else layer - kept + copies) if layers else 0,
             first_layer=embedded + (kept + (copies if whole else 0) if layers else 0),
             backward_end=embedded + (3 * stream + 9 * narrow + sums + copies // 3 if layers else 0),
-            start=(math.exp(config.scale_bias), 1 / (1 + math.exp(-config.opacity_bias))),
+            start=None if config.residual else (math.exp(config.scale_bias), 1 / (1 + math.exp(-config.opacity_bias))),
         )
 
     def forward(
@@ -383,12 +383,13 @@ class GSLRM(Network):
         guided = config.guide != "none"
         # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
         raw = pixel_raw[..., :3].mean(-1, keepdim=True)
-        low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
-        if config.residual:
-            depth = low + (raw + (known[..., START] / (high - low)).logit()).sigmoid() * (high - low)
-        else:
-            depth = (2 * raw.sigmoid() - 1) * config.ray_range
-            depth = Inward.apply(depth, low, high) if guided else depth
+        depth = (2 * raw.sigmoid() - 1) * config.ray_range
+        if guided:
+            low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
+            if config.residual:
+                depth = low + (raw + (known[..., START] / (high - low)).logit()).sigmoid() * (high - low)
+            else:
+                depth = Inward.apply(depth, low, high)
         xyz = known[..., :3] + depth * known[..., 3:6]
         if config.clip_xyz:
             xyz = xyz.clamp(-1, 1)

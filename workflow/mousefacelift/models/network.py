@@ -25,7 +25,7 @@ class Footprint:
             gradient of the layer's parameters is there.
         first_layer: the share of `kept` and `copies` that is left when the backward pass comes to the first layer.
         backward_end: what the first layer's backward pass needs in all when most of its gradients are there.
-        start: standard deviation in world units and opacity of a Gaussian of random weights.
+        start: standard deviation in world units and opacity of a Gaussian of random weights; None for a pixel's size.
     """
 
     gaussians: int
@@ -37,7 +37,7 @@ class Footprint:
     backward_layer: int
     first_layer: int
     backward_end: int
-    start: tuple[float, float]
+    start: tuple[float, float] | None
 
 
 class Network(nn.Module):

@@ -82,7 +82,7 @@ def ablation(train_dir: Path, evaluate_dir: Path, variants_dir: Path, out_dir: P
     for name, run in others.items():
         check_comparable(base, run, name)
     sentences = {name: verdict(name, run.scores, base.scores) for name, run in others.items()}
-    sentences |= {name: left_out(name) for name in VARIANTS if name not in names}
+    sentences |= {name: why for name in VARIANTS if (why := left_out(base.settings, name))}
     _write_table(out_dir / "table.md", base, others, sentences)
     _write_curves(out_dir / "curves.png", {CONFIGURED: base, **others})
     _write_metrics(out_dir / "metrics.json", base, others, sentences)

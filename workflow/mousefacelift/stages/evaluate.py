@@ -128,10 +128,10 @@ def _machine(trained: Trained) -> str:
     """Where an evaluation ran, in words."""
     if trained.device == "cuda":
         return f"one {torch.cuda.get_device_name()}"
-    others = at_once(trained) - 1
-    return "one thread of the CPU" + (
-        f", {others} other{'s' * (others > 1)} being busy with other samples" if others else ""
-    )
+    together = at_once(trained)
+    threads = torch.get_num_threads() // together
+    each = f"{threads} thread{'s' * (threads > 1)} of the CPU"
+    return each + (f", {together} samples being worked on at once" if together > 1 else "")
 
 
 def _write_splats(out_dir: Path, trained: Trained, settings: Evaluate) -> None:

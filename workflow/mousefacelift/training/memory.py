@@ -210,7 +210,7 @@ def tiles(net: Footprint, settings: Train) -> float:
     """
     size = settings.image_size
     pixel = MEAN_CAMERA_DISTANCE / (FACELIFT_FOCAL * size / FACELIFT_IMAGE_SIZE)  # world units
-    width, opacity = net.start if settings.init is None else (pixel, 1.0)
+    width, opacity = (pixel, 1.0) if settings.init or net.start is None else net.start
     reach = min(RADIUS, math.sqrt(2 * math.log(max(255 * opacity, 1))))
     radius = math.ceil(reach * math.sqrt((width / pixel) ** 2 + LOW_PASS))
     return float(min((1 + 2 * radius / TILE) ** 2, math.ceil(size / TILE) ** 2))

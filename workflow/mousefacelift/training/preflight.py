@@ -217,7 +217,8 @@ def _keys(data: Manifest, split: str) -> set[str] | None:
 def _weights(settings: Train) -> Check:
     if settings.init is None:
         small = settings.preset == "tiny"
-        advice = "" if small else "thousands of moments and days of GPU time are needed; FaceLift's weights are a start"
+        advice = "" if small else "thousands of moments and days of GPU time are needed"
+        advice += "; FaceLift's weights are a start" if settings.preset == "base" else ""
         return Check("weights", "none: trained from nothing", "", "ok" if small else "note", advice)
     return Check("weights", f"{settings.init}, every tensor fits preset {settings.preset}", "", "ok")
 

@@ -95,5 +95,5 @@ def _neighbours_show(
     row = (y / z * fy + cy).clamp(0.5, height - 0.5) + other[..., None] * height
     grid = torch.stack([col / width, row / (b * v * height)], dim=-1) * 2 - 1
     picture = maps.transpose(0, 1).reshape(1, maps.shape[1], -1, width)
-    seen = functional.grid_sample(picture, grid.view(1, len(p), -1, 2), align_corners=False)
+    seen = functional.grid_sample(picture, grid.flatten(1, 2)[None], align_corners=False)
     return seen[0].movedim(0, -1).flatten(1)
