@@ -22,7 +22,7 @@ from support.tables import metrics_of
 NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx-light)")
 SETTINGS = Train(
-    preset="tiny", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
+    preset="tiny", guide="none", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
     checkpoint_every=4, val_every=6, log_every=1, container="tar", shuffle_buffer=3, augment=True,
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ from support.tables import metrics_of, rows_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1, scale_bias=-3.0)
 SETTINGS = Train(
-    preset="tiny", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
+    preset="tiny", guide="none", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
     checkpoint_every=4, val_every=6, log_every=1, loss=Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1), augment=True,
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ from support.tables import metrics_of
 MICRO = GSLRMConfig(width=32, head_width=16, layers=2, scale_bias=-3.0)
 EVERY_TERM = Loss(l2=1, masked_l2=0.1, background=0.1, ssim=0.1, alpha=0.1)
 SETTINGS = Train(
-    preset="tiny", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
+    preset="tiny", guide="none", image_size=32, steps=12, batch_size=2, learning_rate=3e-3, warmup_steps=2, accelerator="cpu",
     checkpoint_every=4, val_every=6, log_every=1, loss=EVERY_TERM, augment=True,
 )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_two_processes_end_with_the_parameters_of_one_with_the_same_global_batch
 
 
 TOGETHER = {
-    "preset": "tiny", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
+    "preset": "tiny", "guide": "none", "image_size": 32, "steps": 40, "batch_size": 2, "learning_rate": 1e-4, "warmup_steps": 2,
     "accelerator": "cpu", "checkpoint_every": 100, "val_every": 20, "log_every": 1,
 }  # fmt: skip
 
