@@ -120,7 +120,7 @@ def test_a_gpu_is_made_ready_in_this_order(monkeypatch):
     monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
     settings = Train(preset="tiny", precision="bf16-mixed", image_size=128, attention="flash")
     assert prepare_gpu(settings, build_model("tiny"), 3, 8).order == ("cudnn",)
-    tokens = 2 + 5 * 16**2
+    tokens = 2 + 5 * 32**2
     assert done == [("gsplat", 8), "bf16-mixed", (3, tokens, torch.bfloat16, torch.device("cuda", 1), "flash"), "freed"]
 
 

@@ -99,7 +99,7 @@ def test_no_job_runs_before_weights_that_do_not_fit(tmp_path, table, kind):
 def test_no_job_runs_before_weights_of_another_preset(tmp_path, table):
     save_weights(build_model("tiny"), tmp_path / "w.safetensors")
     status, out = dry_run(tmp_path, table, preset="base", init=str(tmp_path / "w.safetensors"))
-    assert status == 1 and "is not a model of preset base (width 192 instead of 1024, " in out, out
+    assert status == 1 and "is not a model of preset base (width 128 instead of 1024, " in out, out
 
 
 @pytest.mark.slow
