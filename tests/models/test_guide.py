@@ -149,6 +149,7 @@ def test_networks_with_released_weights_keep_what_their_outputs_mean(preset, res
     assert preset_config(preset).guide == Train(preset=preset).guide == ("hull" if residual else "none")
     kept = Train(preset=preset, guide="none").model_dump(mode="json")
     assert Train(**kept).guide == preset_config(preset, kept["guide"]).guide == "none", "null alone is the preset's own"
+    assert PRESETS[preset].guidable == hasattr(preset_config(preset), "guide")
 
 
 def test_gradients_of_the_residual_head_are_finite_differences():

@@ -7,20 +7,14 @@ import torch
 from mousefacelift.models.hull.guides import MARGIN
 from mousefacelift.models.hull.sweep import DEPTHS, FEATURES, NEIGHBOURS, OWN, sweep
 from mousefacelift.models.rays import pixel_rays
+from support.balls import look_at_origin
 
 SIZE = 24
 
 
-def looking_at_the_origin(azimuths, distance):
+def looking_at_the_origin(azimuths):
     """[V, 4, 4] camera to world, OpenCV axes."""
-    poses = np.tile(np.eye(4), (len(azimuths), 1, 1))
-    for pose, azimuth in zip(poses, azimuths, strict=True):
-        centre = distance * np.array([np.cos(azimuth), np.sin(azimuth), 0.3])
-        forward = -centre / np.linalg.norm(centre)
-        right = np.cross(forward, [0, 0, 1])
-        right /= np.linalg.norm(right)
-        pose[:3, :3], pose[:3, 3] = np.stack([right, np.cross(forward, right), forward], axis=1), centre
-    return poses
+    return np.stack([look_at_origin(azimuth, 0.3, 2.5) for azimuth in azimuths])
 
 
 def ramps(views, samples):
@@ -37,7 +31,7 @@ def ramps(views, samples):
 @pytest.mark.parametrize("views", [1, 2, 5])
 def test_points_of_a_ray_are_seen_where_they_project_in_the_views_that_look_alike(views):
     azimuths = np.array([[0.0, 1.1, 2.9, 3.6, 5.0], [0.4, 1.0, 2.1, 3.3, 5.5]])[:, :views]
-    c2w = np.stack([looking_at_the_origin(each, 2.5) for each in azimuths])
+    c2w = np.stack([looking_at_the_origin(each) for each in azimuths])
     focal = np.array([30.0, 31.0, 11.9, 12.1])  # of some views other points leave the picture
     image, alpha = ramps(views, 2)
     cameras = torch.tensor(c2w).float(), torch.tensor(focal).float().expand(2, views, 4)
@@ -83,7 +77,7 @@ def test_points_of_a_ray_are_seen_where_they_project_in_the_views_that_look_alik
 
 def test_without_a_foreground_there_is_nothing_to_look_up():
     image, alpha = ramps(3, 1)
-    cameras = torch.tensor(looking_at_the_origin([0.0, 1.0, 2.0], 2.5)).float()[None], torch.full((1, 3, 4), 20.0)
+    cameras = torch.tensor(looking_at_the_origin([0.0, 1.0, 2.0])).float()[None], torch.full((1, 3, 4), 20.0)
     origins, directions = pixel_rays(*cameras, SIZE, SIZE)
     nothing = torch.zeros(1, 3, SIZE, SIZE, 1)
     shown, place = sweep(image, alpha, *cameras, origins.expand_as(directions), directions, nothing, nothing, nothing)

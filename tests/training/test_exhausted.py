@@ -14,16 +14,9 @@ from mousefacelift.training.memory import GIB
 from support.presets import preset_of
 
 SETTINGS = Train(
-    preset="tiny",
-    guide="none",
-    image_size=32,
-    steps=2,
-    batch_size=2,
-    warmup_steps=0,
-    accelerator="cpu",
-    val_every=1,
-    log_every=1,
-)
+    preset="tiny", guide="none", image_size=32, steps=2, batch_size=2, warmup_steps=0, accelerator="cpu",
+    val_every=1, log_every=1,
+)  # fmt: skip
 CUDA_TEXT = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 11.99 GiB"
 ERRORS = {
     "torch": torch.OutOfMemoryError(CUDA_TEXT),

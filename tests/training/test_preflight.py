@@ -22,16 +22,9 @@ from support.presets import preset_of
 
 MICRO = GSLRMConfig(width=32, head_width=16, layers=1)
 SETTINGS = Train(
-    preset="tiny",
-    guide="none",
-    image_size=32,
-    steps=2,
-    batch_size=2,
-    warmup_steps=0,
-    accelerator="cpu",
-    brightness=0,
-    contrast=0,
-)
+    preset="tiny", guide="none", image_size=32, steps=2, batch_size=2, warmup_steps=0, accelerator="cpu",
+    brightness=0, contrast=0,
+)  # fmt: skip
 UNPACKED = Shard(h5_codec="gzip")
 
 

@@ -383,13 +383,13 @@ class GSLRM(Network):
         guided = config.guide != "none"
         # A pixel's Gaussian may only move along its ray, about the point nearest to the world's origin.
         raw = pixel_raw[..., :3].mean(-1, keepdim=True)
-        depth = (2 * raw.sigmoid() - 1) * config.ray_range
         if guided:
             low, high = known[..., FRONT] - MARGIN, known[..., BACK] + MARGIN
-            if config.residual:
-                depth = low + (raw + (known[..., START] / (high - low)).logit()).sigmoid() * (high - low)
-            else:
-                depth = Inward.apply(depth, low, high)
+        if config.residual:
+            depth = low + (raw + (known[..., START] / (high - low)).logit()).sigmoid() * (high - low)
+        else:
+            depth = (2 * raw.sigmoid() - 1) * config.ray_range
+            depth = Inward.apply(depth, low, high) if guided else depth
         xyz = known[..., :3] + depth * known[..., 3:6]
         if config.clip_xyz:
             xyz = xyz.clamp(-1, 1)
