@@ -71,6 +71,24 @@ def test_optional_columns_have_defaults_whether_empty_or_absent(lab):
         assert (capture.masks, capture.sync, capture.calibration_names) == ((), (0, 0), {})
 
 
+def test_animals_of_one_recording_are_rows_with_its_files_and_their_labels(lab):
+    one, two = ROW.replace("day1", "a", 1) + "\t1", ROW.replace("day1", "b", 1) + "\t2"
+    captures = read_captures(lab(HEADER + "\tlabel", one, two))
+    assert [(each.label, each.videos) for each in captures.values()] == [
+        (1, captures["a"].videos),
+        (2, captures["a"].videos),
+    ]
+    assert read_captures(lab(HEADER, ROW))["day1"].label is None
+
+
+def test_a_label_is_a_number_that_an_image_of_labels_can_hold(lab):
+    for text in ("left", "-1", "65535", "1.5"):
+        with pytest.raises(
+            UserError, match=rf"line 2: capture 'day1', column 'label': '{text}' is not an animal's number"
+        ):
+            read_captures(lab(HEADER + "\tlabel", ROW + "\t" + text))
+
+
 def test_a_calibration_may_be_one_file_or_folder_for_the_whole_rig(lab, tmp_path):
     touch(tmp_path, "rig.toml")
     for name in ("rig.toml", "c"):

@@ -22,6 +22,7 @@ def changed(**values):
     [
         DEMO,
         replace(DEMO, calibration=Path("a rig.json"), masks=(), fps=49.5, calibration_names={"1": "le'ft"}),
+        replace(DEMO, label=0),
         replace(DEMO, sync=(0, -3, 2, 0, 0, 0), videos=tuple(Path(f"{{x}} \"$(y)'\n{k}") for k in range(6))),
     ],
 )
@@ -54,9 +55,23 @@ def test_a_row_that_the_workflow_did_not_write_is_one_line(text, message):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("fps", -1), ("fps", 0), ("unit", "furlong"), ("format", "mylab"), ("name", "../../etc"), ("cameras", [])],
+    [
+        ("fps", -1),
+        ("label", -1),
+        ("label", 65535),
+        ("fps", 0),
+        ("unit", "furlong"),
+        ("format", "mylab"),
+        ("name", "../../etc"),
+        ("cameras", []),
+    ],
 )
 def test_what_the_table_may_not_hold_a_row_may_not_either(key, value):
     row = json.loads(capture_json(demo_capture())) | {key: value}
     with pytest.raises(UserError, match=f"--row: {key}: not what the captures table may hold"):
         capture_from_json(json.dumps(row), "--row")
+
+
+def test_a_capture_without_a_label_has_the_row_of_a_version_without_labels():
+    assert "label" not in json.loads(capture_json(DEMO))
+    assert json.loads(capture_json(replace(DEMO, label=2)))["label"] == 2

@@ -65,6 +65,18 @@ class Center(Section):
         "provided",
         description="source of the silhouettes; docs/captures.md describes each method",
     )
+    masks_are: Literal["auto", "alpha", "inverted", "labels"] = Field(
+        "auto",
+        description="what provided masks hold. auto: a white mouse on black, and masks that hold something else are named; alpha: the mouse is where the picture is opaque; inverted: a black mouse on white; labels: each animal's number, 0 elsewhere",
+        exclude_if=lambda kind: kind == "auto",  # or all finished runs of an older version would run again
+    )
+    animal: int | None = Field(
+        None,
+        ge=0,
+        le=65534,
+        description="the mouse's number in masks that hold several animals, for captures without a `label` in the table; null: the only one",
+        exclude_if=lambda label: label is None,  # as for masks_are
+    )
     background: Background = Background()
     onnx: Onnx = Onnx()
     stride: int = Field(1, ge=1, description="every n-th video frame is a candidate; 10 to 50 for hours of video")

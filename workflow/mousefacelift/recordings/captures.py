@@ -12,9 +12,11 @@ from mousefacelift.rigs.registry import FORMATS
 
 COLUMNS = (
     "capture", "animal", "videos", "masks", "calibration", "format", "fps", "unit", "sync", "calibration_names",
+    "label",
 )  # fmt: skip
 REQUIRED = ("capture", "videos", "calibration")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a capture: part of files' names
+MAX_LABEL = 65534  # of an animal in masks: an image of labels has 16 bits, and the largest value has another meaning
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Capture:
     masks: empty without silhouette files. calibration: one file per camera, or one file or folder of the whole rig.
     sync: frames by which each camera's video is late: frame k of the capture is frame k + sync of the video.
     calibration_names: the names of cameras in the calibration where they are not those of the videos.
+    label: of the animal in masks that hold several; None: as center.animal says. Captures with the same videos and masks and
+        other labels are the animals of one recording.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Capture:
     unit: str
     sync: tuple[int, ...]
     calibration_names: dict[str, str]
+    label: int | None = None
 
 
 def demo_table() -> Path:
@@ -106,6 +111,7 @@ def _read_row(folder: Path, row: dict[str, str], where: str) -> Capture:
         unit=_one_of(row.get("unit") or "mm", tuple(MM_PER_UNIT), f"{where}, column 'unit'"),
         sync=tuple(_frames(sync.get(c, "0"), f"{where}, column 'sync', camera {c}") for c in cameras),
         calibration_names=_pairs(row.get("calibration_names", ""), cameras, f"{where}, column 'calibration_names'"),
+        label=_label(row["label"], f"{where}, column 'label'") if row.get("label") else None,
     )
 
 
@@ -212,6 +218,12 @@ def _pairs(text: str, cameras: list[str], where: str) -> dict[str, str]:
 def _frames(text: str, where: str) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
         raise UserError(f"{where}: {text!r} is not a number of frames")
+    return int(text)
+
+
+def _label(text: str, where: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > MAX_LABEL:
+        raise UserError(f"{where}: {text!r} is not an animal's number in the masks, 0 to {MAX_LABEL}")
     return int(text)
 
 

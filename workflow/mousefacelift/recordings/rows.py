@@ -7,16 +7,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.parsing import parse_json
-from mousefacelift.recordings.captures import NAME, Capture
+from mousefacelift.recordings.captures import MAX_LABEL, NAME, Capture
 from mousefacelift.rigs.checks import MM_PER_UNIT
 from mousefacelift.rigs.registry import FORMATS
 
-KEYS = sorted(field.name for field in fields(Capture))
+KEYS = sorted(field.name for field in fields(Capture) if field.name != "label")
 
 
 def capture_json(capture: Capture) -> str:
-    """The capture as canonical JSON, which Snakemake compares between runs."""
-    return json.dumps(asdict(capture), default=str, sort_keys=True)
+    """The capture as canonical JSON, which Snakemake compares between runs. Without a label the key is left out."""
+    values = asdict(capture)
+    if capture.label is None:
+        del values["label"]  # or all finished runs of an older version would run again
+    return json.dumps(values, default=str, sort_keys=True)
 
 
 def capture_from_json(text: str, where: str) -> Capture:
@@ -26,7 +29,7 @@ def capture_from_json(text: str, where: str) -> Capture:
     another length than there are cameras, or a value is one that the captures table may not hold.
     """
     values = parse_json(text, where)
-    if not isinstance(values, dict) or sorted(values) != KEYS:
+    if not isinstance(values, dict) or sorted(set(values) - {"label"}) != KEYS:
         raise UserError(f"{where}: expected one JSON object with the keys {', '.join(KEYS)}")
     try:
         capture = TypeAdapter(Capture).validate_python(values)
@@ -41,6 +44,7 @@ def capture_from_json(text: str, where: str) -> Capture:
         "name": NAME.fullmatch(capture.name),
         "cameras": capture.cameras and len(set(capture.cameras)) == len(capture.cameras),
         "fps": capture.fps is None or 0 < capture.fps < float("inf"),
+        "label": capture.label is None or 0 <= capture.label <= MAX_LABEL,
         "format": capture.format in ("auto", *FORMATS),
         "unit": capture.unit in MM_PER_UNIT,
     }
