@@ -3,24 +3,24 @@
 
 rule center:
     input:
-        PLAN.per_chunk("{results}/center/{capture}/{chunk}.h5"),
-        PLAN.per_capture("{results}/center/{capture}/preview.png"),
+        PLAN.all_center_chunks(),
+        PLAN.per_recording("{results}/center/{recording}/preview.png"),
 
 
 rule preview:
     input:
-        PLAN.per_capture("{results}/center/{capture}/preview.png"),
+        PLAN.per_recording("{results}/center/{recording}/preview.png"),
 
 
 rule center_background:
     input:
-        videos=of_job(PLAN.videos, "capture"),
+        videos=of_job(PLAN.videos, "recording"),
     output:
-        f"{RESULTS}/center/{{capture}}/background.h5",
+        f"{RESULTS}/center/{{recording}}/background.h5",
     log:
-        f"{LOGS}/center/{{capture}}/background.log",
+        f"{LOGS}/center/{{recording}}/background.log",
     benchmark:
-        f"{BENCHMARKS}/center/{{capture}}/background.tsv"
+        f"{BENCHMARKS}/center/{{recording}}/background.tsv"
     conda:
         "../envs/prep.yaml"
     threads: 2
@@ -28,23 +28,23 @@ rule center_background:
         mem_mb=4000,
         runtime=60,
     params:
-        row=of_job(PLAN.row, "capture"),
+        animals=of_job(PLAN.animals, "recording"),
         settings=PLAN.background_settings(),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift background --row {params.row:q} --settings {params.settings:q} --threads {threads}"
+        "mousefacelift background {params.animals:q} --settings {params.settings:q} --threads {threads}"
         " --output {output:q} 2> {log:q}"
 
 
 rule center_preview:
     input:
-        unpack(of_job(PLAN.recording, "capture")),
+        unpack(of_job(PLAN.recording, "recording")),
     output:
-        f"{RESULTS}/center/{{capture}}/preview.png",
+        f"{RESULTS}/center/{{recording}}/preview.png",
     log:
-        f"{LOGS}/center/{{capture}}/preview.log",
+        f"{LOGS}/center/{{recording}}/preview.log",
     benchmark:
-        f"{BENCHMARKS}/center/{{capture}}/preview.tsv"
+        f"{BENCHMARKS}/center/{{recording}}/preview.tsv"
     conda:
         "../envs/prep.yaml"
     threads: 2
@@ -53,23 +53,23 @@ rule center_preview:
         runtime=30,
     params:
         background=option_of("--background", "background"),
-        row=of_job(PLAN.row, "capture"),
+        animals=of_job(PLAN.animals, "recording"),
         settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift preview --row {params.row:q} {params.background:q} --settings {params.settings:q}"
+        "mousefacelift preview {params.animals:q} {params.background:q} --settings {params.settings:q}"
         " --threads {threads} --output {output:q} 2> {log:q}"
 
 
 rule center_chunk:
     input:
-        unpack(of_job(PLAN.recording, "capture")),
+        unpack(of_job(PLAN.recording, "recording")),
     output:
-        f"{RESULTS}/center/{{capture}}/{{chunk}}.h5",
+        f"{RESULTS}/center/{{recording}}/{{chunk}}.h5",
     log:
-        f"{LOGS}/center/{{capture}}/{{chunk}}.log",
+        f"{LOGS}/center/{{recording}}/{{chunk}}.log",
     benchmark:
-        f"{BENCHMARKS}/center/{{capture}}/{{chunk}}.tsv"
+        f"{BENCHMARKS}/center/{{recording}}/{{chunk}}.tsv"
     conda:
         "../envs/prep.yaml"
     threads: 2
@@ -78,9 +78,9 @@ rule center_chunk:
         runtime=60,
     params:
         background=option_of("--background", "background"),
-        row=of_job(PLAN.row, "capture"),
+        animals=of_job(PLAN.animals, "recording"),
         settings=PLAN.settings("center"),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift center --row {params.row:q} --chunk {wildcards.chunk} {params.background:q}"
+        "mousefacelift center {params.animals:q} --chunk {wildcards.chunk} {params.background:q}"
         " --settings {params.settings:q} --threads {threads} --output {output:q} 2> {log:q}"

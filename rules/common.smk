@@ -42,5 +42,6 @@ RUN = PLAN.config.train.run
 
 wildcard_constraints:
     capture="|".join(PLAN.captures),
+    recording="|".join(PLAN.recordings),
     chunk=r"\d+",
     variant="|".join(VARIANTS),

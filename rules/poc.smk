@@ -51,7 +51,7 @@ rule poc_cameras:
 
 rule poc_framings:
     input:
-        center=PLAN.per_chunk("{results}/center/{capture}/{chunk}.h5"),
+        center=PLAN.all_center_chunks(),
         cameras=PLAN.per_capture("{results}/cameras/{capture}/subject.h5"),
         samples=PLAN.per_capture("{results}/sample/{capture}/samples.tsv"),
         weights=rules.train.output.weights,
@@ -83,6 +83,7 @@ rule poc_framings:
     params:
         results=subpath(output.metrics, ancestor=4),
         captures=PLAN.capture_options(),
+        recordings=PLAN.recording_options(),
         train=subpath(input.weights, parent=True),
         folder=subpath(output.metrics, parent=True),
         run=RUN,
@@ -90,6 +91,6 @@ rule poc_framings:
         settings=PLAN.framing_settings(),
         version=STAGE_VERSIONS["framings"],
     shell:
-        "mousefacelift framings --results {params.results:q} {params.captures:q} --train {params.train:q}"
+        "mousefacelift framings --results {params.results:q} {params.captures:q} {params.recordings:q} --train {params.train:q}"
         " --split {params.split} --settings {params.settings:q} --threads {threads} --output {params.folder:q}"
         " 2>&1 | tee {log:q}"

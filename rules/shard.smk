@@ -9,7 +9,7 @@ rule shard:
 rule shard_chunk:
     input:
         samples=rules.sample_capture.output.samples,
-        center=rules.center_chunk.output,
+        center=of_job(PLAN.center_chunk, "capture", "chunk"),
         cameras=rules.normalize_capture.output.cameras,
         rig=rules.cameras_capture.output.rig,
     output:

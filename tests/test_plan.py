@@ -284,3 +284,28 @@ def test_a_gpu_that_cannot_be_used_is_known_before_the_first_job(plan, monkeypat
     assert plan(train={"preset": "tiny"}).gpu_ready() == [], "trains on the CPU, and says so"
     assert plan(train={"preset": "base", "accelerator": "cpu"}).gpu_ready() == []
     assert plan(train={"preset": "base", "gpus": 0}).gpu_ready() == []
+
+
+def test_animals_of_one_recording_share_its_files(plan, table, tmp_path):
+    header, row = table.read_text().splitlines()
+    names = {"mouse1": "1", "alone": "", "mouse2": "2"}
+    rows = [row.replace("short\ta\t", f"{name}\t{name}\t", 1) + f"\t{label}" for name, label in names.items()]
+    (tmp_path / "captures.tsv").write_text("\n".join([f"{header}\tlabel", *rows]) + "\n")
+    made = plan(tmp_path / "captures.tsv")
+    assert made.recordings == {"mouse1": ("mouse1", "mouse2"), "alone": ("alone",)}
+    shared = ["out/center/mouse1/0000.h5", "out/center/mouse1/0001.h5"]
+    assert made.center_chunks("mouse2") == made.center_chunks("mouse1") == shared
+    assert made.center_chunk("mouse2", "0001") == shared[1]
+    assert made.all_center_chunks() == [*shared, *made.center_chunks("alone")]
+    assert made.per_recording("{results}/{recording}.png") == ["out/mouse1.png", "out/alone.png"]
+    assert made.animals("mouse1") == ["--row", made.row("mouse1"), "--row", made.row("mouse2")]
+    assert made.recording_options() == ["--recording=mouse1", "--recording=alone", "--recording=mouse1"]
+    assert len(made.per_chunk("{capture}/{chunk}")) == 6, "each animal has shards of its own"
+
+
+def test_several_animals_need_a_method_that_tells_them_apart(plan, table, tmp_path):
+    captures = with_captures(table, tmp_path / "captures.tsv", day0="m1", day1="m2")
+    with pytest.raises(UserError, match=r"day0 and day1 are animals of the same videos, but center\.masks: background"):
+        plan(captures, center={"masks": "background"})
+    one_animal = with_captures(table, tmp_path / "one.tsv", day0="m1", day1="m1")
+    assert len(plan(one_animal, center={"masks": "background"}).recordings) == 2

@@ -1,6 +1,7 @@
 import ast
 import inspect
 import re
+import time
 from dataclasses import fields, replace
 
 import h5py
@@ -189,3 +190,48 @@ def test_an_attribute_that_cannot_be_what_it_says_is_named_with_the_command(stag
         file.attrs["cameras" if np.ndim(value) == 0 else "capture"] = value
     with pytest.raises(UserError, match=rf"(attribute cameras is damaged|does not say).*`mousefacelift {stage}` again"):
         KINDS[stage].read(path)
+
+
+def test_several_captures_in_one_file_are_each_read_by_name(path):
+    parts = [chunk(), replace(chunk(number=1), capture="day2")]
+    CenteredChunk.write_shared(path, parts)
+    assert CenteredChunk.captures_in(path) == ("day1", "day2")
+    for part in parts:
+        assert same(CenteredChunk.read(path, part.capture), part)
+        with CenteredChunk.open(path, part.capture) as opened:
+            assert opened.crop_zstd[3][1].tolist() == part.crop_zstd[3][1].tolist()
+    for name, words in (("day3", r"holds captures day1, day2, not day3"), (None, r"holds captures day1, day2: name")):
+        with pytest.raises(UserError, match=rf"file\.h5: {words}"):
+            CenteredChunk.read(path, name)
+
+
+def test_a_file_of_one_capture_names_it(path):
+    chunk().write(path)
+    assert CenteredChunk.captures_in(path) == ("day1",)
+    with h5py.File(path) as file:
+        assert "captures" not in file.attrs
+
+
+def test_the_same_captures_give_the_same_bytes(tmp_path):
+    for name in ("a.h5", "b.h5"):
+        CenteredChunk.write_shared(tmp_path / name, [chunk(), replace(chunk(), capture="day2")])
+        time.sleep(1.1)  # a file with times in it would differ
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["no group", "a dataset", "another version", "no list"])
+def test_a_damaged_file_of_several_captures_is_an_error_in_words(path, damage):
+    CenteredChunk.write_shared(path, [chunk(), replace(chunk(), capture="day2")])
+    with h5py.File(path, "r+") as file:
+        if damage == "another version":
+            file.attrs["version"] = 1
+        elif damage == "no list":
+            file.attrs["captures"] = 7
+        else:
+            del file["day2"]
+            if damage == "a dataset":
+                file["day2"] = np.zeros(3)
+    with pytest.raises(UserError, match=r"file\.h5: "):
+        CenteredChunk.read(path, "day2")
+    with pytest.raises(UserError, match=r"file\.h5: "):
+        CenteredChunk.captures_in(path)

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from mousefacelift.plan import Plan
 from support.budget import ALL, some
 from support.paths import ROOT
 from support.rodent import record, write_table
+from support.twomice import two_mice, write_two_rows
 
 TARGETS = (
     "center",
@@ -353,6 +355,33 @@ def test_silhouettes_without_masks_go_through_the_same_rules(tmp_path, table):
         "the arena is the same"
     )
     assert changed(project, {"center": {"background": {"frames": 5}}}) >= {"center_background"}
+
+
+@pytest.mark.slow
+def test_two_animals_and_one_alone_have_shards_each_and_a_second_run_has_nothing_to_do(tmp_path, table):
+    header, alone = table.read_text().splitlines()
+    cells = dict(zip(header.split("\t"), alone.split("\t"), strict=True)) | {"capture": "alone"}
+    mice = two_mice(tmp_path / "mice", begins=(25, 175), frames=6)
+    project = make_project(tmp_path / "project", write_two_rows(mice, tmp_path / "captures.tsv", cells))
+    cold = snakemake(project, *TARGETS, "--dry-run")
+    assert cold.returncode == 0 and {"center_chunk", "poc_framings"} <= planned(cold.stdout), cold.stdout[-4000:]
+    run = snakemake(project, "shard", "preview")
+    assert run.returncode == 0, run.stdout[-4000:]
+    results = project / "results"
+    chunks = ["0000.h5", "0001.h5"]
+    assert {path.name: sorted(p.name for p in path.iterdir()) for path in (results / "center").iterdir()} == {
+        name: [*chunks, "preview.png"] for name in ("alone", "mouse1")
+    }
+    samples = Counter()
+    for shard in json.loads((results / "shard" / "manifest.json").read_text())["shards"]:
+        samples[Path(shard["h5"]).stem.rpartition("-")[0]] += shard["samples"]
+    print(dict(samples))
+    # In camera 4, mouse 2 passes behind mouse 1 in most frames.
+    hidden = (
+        (results / "sample" / "mouse2" / "rejected.tsv").read_text().count("hidden in part by another animal: camera 4")
+    )
+    assert hidden >= 1 and samples["mouse1"] > samples["mouse2"] > 0 and samples["alone"] == 6
+    assert "Nothing to be done" in snakemake(project, "shard", "preview", "--dry-run").stdout
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mousefacelift.geometry.selection import capture_splits
 from mousefacelift.gpu.checks import missing, rapid
 from mousefacelift.gpu.driver import look, why_unusable
 from mousefacelift.gpu.toolchain import installed_torch
+from mousefacelift.recordings.animals import check_told_apart, recordings_of
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
@@ -38,12 +39,14 @@ COMPILING_MB = 10000
 class Plan:
     """A run of the workflow.
 
-    captures: by name. chunks: each capture's chunks by name, "0000" first. split_of: the split of each capture where
+    captures: by name. recordings: the captures of each recording, whose files are decoded once, by the name of the first.
+    chunks: each capture's chunks by name, "0000" first. split_of: the split of each capture where
     whole captures or animals go to one split; empty where blocks in time do.
     """
 
     config: Config
     captures: Mapping[str, Capture]
+    recordings: Mapping[str, Sequence[str]]
     chunks: Mapping[str, Sequence[str]]
     split_of: Mapping[str, str]
 
@@ -59,13 +62,17 @@ class Plan:
         captures = read_captures(captures_table(config.captures))
         for name in captures:
             silhouettes.check(name, config.center)
-        chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
+        recordings = recordings_of(captures, config.center.animal)
+        if silhouettes.identities is None:
+            check_told_apart(captures.values(), config.center.masks, config.center.animal)
+        of_recording = {name: _chunks(captures[name], config.center) for name in recordings}
+        chunks = {name: of_recording[first] for first, group in recordings.items() for name in group}
         for capture in captures.values():
             read_capture_rig(capture)
         split_of = capture_splits({name: capture.animal for name, capture in captures.items()}, config.sample)
         if config.train.init and not Path(config.train.init).is_file():
             raise UserError(f"train.init: {config.train.init}: no such file")
-        return cls(config, captures, chunks, split_of)
+        return cls(config, captures, recordings, chunks, split_of)
 
     @property
     def results(self) -> str:
@@ -115,11 +122,19 @@ class Plan:
         """A capture's row of the table as JSON: a changed row re-runs what depends on it, another capture's does not."""
         return capture_json(self.captures[capture])
 
+    def animals(self, recording: str) -> list[str]:
+        """The options that hand the rows of a recording's captures to a command."""
+        return [word for capture in self.recordings[recording] for word in ("--row", self.row(capture))]
+
     # Files, by capture, chunk and variant.
 
     def per_capture(self, pattern: str) -> list[str]:
         """The pattern for every capture."""
         return [pattern.format(results=self.results, capture=capture) for capture in self.captures]
+
+    def per_recording(self, pattern: str) -> list[str]:
+        """The pattern for every recording."""
+        return [pattern.format(results=self.results, recording=recording) for recording in self.recordings]
 
     def per_chunk(self, pattern: str, **names: str) -> list[str]:
         """The pattern for every chunk of every capture; `names` fill in its other fields."""
@@ -141,28 +156,40 @@ class Plan:
         """The pattern for the comparison of framings; none for shards of others, which cannot be framed anew."""
         return [] if self.config.train.manifest else [pattern.format(results=self.results, run=self.config.train.run)]
 
-    def videos(self, capture: str) -> tuple[Path, ...]:
-        """A capture's videos."""
-        return self.captures[capture].videos
+    def videos(self, recording: str) -> tuple[Path, ...]:
+        """A recording's videos."""
+        return self.captures[recording].videos
 
     def calibration(self, capture: str) -> Path | tuple[Path, ...]:
         """A capture's calibration, one file or one per camera."""
         return self.captures[capture].calibration
 
-    def recording(self, capture: str) -> dict[str, object]:
+    def recording(self, recording: str) -> dict[str, object]:
         """What silhouettes are made from: the videos, and what the method of center.masks needs beside them."""
-        files = method(self.config.center.masks).files(self.captures[capture], self.config.center)
-        arena = self._arena(capture)
-        return {"videos": self.videos(capture), **files, **({"background": arena} if arena else {})}
+        files = method(self.config.center.masks).files(self.captures[recording], self.config.center)
+        arena = self._arena(recording)
+        return {"videos": self.videos(recording), **files, **({"background": arena} if arena else {})}
 
-    def _arena(self, capture: str) -> str | None:
+    def _arena(self, recording: str) -> str | None:
         """The file of the empty arena, if the method of center.masks needs one."""
         needed = method(self.config.center.masks).needs_arena
-        return f"{self.results}/center/{capture}/background.h5" if needed else None
+        return f"{self.results}/center/{recording}/background.h5" if needed else None
+
+    def recording_of(self, capture: str) -> str:
+        """The recording that a capture is an animal of."""
+        return next(recording for recording, captures in self.recordings.items() if capture in captures)
+
+    def center_chunk(self, capture: str, chunk: str) -> str:
+        """What `center` writes for a chunk of a capture, with all animals of its recording."""
+        return f"{self.results}/center/{self.recording_of(capture)}/{chunk}.h5"
 
     def center_chunks(self, capture: str) -> list[str]:
-        """What `center` writes for a capture."""
-        return [f"{self.results}/center/{capture}/{chunk}.h5" for chunk in self.chunks[capture]]
+        """What `center` writes for a capture, with all animals of its recording."""
+        return [self.center_chunk(capture, chunk) for chunk in self.chunks[capture]]
+
+    def all_center_chunks(self) -> list[str]:
+        """What `center` writes for all recordings."""
+        return [path for recording in self.recordings for path in self.center_chunks(recording)]
 
     # Inputs that come with a check: a mistake stops the targets that need them, and no others.
 
@@ -245,6 +272,10 @@ class Plan:
     def capture_options(self) -> list[str]:
         """What names every capture to a command."""
         return [f"--capture={name}" for name in self.captures]
+
+    def recording_options(self) -> list[str]:
+        """What names the recording of every capture to a command, in the order of `capture_options`."""
+        return [f"--recording={self.recording_of(name)}" for name in self.captures]
 
     def launcher(self) -> str:
         """What starts training's processes on several machines; on one machine training starts them itself."""

@@ -19,7 +19,9 @@ BACKGROUND = "mousefacelift background"
 class Flag(IntFlag):
     """What is wrong with one view of one frame. Without a frame (MISSING) the view counts as EMPTY too.
 
-    LARGE, far larger than the mouse, is found by `cameras`, which sees the whole capture.
+    `cameras`, which sees the whole capture, finds LARGE, far larger than the mouse, and EXCHANGED, the silhouette of another
+    animal. OCCLUDED is, for `center`, a silhouette that touches another animal's, and for `cameras` one that the other animal
+    may hide in part.
     """
 
     EMPTY = 1
@@ -28,11 +30,13 @@ class Flag(IntFlag):
     UNSHARP = 8
     MISSING = 16
     LARGE = 32
+    OCCLUDED = 64
+    EXCHANGED = 128
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChunkMeasures(StageFile):
-    """center/{capture}/{chunk}.h5 but for the crops: N frames of V cameras. Pixels are those of the raw frames.
+    """center/{recording}/{chunk}.h5 but for the crops: N frames of V cameras. Pixels are those of the raw frames.
 
     The first pixel's centre is at (0.5, 0.5). A view without a silhouette has area_px 0 and NaN in center_px and
     support_px.
@@ -74,7 +78,10 @@ class ChunkMeasures(StageFile):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CenteredChunk(ChunkMeasures):
-    """center/{capture}/{chunk}.h5: the measures of N frames in V cameras, and their crops.
+    """center/{recording}/{chunk}.h5: the measures of N frames in V cameras, and their crops.
+
+    A recording is named after its first animal's capture. Where it has several, each one's data are in a group with the name
+    of its capture.
 
     crop_zstd: [N, V] object, uint8 [bytes] each, as `shards.images.encode_crop` makes them; empty without a silhouette.
         Of an opened file this is a dataset, which reads a row of V crops when it is indexed by a frame's row.

@@ -13,6 +13,8 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import atomic, open_h5
 
+SHARED = "captures"  # the attribute that lists the captures of a file of several
+
 
 def attribute(convert: Callable[[Any], Any], name: str | None = None) -> dict[str, Any]:
     """Metadata of a dataclass field that is kept as an attribute of the file.
@@ -30,6 +32,8 @@ def names(values: Any) -> tuple[str, ...]:
 @contextmanager
 def open_stage_file(path: Path, stage: str, command: str, capture: str | None = None) -> Iterator[Any]:
     """Open a file that a stage wrote. command: the one that writes it. capture: the one whose file it must be.
+
+    Of a file with several captures (`new_shared_file`) this opens the group of the one that is named.
 
     Raises UserError, naming the file and the command, if the file is missing or damaged, or was written by another stage,
     by another version of it, or for another capture.
@@ -49,11 +53,49 @@ def open_stage_file(path: Path, stage: str, command: str, capture: str | None = 
                 f"{path}: is of version {found['version']} of stage {stage}, this is version {STAGE_VERSIONS[stage]}; "
                 f"delete it and run `{command}` again"
             )
+        if SHARED in file.attrs:
+            yield _group(file, path, command, capture)
+            return
         if capture not in (None, found["capture"]):
             raise UserError(
                 f"{path}: is of capture {found['capture']}, not of {capture}: name the file that `{command}` writes for {capture}"
             )
         yield file
+
+
+def _group(file: Any, path: Path, command: str, capture: str | None) -> Any:
+    """The group of one capture in a file of several. Raises UserError if there is none."""
+    held = names(np.atleast_1d(file.attrs[SHARED]))
+    if capture not in held or not isinstance(file.get(str(capture)), h5py.Group):
+        raise UserError(
+            f"{path}: holds captures {', '.join(held)}{f', not {capture}' if capture else ''}: name the file that `{command}` "
+            f"writes for {capture or 'one of them'}"
+        )
+    return file[capture]
+
+
+def captures_in(path: Path, stage: str, command: str) -> tuple[str, ...]:
+    """The captures that a stage's file holds: one, or those of one recording. Raises UserError as `open_stage_file` does."""
+    with open_h5(path, command) as file:
+        shared = names(np.atleast_1d(file.attrs[SHARED])) if SHARED in file.attrs else ()
+    if shared:
+        for name in shared:
+            with open_stage_file(path, stage, command, name):
+                pass
+        return shared
+    with open_stage_file(path, stage, command) as file:
+        return (str(file.attrs["capture"]),)
+
+
+@contextmanager
+def new_shared_file(path: Path, stage: str, captures: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Write a stage's file of several captures, complete or not at all: a group for each, by its name."""
+    with new_stage_file(path, stage, captures[0]) as file:
+        file.attrs[SHARED] = list(captures)
+        groups = {name: file.create_group(name) for name in captures}
+        for name, group in groups.items():
+            group.attrs["capture"] = name
+        yield groups
 
 
 @contextmanager
@@ -86,6 +128,11 @@ class StageFile:
         return f"mousefacelift {cls.STAGE}"
 
     @classmethod
+    def captures_in(cls, path: Path) -> tuple[str, ...]:
+        """The captures that the file holds: one, or those of one recording. Raises UserError as `read` does."""
+        return captures_in(path, cls.STAGE, cls.command())
+
+    @classmethod
     def read(cls, path: Path, capture: str | None = None) -> Self:
         """Read this class's fields from the file. Raises UserError as `open_stage_file` does, or if one is missing."""
         with open_stage_file(path, cls.STAGE, cls.command(), capture) as file:
@@ -95,16 +142,24 @@ class StageFile:
     def write(self, path: Path) -> None:
         """Write the file, complete or not at all. The fields' dtypes are those of the datasets."""
         with new_stage_file(path, self.STAGE, self.capture) as file:
-            for each in fields(self):
-                value = getattr(self, each.name)
-                if "attribute" in each.metadata:
-                    file.attrs[each.metadata["attribute"] or each.name] = (
-                        list(value) if isinstance(value, tuple) else value
-                    )
-                else:
-                    # Arrays of objects hold bytes, of a different number in each.
-                    dtype = h5py.vlen_dtype(np.uint8) if value.dtype == object else None
-                    file.create_dataset(each.name, data=value, dtype=dtype)
+            self._store(file)
+
+    @classmethod
+    def write_shared(cls, path: Path, parts: Sequence[Self]) -> None:
+        """Write several captures in one file, complete or not at all. `read` finds each by its name."""
+        with new_shared_file(path, cls.STAGE, [part.capture for part in parts]) as groups:
+            for part in parts:
+                part._store(groups[part.capture])
+
+    def _store(self, file: Any) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if "attribute" in each.metadata:
+                file.attrs[each.metadata["attribute"] or each.name] = list(value) if isinstance(value, tuple) else value
+            else:
+                # Arrays of objects hold bytes, of a different number in each.
+                dtype = h5py.vlen_dtype(np.uint8) if value.dtype == object else None
+                file.create_dataset(each.name, data=value, dtype=dtype)
 
     def at(self, frames: Any) -> Self:
         """The same of a part of the frames, by any index of numpy's along the first axis."""

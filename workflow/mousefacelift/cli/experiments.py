@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mousefacelift.base.errors import UserError
 from mousefacelift.cli.options import (
     CONFIG,
     ConfigOption,
@@ -45,6 +46,10 @@ def framings(
     results: Annotated[Path, typer.Option(help="Folder of the workflow's results: center, cameras, sample.")],
     capture: Annotated[list[str], typer.Option(help="A capture's name; give the option once for each.")],
     output: Annotated[Path, typer.Option(help="Folder for metrics, table and picture grid.")],
+    recording: Annotated[
+        list[str] | None,
+        typer.Option(help="For several animals: each capture's folder of `center`, in the order of --capture."),
+    ] = None,
     split: Annotated[
         SplitChoice | None, typer.Option(help="Split to compare on; by default evaluate.split of --config.")
     ] = None,
@@ -70,7 +75,10 @@ def framings(
     from mousefacelift.stages.framings import framings as stage
 
     weights = train or section("train", None, config)
-    stage(results, capture, (parts[0], parts[1]), weights, output, chosen, threads)
+    if recording and len(recording) != len(capture):
+        raise UserError(f"--recording: {len(recording)} names for {len(capture)} captures: give one for each")
+    recordings = dict(zip(capture, recording or capture, strict=True))
+    stage(results, capture, (parts[0], parts[1]), weights, output, chosen, threads, recordings)
 
 
 @app.command()

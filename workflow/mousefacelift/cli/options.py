@@ -22,6 +22,13 @@ CaptureOption = Annotated[str | None, typer.Option("--capture", help="The captur
 RowOption = Annotated[
     str | None, typer.Option("--row", help="The capture as JSON, as the workflow passes it; no table is read.")
 ]
+AnimalsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--row",
+        help="The capture as JSON, as the workflow passes it; no table is read. Once for each animal of a recording.",
+    ),
+]
 ChunkOption = Annotated[int, typer.Option("--chunk", min=0, help="Number of the capture's chunk.")]
 BackgroundOption = Annotated[
     Path | None, typer.Option("--background", help="File that `background` wrote, for center.masks: background.")
@@ -74,19 +81,44 @@ def find_capture(row: str | None, table: Path | None, name: str | None, config: 
 
     Raises UserError for a row that is wrong, and for a name that is not in the table, with the names that are.
     """
-    from mousefacelift.config.reading import load_config
-    from mousefacelift.recordings.captures import captures_table, read_captures
     from mousefacelift.recordings.rows import capture_from_json
 
     if row is not None:
         return capture_from_json(row, "--row")
+    found, name = _table(table, name, config)
+    return found[name]
+
+
+def find_animals(rows: list[str] | None, table: Path | None, name: str | None, config: Path, animal: int | None) -> Any:
+    """All captures of a recording: those that --row holds, or else the one of this name and its other animals in the table.
+
+    animal: the setting `center.animal`. Raises UserError as `find_capture` does, and if rows are not of one recording.
+    """
+    from mousefacelift.recordings.animals import recordings_of
+    from mousefacelift.recordings.rows import capture_from_json
+
+    if rows:
+        given = [capture_from_json(row, "--row") for row in rows]
+        found = {capture.name: capture for capture in given}
+        if len(found) < len(given) or len(recordings_of(found, animal)) > 1:
+            raise UserError(f"--row: {', '.join(capture.name for capture in given)} are not animals of one recording")
+        return given
+    found, name = _table(table, name, config)
+    return next([found[n] for n in group] for group in recordings_of(found, animal).values() if name in group)
+
+
+def _table(table: Path | None, name: str | None, config: Path) -> tuple[dict[str, Any], str]:
+    """The table's captures, and the name, which is among them."""
+    from mousefacelift.config.reading import load_config
+    from mousefacelift.recordings.captures import captures_table, read_captures
+
     if name is None:
         raise typer.BadParameter("name a capture of the table", param_hint="--capture")
     path = table or captures_table(load_config(config).captures)
     captures = read_captures(path)
     if name not in captures:
         raise UserError(f"{path}: no capture {name!r}; the table has {', '.join(captures)}")
-    return captures[name]
+    return captures, name
 
 
 def limit_threads(threads: int) -> int:

@@ -8,6 +8,7 @@ import typer
 from mousefacelift.base.errors import UserError
 from mousefacelift.cli.options import (
     CONFIG,
+    AnimalsOption,
     BackgroundOption,
     CaptureOption,
     ChunkOption,
@@ -22,6 +23,7 @@ from mousefacelift.cli.options import (
     TableOption,
     ThreadsOption,
     TrainedOption,
+    find_animals,
     find_capture,
     limit_threads,
     parse_sections,
@@ -40,7 +42,7 @@ def center(
     output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
     background: BackgroundOption = None,
     captures: TableOption = None,
-    row: RowOption = None,
+    row: AnimalsOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -50,7 +52,8 @@ def center(
     from mousefacelift.stages.center import center as stage
 
     values = section("center", settings, config)
-    stage(find_capture(row, captures, capture, config), chunk, output, values, threads, background)
+    first, *others = find_animals(row, captures, capture, config, values.animal)
+    stage(first, chunk, output, values, threads, background, others)
 
 
 @app.command()
@@ -79,7 +82,7 @@ def preview(
     output: Annotated[Path, typer.Option(help="PNG file to write.")],
     background: BackgroundOption = None,
     captures: TableOption = None,
-    row: RowOption = None,
+    row: AnimalsOption = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -89,7 +92,8 @@ def preview(
     from mousefacelift.stages.center import preview as stage
 
     values = section("center", settings, config)
-    stage(find_capture(row, captures, capture, config), output, values, threads, background)
+    first, *others = find_animals(row, captures, capture, config, values.animal)
+    stage(first, output, values, threads, background, others)
 
 
 @app.command()
@@ -160,10 +164,13 @@ def shard(
 ) -> None:
     """Render a chunk's views; write WebDataset tars and HDF5 files."""
     threads = limit_threads(threads)
+    from mousefacelift.artifacts.samples import Samples
     from mousefacelift.config.sample import SPLITS
     from mousefacelift.stages.shard import shard as stage
 
-    name = f"{center.parent.name}-{center.stem}"
+    # The folder of the file of `center` bears the recording's name, which is that of another animal's capture, too.
+    rows = Samples.read(samples).rows
+    name = f"{rows[0].capture if rows else center.parent.name}-{center.stem}"
     outputs = {split: (output / split / f"{name}.tar", output / split / f"{name}.h5") for split in SPLITS}
     stage(samples, center, cameras, rig, chunk, outputs, section("shard", settings, config), threads)
 

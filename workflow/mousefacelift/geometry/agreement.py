@@ -128,11 +128,25 @@ def oversized(rig: Rig, center_mm: Array, area_px: NDArray[np.int64], ratio: flo
     Returns:
         [N, V] bool.
     """
+    area = area_mm2(rig, center_mm, area_px)
     large = np.zeros(area_px.shape, bool)
+    for v in range(len(rig)):
+        if np.isfinite(area[:, v]).any():
+            with np.errstate(invalid="ignore"):
+                large[:, v] = area[:, v] > ratio * np.nanmedian(area[:, v])
+    return large
+
+
+def area_mm2(rig: Rig, center_mm: Array, area_px: NDArray[np.int64]) -> Array:
+    """Silhouettes' areas [N, V] in mm^2 at the mouse's distance; NaN without a silhouette or a centre.
+
+    Args:
+        rig: V cameras.
+        center_mm: [N, 3] the mouse's centre, mm; NaN where unknown.
+        area_px: [N, V] of the silhouettes, raw px; 0 without one.
+    """
+    area = np.full(area_px.shape, np.nan)
     for v, camera in enumerate(rig):
         depth = center_mm @ camera.R[2] + camera.t[2]
-        area = np.where(area_px[:, v] > 0, area_px[:, v] * depth**2 / abs(np.linalg.det(camera.K)), np.nan)
-        if np.isfinite(area).any():
-            with np.errstate(invalid="ignore"):
-                large[:, v] = area > ratio * np.nanmedian(area)
-    return large
+        area[:, v] = np.where(area_px[:, v] > 0, area_px[:, v] * depth**2 / abs(np.linalg.det(camera.K)), np.nan)
+    return area

@@ -1,14 +1,9 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from itertools import starmap
-from multiprocessing import get_context
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +11,6 @@ from mousefacelift.artifacts.center import CenteredChunk, ChunkMeasures, Flag
 from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
-from mousefacelift.base.progress import track
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.geometry.agreement import (
     agreeing_cameras,
@@ -27,21 +21,19 @@ from mousefacelift.geometry.agreement import (
     usable_silhouettes,
 )
 from mousefacelift.geometry.camera import Array, Rig, pixel_rays
-from mousefacelift.geometry.hull import BODY_POINTS, SURFACE_POINTS, THIN_POINTS, outline_radius, visual_hull
-from mousefacelift.geometry.selection import thinned
+from mousefacelift.geometry.hull import outline_radius
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
-from mousefacelift.shards.images import decode_crop
+from mousefacelift.stages.hulls import Hulls, carve_hulls
 from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement
+from mousefacelift.stages.siblings import Company, in_company, jumps_report, print_company
 
 # Synchrony is judged on this many stretches of this many candidate frames, however long the capture is.
 STRETCHES, STRETCH_FRAMES = 10, 400
 # From a mouse pup to a large rat with its tail.
 SMALLEST_MM, LARGEST_MM = 10.0, 600.0
-# The hulls without each one of the cameras are made for this many frames.
-LEAVE_ONE_OUT_FRAMES = 100
 
 
 @dataclass(frozen=True)
@@ -66,49 +58,6 @@ class Places:
     outline_rays: Array
 
 
-@dataclass(frozen=True)
-class Hulls:
-    """N frames' visual hulls in V cameras: what subject.h5 holds of them (see `Subject`), and more.
-
-    centroid_mm: [N, 3].
-    iou_others, iou_without: [N, V], in some frames alone; see `hull.Hull`.
-    """
-
-    volume_mm3: Array
-    centroid_mm: Array
-    lengths_mm: Array
-    axis: Array
-    hull_iou: Array
-    cut: Array
-    iou_others: Array
-    iou_without: Array
-    surface_mm: NDArray[np.float32]
-    thin_mm: NDArray[np.float32]
-    body_mm: NDArray[np.float32]
-
-    @classmethod
-    def unknown(cls, frames: int, views: int) -> Self:
-        """Those of frames without a hull."""
-        return cls(
-            volume_mm3=np.zeros(frames),
-            centroid_mm=np.full((frames, 3), np.nan),
-            lengths_mm=np.full((frames, 3), np.nan),
-            axis=np.full((frames, 3), np.nan),
-            hull_iou=np.full((frames, views), np.nan),
-            cut=np.full((frames, views), np.nan),
-            iou_others=np.full((frames, views), np.nan),
-            iou_without=np.full((frames, views), np.nan),
-            surface_mm=np.full((frames, SURFACE_POINTS, 3), np.nan, np.float32),
-            thin_mm=np.full((frames, THIN_POINTS, 4), np.nan, np.float32),
-            body_mm=np.full((frames, BODY_POINTS, 3), np.nan, np.float32),
-        )
-
-    @classmethod
-    def joined(cls, parts: list[Self]) -> Self:
-        """Those of all chunks."""
-        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
-
-
 def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
     """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
 
@@ -116,21 +65,34 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
     qc-failed.png, which are then all that is written.
     """
-    measures, chunk = _read_chunks(capture, chunks)
+    measures, chunk = _read_chunks(capture, chunks, capture.name)
+    siblings = [name for name in CenteredChunk.captures_in(chunks[0]) if name != capture.name]
     rig = read_capture_rig(capture)
+    company = None
+    if siblings:
+        others = {name: _read_chunks(capture, chunks, name)[0] for name in siblings}
+        company = in_company(rig, measures, others, settings)
+        alone = measures.flags & ~np.uint8(Flag.OCCLUDED)
+        measures = replace(measures, flags=alone | company.flags)
 
-    places = _locate(rig, measures, settings)
+    places = _locate(rig, measures, settings, company)
     _check_agreement(capture, rig, measures, places, settings)
     large = oversized(rig, places.triangulated_mm, measures.area_px, settings.max_area_ratio)
     flags = measures.flags | np.where(large, Flag.LARGE, 0).astype(measures.flags.dtype)
     radius_mm = outline_radius(rig, places.triangulated_mm, places.outline_rays)
     _check_unit(capture, radius_mm)
-    hulls = _hulls(chunks, chunk, rig, places, radius_mm, settings, threads)
+    radius_mm[_uncarved(measures, places, settings)] = np.nan
+    hulls = carve_hulls(
+        chunks, chunk, rig, measures, siblings, places.triangulated_mm, places.found, radius_mm, settings, threads
+    )
     subject = _subject(capture, rig, measures, chunk, flags, places, hulls)
 
     shifts, course = _synchrony(rig, measures, places, settings)
-    report = _report(subject, hulls, shifts, course)
+    jumped = jumps_report(measures, company, subject.center_mm, subject.lengths_mm[:, 0])
+    exchanged = [each.report(measures.frame) for each in company.exchanges] if company else []
+    report = _report(subject, hulls, shifts, course) | {"swaps": exchanged, "jumps": jumped}
     print_agreement(report)
+    print_company(measures, company, jumped)
     _check_report(capture, report, subject, output, settings)
 
     write_json(output / "rig.json", rig_to_json(rig))
@@ -139,29 +101,42 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     plot_agreement(output / "qc.png", subject)
 
 
-def _read_chunks(capture: Capture, chunks: list[Path]) -> tuple[ChunkMeasures, NDArray[np.int64]]:
+def _read_chunks(capture: Capture, chunks: list[Path], name: str) -> tuple[ChunkMeasures, NDArray[np.int64]]:
     """What `center` measured in all chunks, and the number of each frame's chunk [N].
 
-    Raises UserError if these are not the capture's chunks in their order.
+    name: the capture's, or that of another animal of its recording. Raises UserError if these are not the capture's chunks
+    in their order.
     """
     parts = []
     for number, path in enumerate(chunks):
-        part = ChunkMeasures.read(path, capture.name)
+        part = ChunkMeasures.read(path, name)
         part.check_cameras(path, capture.cameras, "the captures table")
         part.check_chunk(path, number)
         parts.append(part)
     return ChunkMeasures.joined(parts), np.repeat(np.arange(len(parts)), [len(part.frame) for part in parts])
 
 
-def _locate(rig: Rig, measures: ChunkMeasures, settings: Cameras) -> Places:
+def _locate(rig: Rig, measures: ChunkMeasures, settings: Cameras, company: Company | None) -> Places:
     found = (measures.flags & Flag.EMPTY) == 0
-    clipped = (measures.flags & Flag.CLIPPED) != 0
+    if company:
+        found &= ~company.foreign
+    # What another animal hides in part misleads as what the frame's edge cuts off.
+    clipped = (measures.flags & (Flag.CLIPPED | Flag.OCCLUDED)) != 0
     rays = np.stack([pixel_rays(measures.center_px[:, v], camera) @ camera.R for v, camera in enumerate(rig)], axis=1)
     use = usable_silhouettes(found, clipped, rays, settings.min_views)
     triangulated_mm, residual_px = locate(rig, measures.center_px, rays, use, settings.min_views)
+    if company:
+        residual_px[company.foreign] = np.nan
     outline_px = surrounding_polygon(measures.support_px)
     outline_rays = np.stack([pixel_rays(outline_px[:, v], camera) for v, camera in enumerate(rig)], axis=1)
     return Places(found, rays, use, triangulated_mm, residual_px, outline_px, outline_rays)
+
+
+def _uncarved(measures: ChunkMeasures, places: Places, settings: Cameras) -> NDArray[np.bool_]:
+    """The frames [N] without a hull: too few views to carve away the animals that hide a part of this one in the others."""
+    hidden = (measures.flags & Flag.OCCLUDED) > 0
+    few: NDArray[np.bool_] = (places.found & ~hidden).sum(axis=1) < settings.min_views
+    return hidden.any(axis=1) & few
 
 
 def _check_agreement(capture: Capture, rig: Rig, measures: ChunkMeasures, places: Places, settings: Cameras) -> None:
@@ -198,75 +173,6 @@ def _check_unit(capture: Capture, radius_mm: Array) -> None:
             f"capture {capture.name}: the animal would reach {typical:.3g} mm from its centre: is the calibration in "
             f"{capture.unit} (the table's column 'unit')? {SMALLEST_MM:g} to {LARGEST_MM:g} mm are plausible"
         )
-
-
-def _hulls(
-    chunks: list[Path],
-    chunk: NDArray[np.int64],
-    rig: Rig,
-    places: Places,
-    radius_mm: Array,
-    settings: Cameras,
-    threads: int,
-) -> Hulls:
-    """The hulls of all frames.
-
-    chunk: [N] number of each frame's chunk. radius_mm: [N] how far the mouse reaches from its centre, NaN where no hull can
-    be made.
-    """
-    known = np.flatnonzero(np.isfinite(radius_mm))
-    leave_one_out = np.zeros(len(radius_mm), bool)
-    # A frame's own hull comes out slightly different when those without a camera are made too: subject.h5 depends on which
-    # frames these are, and so on the rounding of `thinned`.
-    leave_one_out[thinned(known, LEAVE_ONE_OUT_FRAMES)] = True
-    jobs = []
-    for number, path in enumerate(chunks):
-        rows = chunk == number
-        each = (values[rows] for values in (places.triangulated_mm, radius_mm, places.found, leave_one_out))
-        jobs.append((path, rig, *each, settings.voxel_mm))
-    done = track(len(jobs), "cameras: hulls of chunks")
-    hulls = []
-    # Processes, because threads wait for each other here: two threads took as long as one.
-    workers = min(threads, len(jobs))
-    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
-        for made in pool.map(_hulls_of_chunk, *zip(*jobs, strict=True)) if pool else starmap(_hulls_of_chunk, jobs):
-            hulls.append(made)
-            done()
-    return Hulls.joined(hulls)
-
-
-def _hulls_of_chunk(
-    path: Path,
-    rig: Rig,
-    center_mm: Array,
-    radius_mm: Array,
-    found: NDArray[np.bool_],
-    leave_one_out: NDArray[np.bool_],
-    voxel_mm: float,
-) -> Hulls:
-    cv2.setNumThreads(1)
-    hulls = Hulls.unknown(*found.shape)
-    with CenteredChunk.open(path) as chunk:
-        for n in np.flatnonzero(np.isfinite(radius_mm)):
-            stored = zip(chunk.crop_zstd[n], chunk.window[n], found[n], rig, strict=True)
-            silhouettes = [
-                (decode_crop(crop, w[2:], f"{path}, frame {chunk.frame[n]}, camera {camera.name}")[..., 3], w)
-                if there
-                else None
-                for crop, w, there, camera in stored
-            ]
-            hull = visual_hull(
-                silhouettes, rig, center_mm[n], float(radius_mm[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
-            )
-            hulls.volume_mm3[n], hulls.lengths_mm[n] = hull.volume_mm3, hull.lengths_mm
-            hulls.centroid_mm[n], hulls.axis[n] = hull.centroid_mm, hull.axes[0]
-            hulls.hull_iou[n], hulls.cut[n] = hull.iou, hull.cut
-            hulls.surface_mm[n, : len(hull.surface_mm)] = hull.surface_mm
-            hulls.thin_mm[n, : len(hull.thin_mm)] = hull.thin_mm
-            hulls.body_mm[n] = hull.body_mm
-            if hull.iou_others is not None and hull.iou_without is not None:
-                hulls.iou_others[n], hulls.iou_without[n] = hull.iou_others, hull.iou_without
-    return hulls
 
 
 def _subject(

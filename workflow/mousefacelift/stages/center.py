@@ -2,9 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from mousefacelift.artifacts.center import Arenas, CenteredChunk, Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
+from mousefacelift.recordings.animals import check_told_apart
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import capture_fps, read_camera
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.silhouettes.arena import estimate_background
+from mousefacelift.recordings.silhouettes.provided import identity
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.recordings.silhouettes.segmentation import Arena
 from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
@@ -30,6 +33,7 @@ Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
 PREVIEW_MOMENTS = 6
+GAP_PX, TOUCHING_PX = 2, 6  # how near, and with how many pixels, two animals' silhouettes touch: a tail is 4 px wide
 
 
 @dataclass(frozen=True)
@@ -171,60 +175,119 @@ def _support(contours: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
     return corners[np.argmax(corners @ np.stack([np.cos(angles), np.sin(angles)]), axis=0)]
 
 
-Measured = list[tuple[Silhouette, bytes]]  # one camera's silhouettes of a chunk, with their encoded crops
+Measured = list[tuple[Silhouette, bytes]]  # one camera's silhouettes of one animal in a chunk, with their encoded crops
 
 
 def center(
-    capture: Capture, chunk: int, output: Path, settings: Center, threads: int = 1, background: Path | None = None
+    capture: Capture,
+    chunk: int,
+    output: Path,
+    settings: Center,
+    threads: int = 1,
+    background: Path | None = None,
+    others: Sequence[Capture] = (),
 ) -> None:
-    """Write one chunk of a capture: `center/{capture}/{chunk}.h5` (see `CenteredChunk`).
+    """Write one chunk of a recording: `center/{recording}/{chunk}.h5` (see `CenteredChunk`).
 
-    background: the file of that name, needed for masks: background. Raises UserError if the recordings do not fit
-    together (`capture_frames`), a frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies
-    beyond the capture's end.
+    background: the file of that name, needed for masks: background. others: the recording's other animals, found in the
+    same pass over the same videos and masks. Raises UserError if the recordings do not fit together (`capture_frames`), a
+    frame is missing or cannot be decoded (unless on_bad_frame: skip), or the chunk lies beyond the capture's end.
     """
     ranges = chunk_ranges(capture_frames(capture, settings), settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
     arenas = _arenas(capture, settings, background)
-    cameras = _measure_cameras(capture, chunk, ranges[chunk], settings, arenas, threads)
-    _centered_chunk(capture, chunk, ranges[chunk], cameras).write(output)
+    animals = (capture, *others)
+    cameras = _measure_cameras(animals, chunk, ranges[chunk], settings, arenas, threads)
+    parts = [
+        _centered_chunk(animal, chunk, ranges[chunk], [camera[k] for camera in cameras])
+        for k, animal in enumerate(animals)
+    ]
+    if others:
+        CenteredChunk.write_shared(output, parts)
+    else:
+        parts[0].write(output)
 
 
 def _measure_cameras(
-    capture: Capture, chunk: int, frames: range, settings: Center, arenas: Sequence[Arena | None], threads: int
-) -> list[Measured]:
-    """What each camera shows in the frames. Frames that are missing are listed on stderr."""
-    views = len(capture.cameras)
-    done = track(len(frames) * views, f"center {capture.name} chunk {chunk}")
+    animals: Sequence[Capture],
+    chunk: int,
+    frames: range,
+    settings: Center,
+    arenas: Sequence[Arena | None],
+    threads: int,
+) -> list[list[Measured]]:
+    """What each camera shows of each animal in the frames. Frames that are missing are listed on stderr."""
+    cameras = animals[0].cameras
+    done = track(len(frames) * len(cameras), f"center {animals[0].name} chunk {chunk}")
     # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
-    workers = max(1, min(threads, views))
+    workers = max(1, min(threads, len(cameras)))
 
-    def one_camera(view: int) -> tuple[Measured, Counter[str]]:
+    def one_camera(view: int) -> tuple[list[Measured], Counter[str]]:
         cv2.setNumThreads(1)
-        rows, dropped = [], Counter[str]()
-        found = method(settings.masks).silhouettes(
-            capture, view, frames, settings, max(1, threads // workers), arenas[view]
-        )
-        for frame, mask in found:
+        rows: list[Measured] = [[] for _ in animals]
+        dropped = Counter[str]()
+        for frame, masks in _masks(animals, view, frames, settings, max(1, threads // workers), arenas[view]):
             if isinstance(frame, Missing):
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
                 dropped[frame.reason] += 1
-                silhouette, *crop = _empty(Flag.MISSING)
+                measured = [_empty(Flag.MISSING) for _ in animals]
             else:
-                silhouette, *crop = measure(frame, mask, settings)
-            rows.append((silhouette, encode_crop(*crop)))
+                measured = [measure(frame, mask, settings) for mask in masks]
+            for row, (silhouette, *crop), touch in zip(rows, measured, _touches(measured), strict=True):
+                row.append((replace(silhouette, flags=silhouette.flags | touch), encode_crop(*crop)))
             done()
         return rows, dropped
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        cameras, dropped = zip(*pool.map(one_camera, range(views)), strict=True)
-    for name, reasons in zip(capture.cameras, dropped, strict=True):
+        found, dropped = zip(*pool.map(one_camera, range(len(cameras))), strict=True)
+    for name, reasons in zip(cameras, dropped, strict=True):
         if reasons:
             count = f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:"
             print(count, *reasons, sep="\n  ", file=sys.stderr)
-    return list(cameras)
+    return list(found)
+
+
+def _masks(
+    animals: Sequence[Capture], view: int, frames: range, settings: Center, threads: int, arena: Arena | None
+) -> Iterator[tuple[Frame | Missing, list[Image]]]:
+    """A camera's frames in order, each with every animal's silhouette [H, W], of which above 127 is the animal."""
+    how = method(settings.masks)
+    if len(animals) == 1:
+        for frame, mask in how.silhouettes(animals[0], view, frames, settings, threads, arena):
+            yield frame, [mask]
+        return
+    if how.identities is None:
+        check_told_apart(animals, settings.masks, settings.animal)
+        raise UserError(f"center.masks: {settings.masks} cannot tell {len(animals)} animals apart")
+    for frame, ids in how.identities(animals[0], view, frames, settings, threads):
+        yield frame, [(ids == identity(animal, settings)).astype(np.uint8) * np.uint8(255) for animal in animals]
+
+
+def _touches(measured: Sequence[tuple[Silhouette, Image, Image]]) -> list[Flag]:
+    """For each animal of one view: OCCLUDED if its silhouette touches another's, else nothing.
+
+    Silhouettes touch if TOUCHING_PX of one lie within GAP_PX of the other: masks of two animals often leave a gap.
+    """
+    flags = [Flag(0)] * len(measured)
+    kernel = np.ones((2 * GAP_PX + 1, 2 * GAP_PX + 1), np.uint8)
+    for a, b in combinations(range(len(measured)), 2):
+        windows = [np.array(measured[k][0].window) for k in (a, b)]
+        low = np.maximum(windows[0][:2], windows[1][:2])
+        high = np.minimum(windows[0][:2] + windows[0][2:], windows[1][:2] + windows[1][2:])
+        if (high <= low).any():
+            continue
+        # The windows hold a margin, wider than the gap, around the silhouettes.
+        shared = [
+            np.ascontiguousarray(measured[k][2][low[1] - y : high[1] - y, low[0] - x : high[0] - x])
+            for k, (x, y) in zip((a, b), (window[:2] for window in windows), strict=True)
+        ]
+        near = cv2.dilate(shared[0], kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        if cv2.countNonZero(near & shared[1]) >= TOUCHING_PX:
+            flags[a] |= Flag.OCCLUDED
+            flags[b] |= Flag.OCCLUDED
+    return flags
 
 
 def _centered_chunk(capture: Capture, chunk: int, frames: range, cameras: list[Measured]) -> CenteredChunk:
@@ -300,17 +363,27 @@ def background(capture: Capture, output: Path, settings: Center, threads: int = 
     Arenas(capture.name, dict(zip(capture.cameras, arenas, strict=True))).write(output)
 
 
-def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
-    """Write `center/{capture}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines."""
+def preview(
+    capture: Capture,
+    output: Path,
+    settings: Center,
+    threads: int = 1,
+    background: Path | None = None,
+    others: Sequence[Capture] = (),
+) -> None:
+    """Write `center/{recording}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines.
+
+    others: the recording's other animals, each drawn in a colour of its own.
+    """
     arenas = _arenas(capture, settings, background)
     frames = _spread(capture_frames(capture, settings), PREVIEW_MOMENTS)
 
     def one_camera(view: int) -> list[Tile]:
         cv2.setNumThreads(1)
-        found = method(settings.masks).silhouettes(capture, view, frames, settings, arena=arenas[view])
+        found = _masks((capture, *others), view, frames, settings, 1, arenas[view])
         return [
-            Tile(index, frame.rgb(), mask)
-            for index, (frame, mask) in zip(frames, found, strict=True)
+            Tile(index, frame.rgb(), mask, tuple(more))
+            for index, (frame, (mask, *more)) in zip(frames, found, strict=True)
             if not isinstance(frame, Missing)
         ]
 

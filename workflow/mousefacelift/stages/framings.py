@@ -3,6 +3,7 @@
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class Result:
 @evaluation_memory()
 def framings(
     results: Path, captures: list[str], settings: tuple[Normalize, Shard], weights: Path | Train, out_dir: Path, split: SplitName,
-    threads: int,
+    threads: int, recordings: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Frame a split's samples in every way of FRAMINGS, and predict every view from the others with the same weights.
 
@@ -95,6 +96,8 @@ def framings(
         out_dir: folder of the results.
         split: whose samples are framed, those that `sample` chose in the configured framing.
         threads: of this process.
+        recordings: the recording that a capture is an animal of, whose name the folder of `center` bears; by default the
+            capture itself.
 
     Raises:
         UserError: for missing or damaged inputs, an empty split, and if no framing can be made.
@@ -111,9 +114,8 @@ def framings(
         train_dir = weights if isinstance(weights, Path) else _untrained(weights, views, Path(folder, "weights"))
         for name in FRAMINGS:
             try:
-                made = _framed(
-                    results, rows, (framed(settings[0], name, extent), settings[1]), Path(folder, name), threads
-                )
+                settings_of_name = framed(settings[0], name, extent), settings[1]
+                made = _framed(results, rows, settings_of_name, Path(folder, name), threads, recordings or {})
             except UserError as error:
                 failed[name] = str(error)
                 print(f"framing {name} is left out: {error}", file=sys.stderr, flush=True)
@@ -145,7 +147,12 @@ def _rows(results: Path, capture: str, split: str) -> list[SampleRow]:
 
 
 def _framed(
-    results: Path, rows: dict[str, list[SampleRow]], settings: tuple[Normalize, Shard], folder: Path, threads: int
+    results: Path,
+    rows: dict[str, list[SampleRow]],
+    settings: tuple[Normalize, Shard],
+    folder: Path,
+    threads: int,
+    recordings: Mapping[str, str],
 ) -> Framed:
     """Stages 3 and 5 on the chosen frames; shards and their manifest in folder/shard."""
     share, fits, error, worlds, files = [], [], [], [], []
@@ -160,7 +167,7 @@ def _framed(
         for chunk in sorted({row.chunk for row in chosen}):
             stem = folder / "shard" / chosen[0].split / f"{capture}-{chunk:04d}.h5"
             outputs = {chosen[0].split: (stem.with_suffix(".tar"), stem)}
-            center = results / "center" / capture / f"{chunk:04d}.h5"
+            center = results / "center" / recordings.get(capture, capture) / f"{chunk:04d}.h5"
             shard(samples_file, center, poses_file, rig, chunk, outputs, settings[1], threads)
             files.append(stem)
         poses = Poses.read(poses_file)

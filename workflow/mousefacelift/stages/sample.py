@@ -124,6 +124,8 @@ def view_checks(
     return [
         ("no frame (missing, or cannot be decoded)", (flags & Flag.MISSING) > 0),
         ("no silhouette", (flags & Flag.EMPTY) > 0),
+        ("silhouette is another animal's", (flags & Flag.EXCHANGED) > 0),
+        ("hidden in part by another animal", (flags & Flag.OCCLUDED) > 0),
         ("several blobs", (flags & Flag.SEVERAL_BLOBS) > 0),
         ("silhouette far larger than the mouse", (flags & Flag.LARGE) > 0),
         ("unsharp", (flags & Flag.UNSHARP) > 0),

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.artifacts.center import CenteredChunk
+from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.artifacts.poses import Poses
 from mousefacelift.artifacts.samples import SampleRow, Samples
 from mousefacelift.base.errors import UserError
@@ -86,7 +86,7 @@ def _source(samples: Samples, rig: Rig, poses: Poses, center: CenteredChunk, cen
 
 def _write(source: Source, outputs: dict[str, tuple[Path, Path]], settings: Shard, threads: int) -> None:
     samples = source.samples
-    done = track(max(len(samples), 1), f"shard {source.center_file.parent.name} chunk {source.center.chunk}")
+    done = track(max(len(samples), 1), f"shard {source.center.capture} chunk {source.center.chunk}")
 
     def one_sample(row: SampleRow) -> tuple[SampleMeta, list[Image], list[bytes], NDArray[np.bool_] | None]:
         """A sample's JSON, its views, these as the tar's files, and their unknown pixels."""
@@ -140,7 +140,11 @@ def _unknown(source: Source, frame: int, crops: list[Image], images: list[Image]
     """
     n, p, rig = source.crop_of[frame], source.pose_of[frame], source.rig
     window, beyond = source.center.window[n], source.poses.clipped_px[p]
-    silhouettes = [(crop[..., 3], w) if crop.size else None for crop, w in zip(crops, window, strict=True)]
+    # What is another animal's, or hidden in part by one, must not carve.
+    whole = (source.poses.flags[p] & (Flag.OCCLUDED | Flag.EXCHANGED)) == 0
+    silhouettes = [
+        (crop[..., 3], w) if crop.size and alone else None for crop, w, alone in zip(crops, window, whole, strict=True)
+    ]
     pictures = [
         Picture(
             camera=rig[v],

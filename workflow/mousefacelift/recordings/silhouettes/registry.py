@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.parsing import nearest
 from mousefacelift.config.center import Center
@@ -38,6 +41,18 @@ class Silhouettes(Protocol):
         """
 
 
+class Identities(Protocol):
+    """Like `Silhouettes`, for all animals of a recording at once: yields each frame with its identities [H, W] uint16.
+
+    They are 0 where there is no animal, and else the animal's label.
+    """
+
+    def __call__(
+        self, capture: Capture, view: int, frames: range, settings: Center, threads: int = 1
+    ) -> Iterator[tuple[Frame | Missing, NDArray[np.uint16]]]:
+        """Go through a camera's frames."""
+
+
 def _no_check(capture_name: str, settings: Center) -> None:
     """The settings alone cannot be wrong."""
 
@@ -58,6 +73,7 @@ class Method:
     Attributes:
         silhouettes: goes through one camera's frames.
         needs_arena: whether the empty arena is estimated first, for the argument `arena`.
+        identities: tells the animals of one recording apart; None for a method that cannot.
         check: raises UserError before the first job if the settings cannot work; given a capture's name for its text.
         files: the files read beside the videos, by name, as inputs of a rule.
         check_files: raises UserError if these files do not fit the videos, by their headers alone.
@@ -65,13 +81,16 @@ class Method:
 
     silhouettes: Silhouettes
     needs_arena: bool = False
+    identities: Identities | None = None
     check: Callable[[str, Center], None] = _no_check
     files: Callable[[Capture, Center], dict[str, tuple[Path, ...] | Path]] = _no_files
     check_files: Callable[[Capture, Center], None] = _no_file_check
 
 
 METHODS: dict[str, Method] = {
-    "provided": Method(provided.silhouettes, files=provided.files, check_files=provided.check_files),
+    "provided": Method(
+        provided.silhouettes, identities=provided.identities, files=provided.files, check_files=provided.check_files
+    ),
     "background": Method(background.silhouettes, needs_arena=True),
     "onnx": Method(onnx.silhouettes, check=onnx.check, files=onnx.files),
 }

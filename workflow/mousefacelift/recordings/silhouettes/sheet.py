@@ -11,6 +11,8 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.sheets import SheetRow, write_sheet
 from mousefacelift.recordings.silhouettes.segmentation import Image
 
+COLOURS = ((0, 255, 0), (255, 0, 255), (0, 200, 255), (255, 160, 0))  # of the animals' outlines, RGB
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -20,11 +22,13 @@ class Tile:
         frame: its number.
         image: [H, W, 3] uint8 RGB.
         mask: [H, W] uint8, above 127 is mouse.
+        others: likewise of the recording's other animals.
     """
 
     frame: int
     image: Image
     mask: Image
+    others: tuple[Image, ...] = ()
 
 
 def preview_sheet(
@@ -49,7 +53,7 @@ def preview_sheet(
         raise UserError(f"{path}: there is no frame to draw")
     sheet = []
     for camera, tiles in rows.items():
-        drawn = {tile.frame: _tile(tile.image, tile.mask, tile_width) for tile in tiles}
+        drawn = {tile.frame: _tile(tile.image, (tile.mask, *tile.others), tile_width) for tile in tiles}
         arena = [_small(backgrounds[camera], tile_width) if camera in backgrounds else None] if backgrounds else []
         sheet.append(SheetRow(f"camera {camera}", [*arena, *(drawn.get(frame) for frame in frames)]))
     write_sheet(path, sheet, [*(["background"] if backgrounds else []), *(f"frame {frame}" for frame in frames)])
@@ -60,11 +64,12 @@ def _small(image: Image, width: int) -> Image:
     return np.array(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
-def _tile(image: Image, mask: Image, width: int) -> Image:
+def _tile(image: Image, masks: Sequence[Image], width: int) -> Image:
     small = _small(image, width)
-    # At twice the size, or the outline would cover thin parts.
-    double = (cv2.resize(mask, (2 * width, 2 * len(small)), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
-    contours, _ = cv2.findContours(double, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    for contour in contours:
-        small[contour[:, 0, 1] // 2, contour[:, 0, 0] // 2] = (0, 255, 0)
+    for k, mask in enumerate(masks):
+        # At twice the size, or the outline would cover thin parts.
+        double = (cv2.resize(mask, (2 * width, 2 * len(small)), interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
+        contours, _ = cv2.findContours(double, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for contour in contours:
+            small[contour[:, 0, 1] // 2, contour[:, 0, 0] // 2] = COLOURS[k % len(COLOURS)]
     return small
