@@ -9,6 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from mousefacelift import STAGE_VERSIONS
+from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.cli import app, main
 from mousefacelift.recordings.captures import read_captures
 from mousefacelift.recordings.rows import capture_json
@@ -173,6 +174,23 @@ def test_a_row_stands_for_the_table_and_no_other_capture_is_looked_at(call, tmp_
     status, _, err = call("center", "--row", row, *settings, "--output", tmp_path / "row.h5")
     assert status == 0, err
     assert (tmp_path / "row.h5").read_bytes() == (tmp_path / "table.h5").read_bytes()
+
+
+def test_an_animal_of_several_is_centred_with_the_others_of_its_recording(call, tmp_path):
+    table = write_table(record(tmp_path / "videos", range(100, 102)), tmp_path / "captures.tsv")
+    header, row = table.read_text().splitlines()
+    rows = [row.replace("short", name, 1) + f"\t{label}" for name, label in (("a", 255), ("alone", ""), ("b", 7))]
+    table.write_text("\n".join([f"{header}\tlabel", *rows]) + "\n")
+    settings, captures = ["--settings", "{}", "--chunk", 0], read_captures(table)
+    by_hand, by_rows = tmp_path / "hand.h5", tmp_path / "rows.h5"
+    assert call("center", "--captures", table, "--capture", "b", *settings, "--output", by_hand)[0] == 0
+    options = [word for name in ("a", "b") for word in ("--row", capture_json(captures[name]))]
+    assert call("center", *options, *settings, "--output", by_rows)[0] == 0
+    assert by_rows.read_bytes() == by_hand.read_bytes()
+    assert CenteredChunk.captures_in(by_hand) == ("a", "b")
+    assert (CenteredChunk.read(by_hand, "b").flags == Flag.EMPTY).all(), "there is no animal 7"
+    status, _, err = call("center", *options, "--row", capture_json(captures["alone"]), *settings, "--output", by_rows)
+    assert status == 1 and "--row: a, b, alone are not animals of one recording" in err
 
 
 def test_stages_1_to_5_run_by_hand(call, tmp_path):

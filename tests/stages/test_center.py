@@ -14,7 +14,7 @@ from mousefacelift.config.center import Center
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, _touches, center, measure
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -49,6 +49,26 @@ def test_a_thin_tail_hardly_drags_the_centre():
     dragged = measured(mask).center_px - measured(body).center_px
     assert np.linalg.norm(plain) > 15
     assert np.linalg.norm(dragged) < 0.2 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize(
+    ("gap", "height", "touch"),
+    [(0, 40, True), (1, 40, True), (2, 40, False), (9, 40, False), (0, 4, True), (0, 1, False)],
+)
+def test_silhouettes_touch_along_the_width_of_a_tail_and_over_a_gap_of_a_pixel(gap, height, touch):
+    masks = [np.zeros((480, 640), np.uint8) for _ in range(3)]
+    masks[0][100:200, 100:200] = 255
+    masks[1][150 : 150 + height, 200 + gap : 300 + gap] = 255
+    masks[2][300:400, 400:500] = 255
+    settings = Center(min_area_px=50)
+    flags = _touches([measure(Frame(noise()), mask, settings) for mask in masks])
+    assert flags == [Flag.OCCLUDED, Flag.OCCLUDED, 0] if touch else flags == [0, 0, 0]
+
+
+def test_one_animal_and_one_that_is_not_there_touch_nothing():
+    there, nothing = (measure(Frame(noise()), mask, SETTINGS) for mask in (ellipse(), np.zeros((480, 640), np.uint8)))
+    assert _touches([there]) == _touches([nothing]) == [0]
+    assert _touches([there, nothing]) == [0, 0]
 
 
 def test_a_silhouettes_place_in_the_frame_moves_its_measures_and_does_not_change_them():

@@ -171,6 +171,8 @@ def test_every_candidate_is_in_exactly_one_table_and_rejected_ones_have_a_reason
         (Flag.CLIPPED | Flag.EMPTY, "no silhouette: camera 2, 5"),
         (Flag.MISSING | Flag.EMPTY, "no frame (missing, or cannot be decoded): camera 2, 5"),
         (Flag.LARGE, "silhouette far larger than the mouse: camera 2, 5"),
+        (Flag.OCCLUDED | Flag.SEVERAL_BLOBS, "hidden in part by another animal: camera 2, 5"),
+        (Flag.EXCHANGED | Flag.OCCLUDED, "silhouette is another animal's: camera 2, 5"),
     ],
 )
 def test_a_reason_names_the_cameras(flag, reason):
