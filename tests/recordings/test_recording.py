@@ -126,8 +126,8 @@ def test_cameras_of_different_rates_are_an_error_that_says_what_to_set(tmp_path)
 
 def test_masks_of_another_size_are_known_before_anything_is_decoded(tmp_path):
     one = film(tmp_path / "a.mkv", range(8))
-    half = write_video(tmp_path / "b.mkv", [picture(k)[:16, :24] for k in range(8)], "gray")
-    with pytest.raises(UserError, match=r"camera 2: the video is 48x32 px, its masks 24x16 \(.*b\.mkv\)"):
+    half = write_video(tmp_path / "b.mkv", [picture(k)[:18, :24] for k in range(8)], "gray")
+    with pytest.raises(UserError, match=r"camera 2: the video is 48x32 px, its masks 24x18 \(.*b\.mkv\)"):
         capture_frames(capture([one, one], masks=[one, half]), SETTINGS)
 
 

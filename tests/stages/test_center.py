@@ -241,8 +241,8 @@ def blank(path, count, size=(1024, 1152)):
     [
         (lambda c, p: replace(c, videos=(c.videos[0], blank(p / "v.mkv", 3))), 0,
          r"capture short: the cameras' videos differ in their number of frames \(camera 1: 4, camera 2: 3\)"),
-        (lambda c, p: replace(c, masks=(c.masks[0], blank(p / "m.mkv", 4, (512, 576)))), 0,
-         r"capture short, camera 2: the video is 1152x1024 px, its masks 576x512 \(.*m\.mkv\)"),
+        (lambda c, p: replace(c, masks=(c.masks[0], blank(p / "m.mkv", 4, (512, 578)))), 0,
+         r"capture short, camera 2: the video is 1152x1024 px, its masks 578x512 \(.*m\.mkv\)"),
         (lambda c, p: replace(c, masks=(c.masks[0], blank(p / "m.mkv", 3))), 0,
          r"capture short, camera 2: the video has 4 frames, its masks 3 \(.*m\.mkv\)"),
         (lambda c, p: replace(c, masks=(blank(p / "m.mkv", 5), c.masks[1])), 0,
@@ -303,7 +303,10 @@ def test_a_frame_without_a_mask_is_missing_too(short, tmp_path):
 def test_labels_are_no_masks(short, tmp_path):
     masks = [(frame.gray() > 127).astype(np.uint8) for _, frame in read_frames(short.masks[1], range(4), "")]
     capture = replace(short, masks=(short.masks[0], write_video(tmp_path / "labels.mkv", masks, "gray")))
-    with pytest.raises(UserError, match=r"camera 2, frame 0: the mask holds 0 and 1, but mouse is what is above 127"):
+    with pytest.raises(
+        UserError,
+        match=r"camera 2, frame 0: the mask holds values 0 and 1 in 97 %, 3\.2 %, but mouse is what is above 127",
+    ):
         center(capture, 0, tmp_path / "0.h5", SETTINGS)
     noise = [np.random.default_rng(k).integers(0, 4, (1024, 1152)).astype(np.uint8) for k in range(4)]
     capture = replace(short, masks=(short.masks[0], write_video(tmp_path / "noise.mkv", noise, "gray")))

@@ -6,6 +6,7 @@ from pathlib import Path
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.masks.registry import open_masks
 from mousefacelift.recordings.video import Frame, Missing, first_image, length, probe, read_frames
 
 
@@ -24,7 +25,7 @@ def read_camera(
 
     Args:
         capture: the recording.
-        files: its videos or its masks, one for each camera.
+        files: its videos, one for each camera.
         view: the camera's place in the capture.
         frames: which of the capture's frames.
         settings: the section `center`.
@@ -34,10 +35,32 @@ def read_camera(
         UserError: a file cannot be opened, or its timestamps do not fit `center.timing`.
     """
     where = f"capture {capture.name}, camera {capture.cameras[view]}"
-    shift = capture.sync[view] + (_first_image(capture) if first_image(files[view]) is not None else 0)
-    local = range(frames.start + shift, frames.stop + shift, frames.step)
+    numbered = first_image(files[view]) is not None
+    local = _shifted(frames, capture.sync[view] + (_first_image(capture) if numbered else 0))
     for _, frame in read_frames(files[view], local, where, settings.timing, capture_fps(capture), threads):
         yield frame
+
+
+def own_frames(capture: Capture, masks: Path, view: int, frames: range) -> range:
+    """The indices in one camera's mask file of the capture's frames."""
+    return _shifted(frames, capture.sync[view] + (_first_image(capture) if open_masks(masks).first is not None else 0))
+
+
+def _shifted(frames: range, by: int) -> range:
+    return range(frames.start + by, frames.stop + by, frames.step)
+
+
+def masks_length(capture: Capture, masks: Path, settings: Center, fps: float) -> int:
+    """The index after the last frame of one of a capture's mask files, before `sync` is considered."""
+    file = open_masks(masks)
+    return file.length(settings.timing, fps) - (0 if file.first is None else _first_image(capture))
+
+
+def first_numbers(capture: Capture) -> dict[Path, int]:
+    """The number of the first frame in every recording of the capture whose frames are numbered by names."""
+    videos = {path: first_image(path) for path in capture.videos}
+    masks = {path: open_masks(path).first for path in capture.masks}
+    return {path: number for path, number in {**videos, **masks}.items() if number is not None}
 
 
 def recording_length(capture: Capture, path: Path, settings: Center, fps: float) -> int:
@@ -47,6 +70,5 @@ def recording_length(capture: Capture, path: Path, settings: Center, fps: float)
 
 
 def _first_image(capture: Capture) -> int:
-    """The number of frame 0 in the capture's image folders: the lowest in any of them."""
-    numbers = [first_image(path) for path in (*capture.videos, *capture.masks)]
-    return min((number for number in numbers if number is not None), default=0)
+    """The number of frame 0 where names number the frames: the lowest in any of the capture's recordings."""
+    return min(first_numbers(capture).values(), default=0)

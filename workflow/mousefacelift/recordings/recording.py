@@ -7,9 +7,9 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.geometry.camera import Rig
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.reading import capture_fps, recording_length
+from mousefacelift.recordings.reading import capture_fps, first_numbers, recording_length
 from mousefacelift.recordings.silhouettes.registry import method
-from mousefacelift.recordings.video import first_image, probe
+from mousefacelift.recordings.video import probe
 from mousefacelift.rigs.checks import check_lengths
 from mousefacelift.rigs.names import match_cameras
 from mousefacelift.rigs.registry import read_rig
@@ -87,9 +87,9 @@ def _check_rates(capture: Capture, settings: Center) -> None:
 
 def _check_images(capture: Capture, settings: Center) -> None:
     """Images are numbered by their frames: a folder that starts later than the others lacks their first frames."""
-    paths = [p for p in (*capture.videos, *capture.masks) if first_image(p) is not None]
-    if len({first_image(path) for path in paths}) > 1 and settings.on_bad_frame == "error":
-        listed = ", ".join(f"{path}: {first_image(path)}" for path in paths)
+    first = first_numbers(capture)
+    if len(set(first.values())) > 1 and settings.on_bad_frame == "error":
+        listed = ", ".join(f"{path}: {number}" for path, number in first.items())
         raise UserError(
             f"capture {capture.name}: the numbers in the images' names, which are those of the frames, begin differently "
             f"({listed}). Complete or renumber the images, or set center.on_bad_frame: skip, which drops the frames that some "

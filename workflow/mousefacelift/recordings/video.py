@@ -80,6 +80,19 @@ class Frame:
             return _rows(source.planes[0])[:, : self.width]
         return source.to_ndarray(format="gray", threads=1)
 
+    def alpha(self) -> Image | None:
+        """The frame's opacity [H, W]; None if it has none."""
+        source = self._source
+        if isinstance(source, np.ndarray) or not any(part.is_alpha for part in source.format.components):
+            return None
+        return np.ascontiguousarray(source.to_ndarray(format="rgba", threads=1)[..., 3])
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the frame has no colours."""
+        source = self._source
+        return source.ndim == 2 if isinstance(source, np.ndarray) else source.format.name.startswith("gray")
+
 
 def _rows(plane: "av.video.plane.VideoPlane") -> Image:
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
@@ -109,7 +122,7 @@ def probe(path: Path) -> Probe:
     """
     first, last = (_parts(path)[k].path for k in (0, -1))
     if first.suffix.lower() in IMAGE_SUFFIXES:
-        height, width = _read_image(first).shape[:2]
+        height, width = read_image(first).shape[:2]
         return Probe(None, width, height)
     if _probe_video(first) != _probe_video(last):
         raise UserError(f"{path}: its parts {first.name} and {last.name} differ in size or frame rate")
@@ -126,6 +139,12 @@ def first_image(path: Path) -> int | None:
     """The number of the first image of a folder of images; None for a video."""
     part = _parts(path)[0]
     return part.start if part.path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def image_files(path: Path) -> dict[int, Path] | None:
+    """The images of a folder by their numbers; None for a video."""
+    parts = _parts(path)
+    return {part.start: part.path for part in parts} if parts[0].path.suffix.lower() in IMAGE_SUFFIXES else None
 
 
 @lru_cache(maxsize=1024)
@@ -353,7 +372,8 @@ def _decode(
             yield frame, damage
 
 
-def _read_image(path: Path) -> Image:
+def read_image(path: Path) -> Image:
+    """An image [H, W] or [H, W, 3] RGB. Raises UserError if it cannot be read or has more than 8 bits."""
     image = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise UserError(f"{path}: cannot be read as an image")
@@ -364,7 +384,7 @@ def _read_image(path: Path) -> Image:
 
 def _image_frame(path: Path, size: tuple[int, int], where: str) -> Frame | Missing:
     try:
-        frame = Frame(_read_image(path))
+        frame = Frame(read_image(path))
     except UserError as error:
         return Missing(f"{where}: {error}")
     if (frame.width, frame.height) != size:

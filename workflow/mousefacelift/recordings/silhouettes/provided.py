@@ -1,23 +1,34 @@
-"""Silhouettes from the mask files that the captures table names."""
+"""Silhouettes from the mask files that the captures table names, in any form that `masks.registry` knows."""
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.reading import capture_fps, read_camera, recording_length
+from mousefacelift.recordings.masks.meaning import Meaning, several
+from mousefacelift.recordings.masks.pictures import resize
+from mousefacelift.recordings.masks.registry import open_masks
+from mousefacelift.recordings.masks.stored import ZERO, MaskFile, Stored
+from mousefacelift.recordings.reading import (
+    capture_fps,
+    masks_length,
+    own_frames,
+    read_camera,
+    recording_length,
+)
 from mousefacelift.recordings.silhouettes.segmentation import NOTHING, Arena, Image
 from mousefacelift.recordings.video import Frame, Missing, probe
 
 Identities = NDArray[np.uint16]
 
-LABELS_CHECKED = 20  # the first masks of a chunk: are they black and white?
-ZERO = 65535  # stands for the animal of number 0 in an image of identities, where 0 is nothing
+LARGEST_RATIO = 8  # of a video's size to its masks', either way
+SAMPLED = 32  # masks from all over a file, to settle a doubt
 
 
 def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Path]:
@@ -26,23 +37,52 @@ def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Pa
 
 
 def check_files(capture: Capture, settings: Center) -> None:
-    """Raise UserError, from the headers alone, if masks are missing or differ from their video in size or length."""
+    """Raise UserError, from the headers alone, if masks are missing, do not fit their video, or lack the chosen animal."""
     if not capture.masks:
         raise UserError(
             f"capture {capture.name}: the table's column 'masks' is empty: name the silhouettes' files there, or set "
             "center.masks: background"
         )
     fps = capture_fps(capture)
-    for name, *pair in zip(capture.cameras, capture.videos, capture.masks, strict=True):
+    for name, video, path in zip(capture.cameras, capture.videos, capture.masks, strict=True):
         where = f"capture {capture.name}, camera {name}"
-        video, mask = (probe(path) for path in pair)
-        if (video.width, video.height) != (mask.width, mask.height):
-            raise UserError(
-                f"{where}: the video is {video.width}x{video.height} px, its masks {mask.width}x{mask.height} ({pair[1]})"
-            )
-        frames, masks = (recording_length(capture, path, settings, fps) for path in pair)
-        if frames != masks and settings.on_bad_frame == "error":
-            raise UserError(f"{where}: the video has {frames} frames, its masks {masks} ({pair[1]})")
+        masks, probed = open_masks(path), probe(video)
+        check_size((probed.width, probed.height), masks.size, where, path)
+        _check_labels(masks, capture, settings, f"{where}: {path}")
+        frames, count = recording_length(capture, video, settings, fps), masks_length(capture, path, settings, fps)
+        if frames != count and settings.on_bad_frame == "error":
+            raise UserError(f"{where}: the video has {frames} frames, its masks {count} ({path})")
+
+
+def check_size(video: tuple[int, int], masks: tuple[int, int], where: str, path: Path) -> None:
+    """Raise UserError unless masks have the video's width and height, or both enlarged or reduced alike."""
+    ratio = Fraction(video[0], masks[0])
+    if ratio != Fraction(video[1], masks[1]) or not 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO:
+        raise UserError(
+            f"{where}: the video is {video[0]}x{video[1]} px, its masks {masks[0]}x{masks[1]} ({path}); masks of another size "
+            f"are enlarged or reduced if both sides have the same ratio, up to {LARGEST_RATIO}"
+        )
+
+
+def _check_labels(masks: MaskFile, capture: Capture, settings: Center, where: str) -> None:
+    """Raise UserError if the chosen animal cannot be in the masks, or several are there and none was chosen."""
+    label = label_of(capture, settings)
+    chosen = settings.masks_are == "labels" or label is not None
+    if settings.masks_are in ("alpha", "inverted") and (label is not None or masks.labels is not None):
+        raise UserError(f"{where}: center.masks_are: {settings.masks_are} does not go with masks of numbered animals")
+    if chosen and masks.lossy:
+        raise UserError(
+            f"{where}: {masks.lossy} does not keep the labels' values: write them as PNG, or as FFV1 in a .mkv file"
+        )
+    if masks.labels is None:
+        if label == 0:
+            raise UserError(f"{where}: in these masks 0 is where no animal is; the mouse's label is another number")
+        return
+    if label is None and len(masks.labels) > 1:
+        raise UserError(f"{where}: the masks hold {several(masks.labels)}")
+    if label is not None and label not in masks.labels:
+        listed = ", ".join(map(str, masks.labels)) or "none"
+        raise UserError(f"{where}: the masks do not hold the animal {label}; labels there: {listed}")
 
 
 def label_of(capture: Capture, settings: Center) -> int | None:
@@ -67,13 +107,12 @@ def identities(
     Raises:
         UserError: as for `silhouettes`.
     """
-    for frame, mask in _masks(capture, view, frames, settings, threads):
+    meaning = _meaning(capture, view, settings)
+    for frame, mask in _masks(capture, view, frames, settings, threads, meaning):
         if isinstance(frame, Missing):
             yield frame, np.zeros((0, 0), np.uint16)
-        elif _labelled(capture, settings):
-            yield frame, mask.astype(np.uint16)
         else:
-            yield frame, (mask > 127).astype(np.uint16)
+            yield frame, (mask if meaning.labelled else mask > 127).astype(np.uint16)
 
 
 def silhouettes(
@@ -82,61 +121,46 @@ def silhouettes(
     """A camera's frames in order, each with its mask [H, W]; a frame without a mask is missing. See `registry.Silhouettes`.
 
     Raises:
-        UserError: a mask has another size than its frame, or masks are labels instead of black and white.
+        UserError: a mask does not fit its frame's size, or holds something else than `center.masks_are` says.
     """
-    for frame, mask in _masks(capture, view, frames, settings, threads):
-        if isinstance(frame, Missing) or not _labelled(capture, settings):
+    meaning, own = _meaning(capture, view, settings), identity(capture, settings)
+    for frame, mask in _masks(capture, view, frames, settings, threads, meaning):
+        if isinstance(frame, Missing) or not meaning.labelled:
             yield frame, mask
         else:
-            yield frame, (mask == identity(capture, settings)).astype(np.uint8) * np.uint8(255)
+            yield frame, (mask == own).astype(np.uint8) * np.uint8(255)
 
 
-def _labelled(capture: Capture, settings: Center) -> bool:
-    """Whether masks hold labels: a label to look for says so, too."""
-    return settings.masks_are == "labels" or label_of(capture, settings) is not None
+def _meaning(capture: Capture, view: int, settings: Center) -> Meaning:
+    path, fps = capture.masks[view], capture_fps(capture)
+    file = open_masks(path)
+
+    def elsewhere() -> Iterator[Stored]:
+        first, end = file.first or 0, file.length(settings.timing, fps)
+        spread = range(first, end, max(1, (end - first) // SAMPLED))
+        found = file.read(spread, f"capture {capture.name}", settings.timing, fps, 1)
+        yield from (each for each in found if not isinstance(each, Missing))
+
+    return Meaning(file, settings.masks_are, label_of(capture, settings), settings.min_area_px, path, elsewhere)
 
 
 def _masks(
-    capture: Capture, view: int, frames: range, settings: Center, threads: int
-) -> Iterator[tuple[Frame | Missing, Image]]:
+    capture: Capture, view: int, frames: range, settings: Center, threads: int, meaning: Meaning
+) -> Iterator[tuple[Frame | Missing, NDArray[Any]]]:
     """A camera's frames in order, each with its mask [H, W]: labels, or else what is above 127 is mouse."""
+    path, camera = capture.masks[view], f"capture {capture.name}, camera {capture.cameras[view]}"
     images = read_camera(capture, capture.videos, view, frames, settings, threads)
-    masks = read_camera(capture, capture.masks, view, frames, settings, threads)
-    labelled = _labelled(capture, settings)
-    for number, (index, frame, mask) in enumerate(zip(frames, images, masks, strict=True)):
-        if isinstance(frame, Missing) or isinstance(mask, Missing):
-            yield frame if isinstance(frame, Missing) else mask, NOTHING
+    own = own_frames(capture, path, view, frames)
+    masks = open_masks(path).read(own, camera, settings.timing, capture_fps(capture), threads)
+    for index, frame, stored in zip(frames, images, masks, strict=True):
+        if isinstance(frame, Missing):
+            yield frame, NOTHING
             continue
-        where = f"capture {capture.name}, camera {capture.cameras[view]}, frame {index}"
-        if (frame.width, frame.height) != (mask.width, mask.height):
-            raise UserError(
-                f"{where}: the video is {frame.width}x{frame.height} px, its masks {mask.width}x{mask.height} "
-                f"({capture.masks[view]})"
-            )
-        grey = mask.gray()
-        if settings.masks_are == "alpha":
-            raise UserError(f"{where}: the mask has no alpha channel ({capture.masks[view]})")
-        if settings.masks_are == "inverted":
-            yield frame, 255 - grey
+        if isinstance(stored, Missing):
+            yield stored, NOTHING
             continue
-        if not labelled and number < LABELS_CHECKED and (label := _label(grey, settings)):
-            raise UserError(
-                f"{where}: the mask holds 0 and {label}, but mouse is what is above 127: write the masks as 0 and 255, or "
-                f"set center.masks_are: labels ({capture.masks[view]})"
-            )
-        if labelled and label_of(capture, settings) is None:
-            seen = np.unique(grey)
-            if len(seen[seen > 0]) > 1:
-                raise UserError(
-                    f"{where}: the mask holds the labels {', '.join(map(str, seen[seen > 0]))}: say which is the mouse in the "
-                    f"table's column 'label' or in center.animal ({capture.masks[view]})"
-                )
-            grey = (grey > 0).astype(np.uint8)
-        yield frame, grey
-
-
-def _label(mask: Image, settings: Center) -> int:
-    """The value of a mask that is a label, such as 1, instead of white; 0 for any other mask (a lossy one has noise)."""
-    label = int(mask.max())
-    marked = cv2.countNonZero(mask)
-    return label if 0 < label <= 127 and settings.min_area_px <= marked == np.count_nonzero(mask == label) else 0
+        where, size = f"{camera}, frame {index}", (frame.width, frame.height)
+        check_size(size, stored.size, where, path)
+        mask = meaning.animals(stored, where) if meaning.labelled else meaning.mouse(stored, where)
+        yield frame, mask if stored.size == size else resize(mask, size)
+    meaning.finish()

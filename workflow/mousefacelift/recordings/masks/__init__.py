@@ -1,0 +1,1 @@
+"""Masks that were made elsewhere, in any form that labs have them in."""
