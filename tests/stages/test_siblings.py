@@ -15,7 +15,8 @@ from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.config.center import Center
-from mousefacelift.recordings import reading
+from mousefacelift.recordings import reading, video
+from mousefacelift.recordings.masks import pictures
 from mousefacelift.stages.cameras import cameras
 from mousefacelift.stages.center import center, preview
 from support.rodent import write_video
@@ -40,15 +41,16 @@ def decoded():
 @pytest.fixture(scope="module")
 def chunk(mice, decoded, tmp_path_factory):
     """The file of `center` for both mice."""
-    path, read_frames = tmp_path_factory.mktemp("center") / "0000.h5", reading.read_frames
+    path = tmp_path_factory.mktemp("center") / "0000.h5"
 
     def counting(file, *arguments):
-        for each in read_frames(file, *arguments):
+        for each in video.read_frames(file, *arguments):
             decoded[file] += 1
             yield each
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "read_frames", counting)
+        for reader in (reading, pictures):
+            patch.setattr(reader, "read_frames", counting)
         center(mice.captures[0], 0, path, Center(), threads=2, others=mice.captures[1:])
     return path
 
@@ -195,7 +197,7 @@ def test_masks_that_jump_to_another_animal_are_named_though_nobody_lists_that_on
 
 
 def test_a_lost_frame_is_lost_for_all_animals(mice, tmp_path):
-    first = [frame.rgb() for _, frame in reading.read_frames(mice.captures[0].videos[0], range(3), "camera 1")]
+    first = [frame.rgb() for _, frame in video.read_frames(mice.captures[0].videos[0], range(3), "camera 1")]
     paths = (write_video(tmp_path / "video1.mkv", first, "bgr0"), *mice.captures[0].videos[1:])
     lost = [replace(capture, videos=paths) for capture in mice.captures]
     center(lost[0], 0, tmp_path / "0000.h5", Center(on_bad_frame="skip"), others=lost[1:])

@@ -65,8 +65,7 @@ class Plan:
         recordings = recordings_of(captures, config.center.animal)
         if silhouettes.identities is None:
             check_told_apart(captures.values(), config.center.masks, config.center.animal)
-        of_recording = {name: _chunks(captures[name], config.center) for name in recordings}
-        chunks = {name: of_recording[first] for first, group in recordings.items() for name in group}
+        chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
         for capture in captures.values():
             read_capture_rig(capture)
         split_of = capture_splits({name: capture.animal for name, capture in captures.items()}, config.sample)
