@@ -1,10 +1,17 @@
 """Masks that were made elsewhere become the lossless ones that the workflow reads."""
 
+import re
+import shutil
+import sys
+import types
 from dataclasses import replace
+from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+import torch
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
@@ -26,6 +33,7 @@ from support.maskfiles import (
     sam2,
     stack,
 )
+from support.paths import ROOT
 from support.rodent import write_video
 
 SETTINGS = Center(min_area_px=50)
@@ -129,3 +137,50 @@ def test_nothing_that_is_read_is_replaced(tmp_path):
     with pytest.raises(UserError, match=r"in a \.mkv file"):
         import_masks(capture_of(tmp_path, path), (tmp_path / "m.mp4",), SETTINGS)
     assert path.read_bytes() == before
+
+
+def test_the_documented_script_for_sam_2_makes_masks_that_are_imported(tmp_path, monkeypatch):
+    """With a stand-in for SAM 2 that follows the brightest animals, and keeps to the interface of its video predictor."""
+    script = re.search(
+        r"```python\n(\"\"\"python sam2_masks\.py.*?)```", (ROOT / "docs" / "captures.md").read_text(), re.S
+    )[1]
+    pictures = [blob(k) * np.uint8(100) + other(k) * np.uint8(200) for k in FRAMES]
+    capture = capture_of(tmp_path, tmp_path / "sam2")
+    write_video(capture.videos[0], pictures, "gray")
+    (tmp_path / "points.csv").write_text("frame,animal,x,y\n1,1,30,15\n1,2,55,40\n")
+
+    class Predictor:
+        def init_state(self, video_path, offload_video_to_cpu=False):
+            paths = sorted(Path(video_path).iterdir(), key=lambda path: int(path.stem))
+            return {"frames": [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in paths], "levels": {}}
+
+        def add_new_points_or_box(self, inference_state, frame_idx, obj_id, points=None, labels=None):
+            (x, y), *_ = points.astype(int)
+            inference_state["levels"][obj_id] = inference_state["frames"][frame_idx][y, x]
+            assert labels.tolist() == [1] * len(points)
+
+        def add_new_mask(self, inference_state, frame_idx, obj_id, mask):
+            inference_state["levels"][obj_id] = np.median(inference_state["frames"][frame_idx][mask])
+
+        def propagate_in_video(self, inference_state, start_frame_idx=None, max_frame_num_to_track=None, reverse=False):
+            frames, levels = inference_state["frames"], inference_state["levels"]
+            for k in range(start_frame_idx, -1, -1) if reverse else range(start_frame_idx, len(frames)):
+                logits = [30.0 - abs(frames[k].astype(float) - level) for level in levels.values()]
+                yield k, list(levels), torch.tensor(np.array(logits))[:, None]
+
+    module = types.ModuleType("sam2.build_sam")
+    module.build_sam2_video_predictor = lambda config_file, ckpt_path, device: Predictor()
+    monkeypatch.setitem(sys.modules, "sam2", types.ModuleType("sam2"))
+    monkeypatch.setitem(sys.modules, "sam2.build_sam", module)
+    arguments = [str(capture.videos[0]), str(tmp_path / "points.csv"), str(tmp_path / "sam2"), "config", "checkpoint"]
+    monkeypatch.setattr(sys, "argv", ["sam2_masks.py", *arguments])
+    for block in (300, 3):  # the second time in blocks, of which the later ones have no points of their own
+        shutil.rmtree(tmp_path / "sam2", ignore_errors=True)
+        exec(
+            compile(script.replace("BLOCK = 300", f"BLOCK = {block}"), "sam2_masks.py", "exec"),
+            {"__name__": "__main__"},
+        )
+        for keep, settings in ((True, SETTINGS), (False, SETTINGS.model_copy(update={"animal": 2}))):
+            import_masks(capture, (tmp_path / "out.mkv",), settings, keep)
+            truth = stack(numbers) if keep else stack(other) * 255
+            assert np.mean(read(tmp_path / "out.mkv") != truth) < 0.01  # frames go to SAM 2 as JPEG
