@@ -3,6 +3,7 @@
 import importlib
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -10,6 +11,7 @@ import yaml
 
 import mousefacelift
 from mousefacelift.cli import app
+from mousefacelift.config.center import Center
 from mousefacelift.config.config import Config
 from mousefacelift.config.normalize import Normalize
 from mousefacelift.config.presets import PRESETS
@@ -19,6 +21,7 @@ from mousefacelift.evaluation.framings import FRAMINGS
 from mousefacelift.evaluation.metrics.registry import METRICS
 from mousefacelift.evaluation.variants import VARIANTS
 from mousefacelift.geometry.subject_size import LARGER
+from mousefacelift.recordings.masks.registry import FORMS as FORMS_OF_MASKS
 from mousefacelift.recordings.silhouettes.registry import METHODS
 from mousefacelift.rigs.registry import FORMATS
 from mousefacelift.shards.exports.registry import EXPORTS
@@ -140,6 +143,12 @@ def test_the_list_of_calibration_formats_is_the_registry():
     ("name", "heading", "there"),
     [
         ("captures.md", "**Silhouettes** come from one of these methods.", METHODS),
+        ("captures.md", "### Masks made elsewhere", FORMS_OF_MASKS),
+        (
+            "captures.md",
+            "Masks that hold something else stop the run",
+            get_args(Center.model_fields["masks_are"].annotation),
+        ),
         ("shards.md", "`export` writes", EXPORTS),
         ("training.md", "## Presets", PRESETS),
         ("results.md", "## Metrics", METRICS),

@@ -12,7 +12,9 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.cli import app, main
 from mousefacelift.recordings.captures import read_captures
+from mousefacelift.recordings.masks.registry import FORMS
 from mousefacelift.recordings.rows import capture_json
+from support.maskfiles import capture_of, npz, stack
 from support.paths import ROOT
 from support.rodent import record, write_table
 
@@ -241,3 +243,24 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypat
     message = capsys.readouterr().err
     assert message.startswith("mousefacelift: error:")
     assert "Not a directory" in message
+
+
+def test_masks_are_imported_by_camera_and_a_table_says_what_they_were(call, tmp_path):
+    for camera in ("a", "b"):
+        made = capture_of(tmp_path / camera, npz(tmp_path / f"mask_{camera}.npz", masks=stack()))
+        made.videos[0].rename(tmp_path / f"film_{camera}.mkv")
+    patterns = tmp_path / "mask_{camera}.npz", "--videos", tmp_path / "film_{camera}.mkv"
+    code, out, _ = call("masks", "import", *patterns, "--output", tmp_path / "out" / "{camera}.mkv")
+    assert code == 0 and "│ a " in out and "│ b " in out and "npz" in out and "2 files written" in out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mkv", "b.mkv"]
+    (tmp_path / "film_b.mkv").unlink()
+    code, _, err = call("masks", "import", *patterns, "--output", tmp_path / "out" / "{camera}.mkv")
+    assert code == 1 and "--videos names cameras a; SOURCE" in err and "also has b" in err
+    single = tmp_path / "mask_b.npz", "--videos", tmp_path / "film_a.mkv"
+    assert call("masks", "import", *single, "--output", tmp_path / "one.mkv")[0] == 0
+
+
+def test_the_forms_of_masks_are_listed(call):
+    code, out, _ = call("masks", "forms")
+    assert code == 0
+    assert all(f"│ {name} " in out for name in FORMS) and "[frames, height, width]" in out

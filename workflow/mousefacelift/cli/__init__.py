@@ -6,7 +6,7 @@ import sys
 import typer
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.cli import comparison, configuration, experiments, gpu, rigs, shards, stages, weights
+from mousefacelift.cli import comparison, configuration, experiments, gpu, masks, rigs, shards, stages, weights
 
 app = typer.Typer(
     name="mousefacelift", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -15,6 +15,7 @@ app = typer.Typer(
 for group in (stages, shards, experiments, comparison, configuration):
     app.add_typer(group.app)
 app.add_typer(rigs.app, name="rig")
+app.add_typer(masks.app, name="masks")
 app.add_typer(weights.app, name="weights")
 app.add_typer(gpu.app, name="gpu")
 

@@ -94,7 +94,7 @@ def _read_row(folder: Path, row: dict[str, str], where: str) -> Capture:
     }
     cameras = sorted(files["videos"], key=natural_key)
     for column, found in files.items():
-        _check_cameras(cameras, found, column, row[column], where)
+        _check_cameras(cameras, found, f"column {column!r}", row[column], where)
     calibration = folder / row["calibration"]
     if "calibration" not in files and not _exists(calibration):
         raise UserError(f"{where}, column 'calibration': no such file or folder: {calibration}")
@@ -115,7 +115,40 @@ def _read_row(folder: Path, row: dict[str, str], where: str) -> Capture:
     )
 
 
-def _check_cameras(cameras: list[str], found: dict[str, Path], column: str, pattern: str, where: str) -> None:
+def uncalibrated(videos: str, masks: str, fps: float | None, name: str = "import") -> Capture:
+    """A capture without a calibration, by its patterns from the working directory: with {camera} in both, or one camera's files.
+
+    Raises UserError if a pattern matches nothing, or they name other cameras.
+    """
+    patterns = {"--videos": videos, "SOURCE": masks}
+    if any("{camera}" in pattern for pattern in patterns.values()):
+        found = {where: _match(Path(), pattern, where) for where, pattern in patterns.items()}
+    else:
+        found = {where: {Path(videos).stem: Path(pattern)} for where, pattern in patterns.items()}
+        for where, files in found.items():
+            for path in files.values():
+                if not _exists(path):
+                    raise UserError(f"{where}: no such file or folder: {path}")
+    cameras = sorted(found["--videos"], key=natural_key)
+    _check_cameras(cameras, found["SOURCE"], "SOURCE", masks, "import", "--videos")
+    return Capture(
+        name=name,
+        animal=name,
+        cameras=tuple(cameras),
+        videos=tuple(found["--videos"][camera] for camera in cameras),
+        masks=tuple(found["SOURCE"][camera] for camera in cameras),
+        calibration=Path(),
+        format="auto",
+        fps=fps,
+        unit="mm",
+        sync=(0,) * len(cameras),
+        calibration_names={},
+    )
+
+
+def _check_cameras(
+    cameras: list[str], found: dict[str, Path], column: str, pattern: str, where: str, videos: str = "column 'videos'"
+) -> None:
     """Raise UserError unless a column's files are those of the videos' cameras."""
     differences = [
         f"{verb} {', '.join(sorted(names, key=natural_key))}"
@@ -124,8 +157,7 @@ def _check_cameras(cameras: list[str], found: dict[str, Path], column: str, patt
     ]
     if differences:
         raise UserError(
-            f"{where}: column 'videos' names cameras {', '.join(cameras)}; column {column!r} ({pattern}) "
-            + "; ".join(differences)
+            f"{where}: {videos} names cameras {', '.join(cameras)}; {column} ({pattern}) " + "; ".join(differences)
         )
 
 

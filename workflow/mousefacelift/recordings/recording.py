@@ -40,7 +40,7 @@ def capture_frames(capture: Capture, settings: Center) -> range:
             "that in 'sync'"
         )
     method(settings.masks).check_files(capture, settings)
-    _check_images(capture, settings)
+    check_numbers(capture, settings)
     first = max(0, -min(capture.sync))
     frames = range(first, max(first, min(ends) if strict else max(ends)))
     if not frames:
@@ -85,8 +85,8 @@ def _check_rates(capture: Capture, settings: Center) -> None:
         )
 
 
-def _check_images(capture: Capture, settings: Center) -> None:
-    """Images are numbered by their frames: a folder that starts later than the others lacks their first frames."""
+def check_numbers(capture: Capture, settings: Center) -> None:
+    """Raise UserError if a folder of images, which their frames number, starts later than the others and frames may not lack."""
     first = first_numbers(capture)
     if len(set(first.values())) > 1 and settings.on_bad_frame == "error":
         listed = ", ".join(f"{path}: {number}" for path, number in first.items())

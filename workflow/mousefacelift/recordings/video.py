@@ -87,6 +87,13 @@ class Frame:
             return None
         return np.ascontiguousarray(source.to_ndarray(format="rgba", threads=1)[..., 3])
 
+    def gray16(self) -> NDArray[np.uint16] | None:
+        """The frame's brightness [H, W] in 16 bits; None if it has fewer."""
+        source = self._source
+        if isinstance(source, np.ndarray) or source.format.name not in ("gray16le", "gray16be"):
+            return None
+        return source.to_ndarray(format="gray16le", threads=1)
+
     @property
     def is_grey(self) -> bool:
         """Whether the frame has no colours."""

@@ -57,6 +57,8 @@ class FrameMask:
 
     def numbers(self) -> Numbers | None:
         """See `Stored`."""
+        if (deep := self._frame.gray16()) is not None:
+            return deep
         rgb = self.rgb()
         return self._frame.gray() if rgb is None else _equal_channels(rgb)
 

@@ -46,9 +46,9 @@ def check_files(capture: Capture, settings: Center) -> None:
     fps = capture_fps(capture)
     for name, video, path in zip(capture.cameras, capture.videos, capture.masks, strict=True):
         where = f"capture {capture.name}, camera {name}"
-        masks, probed = open_masks(path), probe(video)
-        check_size((probed.width, probed.height), masks.size, where, path)
-        _check_labels(masks, capture, settings, f"{where}: {path}")
+        file, probed = open_masks(path), probe(video)
+        check_size((probed.width, probed.height), file.size, where, path)
+        _check_labels(file, capture, settings, f"{where}: {path}")
         frames, count = recording_length(capture, video, settings, fps), masks_length(capture, path, settings, fps)
         if frames != count and settings.on_bad_frame == "error":
             raise UserError(f"{where}: the video has {frames} frames, its masks {count} ({path})")
@@ -131,6 +131,32 @@ def silhouettes(
             yield frame, (mask == own).astype(np.uint8) * np.uint8(255)
 
 
+def is_labelled(capture: Capture, view: int, settings: Center) -> bool:
+    """Whether `masks` gives the animals' numbers of a camera."""
+    return _meaning(capture, view, settings).labelled
+
+
+def masks(
+    capture: Capture, view: int, frames: range, settings: Center, threads: int = 1, meaning: Meaning | None = None
+) -> Iterator[NDArray[Any] | Missing]:
+    """A camera's masks alone, in their own size [h, w]: what is above 127 is mouse, or the animals' numbers.
+
+    meaning: how they are understood, by default as the settings say. Raises UserError as for `silhouettes`.
+    """
+    meaning = meaning or _meaning(capture, view, settings)
+    path, where = capture.masks[view], f"capture {capture.name}, camera {capture.cameras[view]}"
+    own = own_frames(capture, path, view, frames)
+    stored = open_masks(path).read(own, where, settings.timing, capture_fps(capture), threads)
+    for index, each in zip(frames, stored, strict=True):
+        if isinstance(each, Missing):
+            yield each
+        elif meaning.labelled:
+            yield meaning.animals(each, f"{where}, frame {index}")
+        else:
+            yield meaning.mouse(each, f"{where}, frame {index}")
+    meaning.finish()
+
+
 def _meaning(capture: Capture, view: int, settings: Center) -> Meaning:
     path, fps = capture.masks[view], capture_fps(capture)
     file = open_masks(path)
@@ -148,19 +174,15 @@ def _masks(
     capture: Capture, view: int, frames: range, settings: Center, threads: int, meaning: Meaning
 ) -> Iterator[tuple[Frame | Missing, NDArray[Any]]]:
     """A camera's frames in order, each with its mask [H, W]: labels, or else what is above 127 is mouse."""
-    path, camera = capture.masks[view], f"capture {capture.name}, camera {capture.cameras[view]}"
     images = read_camera(capture, capture.videos, view, frames, settings, threads)
-    own = own_frames(capture, path, view, frames)
-    masks = open_masks(path).read(own, camera, settings.timing, capture_fps(capture), threads)
-    for index, frame, stored in zip(frames, images, masks, strict=True):
+    found = masks(capture, view, frames, settings, threads, meaning)
+    for index, frame, mask in zip(frames, images, found, strict=True):
         if isinstance(frame, Missing):
             yield frame, NOTHING
-            continue
-        if isinstance(stored, Missing):
-            yield stored, NOTHING
-            continue
-        where, size = f"{camera}, frame {index}", (frame.width, frame.height)
-        check_size(size, stored.size, where, path)
-        mask = meaning.animals(stored, where) if meaning.labelled else meaning.mouse(stored, where)
-        yield frame, mask if stored.size == size else resize(mask, size)
-    meaning.finish()
+        elif isinstance(mask, Missing):
+            yield mask, NOTHING
+        else:
+            size, own = (frame.width, frame.height), (mask.shape[1], mask.shape[0])
+            where = f"capture {capture.name}, camera {capture.cameras[view]}, frame {index}"
+            check_size(size, own, where, capture.masks[view])
+            yield frame, mask if own == size else resize(mask, size)
