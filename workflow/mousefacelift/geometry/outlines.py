@@ -66,7 +66,8 @@ def holes(alpha: Image) -> float:
     contours, _ = cv2.findContours(mouse, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = np.zeros_like(mouse)
     cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
-    return 1 - cv2.countNonZero(mouse) / max(cv2.countNonZero(filled), 1)
+    area = cv2.countNonZero(filled)
+    return 1 - cv2.countNonZero(mouse) / area if area else 0.0
 
 
 def _outline(alpha: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

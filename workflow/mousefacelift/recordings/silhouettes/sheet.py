@@ -56,7 +56,11 @@ def preview_sheet(
     sheet = []
     for camera, tiles in rows.items():
         drawn = {tile.frame: pair(tile.image, tile.mask) for tile in tiles}
-        arena = [_fitted(backgrounds[camera], WHOLE_PX) if camera in backgrounds else None] if backgrounds else []
+        arena = (
+            [_fitted(backgrounds[camera], WHOLE_PX + CROP_PX // 2) if camera in backgrounds else None]
+            if backgrounds
+            else []
+        )
         last = [pair(worst[camera].image, worst[camera].mask) if camera in worst else None] if worst else []
         said = f": {labels[camera]}" if labels and camera in labels else ""
         if worst and camera in worst:
