@@ -15,6 +15,7 @@ rule preview:
 rule center_background:
     input:
         videos=of_job(PLAN.videos, "recording"),
+        empty_arena=of_job(PLAN.empty_arena, "recording"),
     output:
         f"{RESULTS}/center/{{recording}}/background.h5",
     log:
@@ -28,11 +29,12 @@ rule center_background:
         mem_mb=4000,
         runtime=60,
     params:
+        other=of_job(PLAN.other_row, "recording"),
         animals=of_job(PLAN.animals, "recording"),
         settings=PLAN.background_settings(),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift background {params.animals:q} --settings {params.settings:q} --threads {threads}"
+        "mousefacelift background {params.animals:q} {params.other:q} --settings {params.settings:q} --threads {threads}"
         " --output {output:q} 2> {log:q}"
 
 

@@ -1,5 +1,6 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mousefacelift.artifacts.subject import Subject
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
 from mousefacelift.config.cameras import Cameras
+from mousefacelift.config.center import Center
 from mousefacelift.geometry.agreement import (
     agreeing_cameras,
     camera_medians,
@@ -24,10 +26,13 @@ from mousefacelift.geometry.camera import Array, Rig, pixel_rays
 from mousefacelift.geometry.hull import outline_radius
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.clocks import Timing
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
+from mousefacelift.stages.grades import Grade
 from mousefacelift.stages.hulls import Hulls, carve_hulls
-from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement
+from mousefacelift.stages.quality import Mice, draw_worst, grade_silhouettes
+from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement, print_grades
 from mousefacelift.stages.siblings import Company, in_company, jumps_report, print_company
 
 # Synchrony is judged on this many stretches of this many candidate frames, however long the capture is.
@@ -58,8 +63,13 @@ class Places:
     outline_rays: Array
 
 
-def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
+def cameras(
+    capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1, timing: Timing = "rate"
+) -> None:
     """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
+
+    Besides, worst.png shows the worst frames of cameras whose silhouettes are not good, if there are any; `timing`, that
+    of the section `center`, is for finding these in the videos.
 
     Raises UserError if the chunks are not the capture's, a calibration is damaged, or a camera contradicts the others in
     place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
@@ -90,9 +100,25 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     shifts, course = _synchrony(rig, measures, places, settings)
     jumped = jumps_report(measures, company, subject.center_mm, subject.lengths_mm[:, 0])
     exchanged = [each.report(measures.frame) for each in company.exchanges] if company else []
-    report = _report(subject, hulls, shifts, course) | {"swaps": exchanged, "jumps": jumped}
+    hidden = (measures.flags & Flag.OCCLUDED) > 0
+    mice = Mice(capture.name, chunks, chunk, places.found & ~hidden, places.triangulated_mm, radius_mm)
+    ious = hulls.hull_iou, hulls.iou_others, hulls.iou_without
+    graded = grade_silhouettes(rig, measures, mice, hulls.thin_mm, ious, settings.voxel_mm)
+    report = _report(subject, hulls, shifts, course, graded) | {"swaps": exchanged, "jumps": jumped}
     print_agreement(report)
     print_company(measures, company, jumped)
+    if draw_worst(
+        output / "worst.png",
+        capture,
+        rig,
+        measures,
+        mice,
+        graded,
+        hulls.hull_iou,
+        settings.voxel_mm,
+        Center(timing=timing),
+    ):
+        print_grades([report], f"see {output / 'worst.png'}")
     _check_report(capture, report, subject, output, settings)
 
     write_json(output / "rig.json", rig_to_json(rig))
@@ -234,6 +260,7 @@ def _report(
     hulls: Hulls,
     shifts: tuple[Shift, ...],
     course: OverTime,
+    graded: Sequence[Grade],
 ) -> dict[str, Any]:
     """qc.json: what was found for each camera. Values that could not be measured are null."""
 
@@ -259,6 +286,7 @@ def _report(
                 "hull_iou": mean(hulls.hull_iou[:, v]),
                 "hull_of_others_iou": mean(hulls.iou_others[:, v]),
                 "others_iou_without_it": mean(hulls.iou_without[:, v]),
+                "silhouettes": graded[v].as_json(),
                 "late_frames": number(shift.shift_frames),
                 "late_uncertainty_frames": number(shift.uncertainty_frames),
                 "late": shift.significant,

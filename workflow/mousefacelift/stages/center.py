@@ -13,26 +13,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.artifacts.center import Arenas, CenteredChunk, Flag
+from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
+from mousefacelift.geometry.outlines import Edge, edge, holes
 from mousefacelift.recordings.animals import check_told_apart
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.reading import capture_fps, read_camera
+from mousefacelift.recordings.reading import capture_fps
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
-from mousefacelift.recordings.silhouettes.arena import estimate_background
 from mousefacelift.recordings.silhouettes.provided import identity
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.recordings.silhouettes.segmentation import Arena
-from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import Frame, Missing, probe
 from mousefacelift.shards.images import encode_crop
+from mousefacelift.stages.background import arenas_of
 
 Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
-PREVIEW_MOMENTS = 6
 GAP_PX, TOUCHING_PX = 2, 6  # how near, and with how many pixels, two animals' silhouettes touch: a tail is 4 px wide
 
 
@@ -44,6 +43,8 @@ class Silhouette:
     area_px: number of pixels.
     support_px: [SUPPORT_DIRECTIONS, 2] outermost point in each direction, a corner of the silhouette's convex hull.
     sharpness: variance of the Laplacian of grey values inside.
+    edge: where the picture's edges are, against its outline.
+    holes: share of it, filled, that is holes.
     flags: what is wrong with it.
     window: x, y, width and height of its crop, px.
     """
@@ -52,6 +53,8 @@ class Silhouette:
     area_px: int
     support_px: NDArray[np.float64]
     sharpness: float
+    edge: Edge
+    holes: float
     flags: Flag
     window: tuple[int, int, int, int]
 
@@ -97,7 +100,16 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     sharpness = _sharpness(rgb[y - y0 :, x - x0 :][:h, :w], part)
     if sharpness < settings.min_sharpness:
         flags |= Flag.UNSHARP
-    silhouette = Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window)
+    silhouette = Silhouette(
+        _center(part) + [x, y],
+        area,
+        _support(contours) + [x, y],
+        sharpness,
+        edge(rgb, alpha),
+        holes(part),
+        flags,
+        window,
+    )
     return silhouette, cv2.copyTo(rgb, alpha, np.zeros_like(rgb)), alpha
 
 
@@ -147,7 +159,7 @@ def _center(part: Image) -> NDArray[np.float64]:
 def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image, Image]:
     nowhere = np.full((SUPPORT_DIRECTIONS, 2), np.nan)
     return (
-        Silhouette(nowhere[0], 0, nowhere, 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)),
+        Silhouette(nowhere[0], 0, nowhere, 0.0, Edge(np.nan, np.nan, np.nan), 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)),
         np.zeros((0, 0, 3), np.uint8),
         np.zeros((0, 0), np.uint8),
     )
@@ -196,7 +208,7 @@ def center(
     ranges = chunk_ranges(capture_frames(capture, settings), settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
-    arenas = _arenas(capture, settings, background)
+    arenas = arenas_of(capture, settings, background)
     animals = (capture, *others)
     cameras = _measure_cameras(animals, chunk, ranges[chunk], settings, arenas, threads)
     parts = [
@@ -227,7 +239,7 @@ def _measure_cameras(
         cv2.setNumThreads(1)
         rows: list[Measured] = [[] for _ in animals]
         dropped = Counter[str]()
-        for frame, masks in _masks(animals, view, frames, settings, max(1, threads // workers), arenas[view]):
+        for frame, masks in animals_masks(animals, view, frames, settings, max(1, threads // workers), arenas[view]):
             if isinstance(frame, Missing):
                 if settings.on_bad_frame == "error":
                     raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
@@ -249,7 +261,7 @@ def _measure_cameras(
     return list(found)
 
 
-def _masks(
+def animals_masks(
     animals: Sequence[Capture], view: int, frames: range, settings: Center, threads: int, arena: Arena | None
 ) -> Iterator[tuple[Frame | Missing, list[Image]]]:
     """A camera's frames in order, each with every animal's silhouette [H, W], of which above 127 is the animal."""
@@ -313,84 +325,11 @@ def _centered_chunk(capture: Capture, chunk: int, frames: range, cameras: list[M
         area_px=of_each(lambda silhouette: silhouette.area_px, np.int64),
         support_px=of_each(lambda silhouette: silhouette.support_px, np.float64),
         sharpness=of_each(lambda silhouette: silhouette.sharpness, np.float64),
+        edge_contrast=of_each(lambda silhouette: silhouette.edge.contrast, np.float64),
+        edge_bare=of_each(lambda silhouette: silhouette.edge.bare, np.float64),
+        edge_offset_px=of_each(lambda silhouette: silhouette.edge.offset_px, np.float64),
+        holes=of_each(lambda silhouette: silhouette.holes, np.float64),
         flags=of_each(lambda silhouette: silhouette.flags, np.uint8),
         window=of_each(lambda silhouette: silhouette.window, np.int32),
         crop_zstd=crops,
     )
-
-
-def _arenas(capture: Capture, settings: Center, background: Path | None) -> Sequence[Arena | None]:
-    """Each camera's empty arena from `background`'s file, for a method that needs it."""
-    if background is None or not method(settings.masks).needs_arena:
-        return [None] * len(capture.cameras)
-    models = Arenas.read(background, capture.name, capture.cameras).models
-    return [models[name] for name in capture.cameras]
-
-
-def _spread(frames: range, count: int) -> range:
-    """At most `count` of the frames, at equal steps over all.
-
-    A range, unlike what `selection.evenly_spaced` gives: a video is decoded in order, and its reader takes a start and a step.
-    What the steps leave over is shared between the two ends.
-    """
-    step = -(-len(frames) // count)
-    return frames[(len(frames) - 1) % step // 2 :: step]
-
-
-def background(capture: Capture, output: Path, settings: Center, threads: int = 1) -> None:
-    """Write `center/{capture}/background.h5` (see `Arenas`): what `masks: background` knows of each camera's empty arena.
-
-    Raises UserError if too few frames can be read.
-    """
-    frames = _spread(capture_frames(capture, settings), settings.background.frames)
-    done = track(len(capture.cameras), f"background {capture.name}")
-
-    def one_camera(view: int) -> Arena:
-        cv2.setNumThreads(1)
-        images = read_camera(capture, capture.videos, view, frames, settings)
-        try:
-            arena = estimate_background(
-                (frame.rgb() for frame in images if not isinstance(frame, Missing)), settings.background
-            )
-        except UserError as error:
-            raise UserError(f"capture {capture.name}, camera {capture.cameras[view]}: {error}") from None
-        done()
-        return arena
-
-    # One camera's frames take some hundreds of megabytes: no more cameras at a time than threads.
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        arenas = list(pool.map(one_camera, range(len(capture.cameras))))
-    Arenas(capture.name, dict(zip(capture.cameras, arenas, strict=True))).write(output)
-
-
-def preview(
-    capture: Capture,
-    output: Path,
-    settings: Center,
-    threads: int = 1,
-    background: Path | None = None,
-    others: Sequence[Capture] = (),
-) -> None:
-    """Write `center/{recording}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines.
-
-    others: the recording's other animals, each drawn in a colour of its own.
-    """
-    arenas = _arenas(capture, settings, background)
-    frames = _spread(capture_frames(capture, settings), PREVIEW_MOMENTS)
-
-    def one_camera(view: int) -> list[Tile]:
-        cv2.setNumThreads(1)
-        found = _masks((capture, *others), view, frames, settings, 1, arenas[view])
-        return [
-            Tile(index, frame.rgb(), mask, tuple(more))
-            for index, (frame, (mask, *more)) in zip(frames, found, strict=True)
-            if not isinstance(frame, Missing)
-        ]
-
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        rows = dict(zip(capture.cameras, pool.map(one_camera, range(len(capture.cameras))), strict=True))
-    for name, tiles in rows.items():
-        if not any((tile.mask > 127).any() for tile in tiles):
-            print(f"camera {name}: no mouse was found at any of the moments drawn", file=sys.stderr)
-    pictures = {name: arena["background"] for name, arena in zip(capture.cameras, arenas, strict=True) if arena}
-    preview_sheet(output, rows, pictures)
