@@ -89,7 +89,8 @@ def cameras(
     _check_agreement(capture, rig, measures, places, settings)
     large = oversized(rig, places.triangulated_mm, measures.area_px, settings.max_area_ratio)
     flags = measures.flags | np.where(large, Flag.LARGE, 0).astype(measures.flags.dtype)
-    radius_mm = outline_radius(rig, places.triangulated_mm, places.outline_rays)
+    own_rays = np.where(places.found[..., None, None], places.outline_rays, np.nan)
+    radius_mm = outline_radius(rig, places.triangulated_mm, own_rays)
     _check_unit(capture, radius_mm)
     radius_mm[_uncarved(measures, places, settings)] = np.nan
     hulls = carve_hulls(
