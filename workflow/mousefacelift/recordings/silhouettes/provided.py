@@ -37,6 +37,17 @@ def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Pa
 
 
 def check_files(capture: Capture, settings: Center) -> None:
+    """Raise UserError as `check_headers`, or if a camera's first mask holds something else than the settings say.
+
+    So masks of another kind stop a run before its first job.
+    """
+    check_headers(capture, settings)
+    first = max(0, -min(capture.sync))
+    for view in range(len(capture.cameras)):
+        next(masks(capture, view, range(first, first + 1), settings))
+
+
+def check_headers(capture: Capture, settings: Center) -> None:
     """Raise UserError, from the headers alone, if masks are missing, do not fit their video, or lack the chosen animal."""
     if not capture.masks:
         raise UserError(
@@ -145,7 +156,7 @@ def masks(
     """
     meaning = meaning or _meaning(capture, view, settings)
     path, where = capture.masks[view], f"capture {capture.name}, camera {capture.cameras[view]}"
-    own = own_frames(capture, path, view, frames)
+    own = own_frames(capture, path, view, frames, settings)
     stored = open_masks(path).read(own, where, settings.timing, capture_fps(capture), threads)
     for index, each in zip(frames, stored, strict=True):
         if isinstance(each, Missing):

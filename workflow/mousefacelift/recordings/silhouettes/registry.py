@@ -60,7 +60,7 @@ class Method:
         needs_arena: whether the empty arena is estimated first, for the argument `arena`.
         check: raises UserError before the first job if the settings cannot work; given a capture's name for its text.
         files: the files read beside the videos, by name, as inputs of a rule.
-        check_files: raises UserError if these files do not fit the videos, by their headers alone.
+        check_files: raises UserError if these files do not fit the videos, by their headers and their first frames.
     """
 
     silhouettes: Silhouettes
