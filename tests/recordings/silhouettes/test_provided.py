@@ -147,6 +147,19 @@ def test_of_a_palette_the_numbers_are_labels_and_the_colours_are_named(folder):
     assert "center.masks_are: labels" in said
 
 
+@pytest.mark.parametrize("name", ["{:05d}.png", "{:05d}.jpg"])
+def test_a_small_animal_in_another_colour_is_not_taken_for_a_part_of_the_mouse(tmp_path, name):
+    mouse = np.zeros((300, 400), np.uint8)
+    mouse[20:280, 20:300] = 255
+    small = np.zeros_like(mouse)
+    small[100:110, 340:350] = 255  # a seven-hundredth of the mouse's area
+    masks = image_folder(tmp_path / "m", lambda k: np.dstack([0 * mouse, small, mouse]), name)
+    assert "the mask holds the colours" in error(capture_of(tmp_path, masks, (400, 300)))
+    alone = image_folder(tmp_path / "n", lambda k: np.dstack([0 * mouse, 0 * mouse, mouse]), name)
+    (mask, *_) = found(capture_of(tmp_path, alone, (400, 300)))
+    assert np.mean(mask != (mouse > 0)) < 0.002
+
+
 def test_a_palette_of_black_and_white_is_a_mask(folder):
     assert is_blob(
         found(folder(lambda k: palette_image(k, [0, 0, 0, 255, 255, 255], lambda k: blob(k).astype(np.uint8))))

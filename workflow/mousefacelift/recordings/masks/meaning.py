@@ -124,34 +124,38 @@ class Meaning:
         if grey.min() == grey.max():
             return
         self._checked += 1
-        numbers = stored.numbers()
-        seen = looks.values(grey if numbers is None or self._reading != self._grey else numbers)
         lossy = f" (as {self._file.lossy} they are no longer exact)" if self._file.lossy else ""
         # What a codec leaves of a mouse that has gone has several dark values, too.
         if not lossy and looks.several_labels(grey, self._min_area):
             raise self._wrong(
-                where, f"the mask holds {seen}, several animals or classes: set center.masks_are: labels and say which is "
+                where, f"the mask holds {self._seen_in(stored, grey)}, several animals or classes: set center.masks_are: labels and say which is "
                 "the mouse in the table's column 'label' or in center.animal"
             )  # fmt: skip
         if looks.dark_label(grey, self._min_area) and not self._white_elsewhere(grey):
             remedy = "write the masks as 0 and 255"
             if not lossy:
                 remedy += ", or set center.masks_are: labels"
+            seen = self._seen_in(stored, grey)
             raise self._wrong(where, f"the mask holds {seen}, but mouse is what is above 127{lossy}: {remedy}")
-        self._vote(grey, where, seen)
+        self._vote(stored, grey, where)
 
-    def _vote(self, grey: Image, where: str, seen: str) -> None:
+    def _seen_in(self, stored: Stored, grey: Image) -> str:
+        numbers = stored.numbers() if self._reading == self._grey else None
+        return looks.values(grey if numbers is None else numbers)
+
+    def _vote(self, stored: Stored, grey: Image, where: str) -> None:
         mask = 255 - grey if self._kind == "inverted" else grey
         if looks.inverted(mask, self._min_area):
             right = "inverted" if self._kind != "inverted" else "auto"
             self._votes["inverted"].append(
-                f"{where}: the masks look {'inverted' if right == 'inverted' else 'right as they are'} ({seen}; "
+                f"{where}: the masks look {'inverted' if right == 'inverted' else 'right as they are'} "
+                f"({self._seen_in(stored, grey)}; "
                 f"{'white' if right == 'inverted' else 'black'} all along the frame's border): set center.masks_are: {right} "
                 f"({self._path})"
             )
         elif looks.picture(grey, self._min_area):
             self._votes["picture"].append(
-                f"{where}: the mask holds {seen}, much of it neither black nor white, but mouse is what is above 127: write "
+                f"{where}: the mask holds {self._seen_in(stored, grey)}, much of it neither black nor white, but mouse is what is above 127: write "
                 f"the masks as 0 and 255 ({self._path})"
             )
         if self._checked == VOTES:
@@ -179,7 +183,7 @@ class Meaning:
 
     def _one_colour(self, stored: Stored, rgb: Image, where: str) -> NDArray[np.float64]:
         """The colour of a mask in one colour on black. Raises UserError if there is another."""
-        colour = looks.one_colour_on_black(rgb, self._colour)
+        colour = looks.one_colour_on_black(rgb, self._min_area, self._colour)
         if colour is None:
             numbers = stored.numbers()
             stand = "" if numbers is None else f", which stand for the {looks.values(numbers)}"
