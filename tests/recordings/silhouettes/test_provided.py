@@ -78,13 +78,41 @@ def test_of_labels_the_one_of_the_table_or_of_the_settings_is_the_mouse(film):
 
 def test_several_labels_without_a_choice_are_named(film):
     said = error(film(numbers), masks_are="labels")
-    assert "camera 1, frame 1: " in said  # the second animal comes then
+    assert "capture m, camera 1: the masks hold" in said
     assert "values 0, 1 and 2 in " in said
     assert "labels 1, 2: say which is the mouse in the table's column 'label' or in center.animal" in said
 
 
 def test_a_single_label_is_the_mouse(film):
     assert is_blob(found(film(lambda k: blob(k).astype(np.uint8) * 3), masks_are="labels"))
+
+
+def test_a_second_label_is_found_below_and_above_the_first(film):
+    """Wherever it comes: the larger number may have been there alone before."""
+
+    def swapped(k):
+        return blob(k).astype(np.uint8) * (2 if k == 0 else 1) + other(k) * np.uint8(2)
+
+    for make in (numbers, swapped):
+        assert "labels 1, 2: say which is the mouse" in error(film(make), masks_are="labels")
+
+
+@pytest.mark.parametrize("method", ["background", "onnx"])
+def test_an_animal_cannot_be_chosen_where_no_masks_number_them(film, method):
+    capture = film(white, label=1)
+    with pytest.raises(UserError, match=rf"center\.masks: {method} finds one animal"):
+        capture_frames(capture, Center(masks=method))
+
+
+def test_black_and_white_from_a_lossy_video_codec_is_a_mask(tmp_path):
+    path = write_video(tmp_path / "m.mp4", [white(k) for k in FRAMES], "yuv420p", codec="libx264")
+    assert np.mean(np.array(found(capture_of(tmp_path, path))) != stack()) < 0.01
+
+
+def test_two_animals_of_which_each_chunk_shows_one_are_known_before_the_first(film):
+    capture = film(lambda k: blob(k).astype(np.uint8) * (1 if k < 3 else 2))
+    with pytest.raises(UserError, match=r"camera 1: the masks hold .*labels 1, 2: say which is the mouse"):
+        capture_frames(capture, Center(masks_are="labels"))
 
 
 def test_a_label_that_no_mask_holds_is_an_error_with_the_labels_there(film):

@@ -68,14 +68,23 @@ class Meaning:
                 f"the mask holds {looks.colours(stored)}; labels are numbers: write an image of each animal's number",
             )
         if self._label is not None:
-            if self._checked < CHECKED and not self._seen & {self._label or ZERO}:
+            # Whether a file that lists its animals holds this one is known from its headers.
+            if self._file.labels is None and self._checked < CHECKED and not self._seen & {self._label or ZERO}:
                 self._look_for_label(numbers)
             return numbers
-        found = looks.labels(numbers) if self._only is None or numbers.max() != self._only else [self._only]
-        if len(known := {*found, *([self._only] if self._only else [])}) > 1:
-            raise self._wrong(where, f"the masks hold {looks.values(numbers)}: {several(sorted(known))}")
-        self._only = found[0] if found else self._only
+        marked = np.count_nonzero(numbers)
+        if marked and (self._only is None or np.count_nonzero(numbers == self._only) != marked):
+            known = {*looks.labels(numbers), *([self._only] if self._only else [])}
+            if len(known) > 1:
+                raise self._wrong(where, f"the masks hold {looks.values(numbers)}: {several(sorted(known))}")
+            (self._only,) = known
         return (numbers > 0).astype(np.uint8)
+
+    def survey(self, where: str) -> None:
+        """Raise UserError if masks all over a file hold several animals and none was chosen: a chunk may show one alone."""
+        if self.labelled and self._label is None and self._file.labels is None:
+            for stored in self._elsewhere():
+                self.animals(stored, where)
 
     def finish(self) -> None:
         """Say what only all masks of a chunk show. Raises UserError."""

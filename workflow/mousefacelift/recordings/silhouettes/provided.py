@@ -28,7 +28,7 @@ from mousefacelift.recordings.video import Frame, Missing, probe
 Identities = NDArray[np.uint16]
 
 LARGEST_RATIO = 8  # of a video's size to its masks', either way
-SAMPLED = 32  # masks from all over a file, to settle a doubt
+SAMPLED = 16  # masks from all over a file, to settle a doubt
 
 
 def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Path]:
@@ -43,8 +43,10 @@ def check_files(capture: Capture, settings: Center) -> None:
     """
     check_headers(capture, settings)
     first = max(0, -min(capture.sync))
-    for view in range(len(capture.cameras)):
-        next(masks(capture, view, range(first, first + 1), settings))
+    for view, name in enumerate(capture.cameras):
+        meaning = _meaning(capture, view, settings)
+        next(masks(capture, view, range(first, first + 1), settings, meaning=meaning))
+        meaning.survey(f"capture {capture.name}, camera {name}")
 
 
 def check_headers(capture: Capture, settings: Center) -> None:

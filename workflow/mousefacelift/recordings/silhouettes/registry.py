@@ -47,8 +47,13 @@ def _no_files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] 
     return {}
 
 
-def _no_file_check(capture: Capture, settings: Center) -> None:
-    """There are no files beside the videos."""
+def _one_animal(capture: Capture, settings: Center) -> None:
+    """Raise UserError if an animal was chosen, which only masks with numbers can show."""
+    if capture.label is not None or settings.animal is not None:
+        raise UserError(
+            f"capture {capture.name}: center.masks: {settings.masks} finds one animal; to choose one by the table's column 'label' "
+            "or by center.animal, provide masks that number the animals (center.masks: provided)"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Method:
     needs_arena: bool = False
     check: Callable[[str, Center], None] = _no_check
     files: Callable[[Capture, Center], dict[str, tuple[Path, ...] | Path]] = _no_files
-    check_files: Callable[[Capture, Center], None] = _no_file_check
+    check_files: Callable[[Capture, Center], None] = _one_animal
 
 
 METHODS: dict[str, Method] = {
