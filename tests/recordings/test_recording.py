@@ -8,7 +8,7 @@ import pytest
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
-from mousefacelift.recordings.reading import read_camera
+from mousefacelift.recordings.reading import own_frames, read_camera
 from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.video import Missing
 from support.rodent import demo_capture, write_video
@@ -140,3 +140,26 @@ def test_an_image_of_another_size_or_depth_is_missing_and_named(tmp_path):
     assert [shown(frame) for frame in frames] == [0, 1, None, None, 4, 5]
     assert "frame_000002.png: is 48x16 px, the first one 48x32" in frames[2].reason
     assert "frame_000003.png: has 16 bits per value" in frames[3].reason
+
+
+def lacking(tmp_path, numbers):
+    """A film of 8 frames and masks with these numbers."""
+    return capture([film(tmp_path / "v.mkv", range(8))] * 2, masks=[folder(tmp_path / "m", numbers)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first"), [(range(3, 8), 0), (range(2, 6), 0), (range(3, 9), 1), (range(5, 13), 5)]
+)
+def test_masks_that_begin_late_beside_a_video_are_never_laid_on_its_first_frames(tmp_path, numbers, first):
+    one = lacking(tmp_path, numbers)
+    assert len(capture_frames(one, SKIP)) == 8
+    assert list(own_frames(one, one.masks[0], 0, range(8), SKIP)) == list(range(first, first + 8))
+    if first < min(numbers):
+        with pytest.raises(UserError, match=r"begin differently .*skip|has 8 frames, its masks"):
+            capture_frames(one, SETTINGS)
+
+
+@pytest.mark.parametrize("numbers", [range(1, 8), range(1, 5), range(15, 20)])
+def test_masks_that_may_be_numbered_from_0_or_from_1_are_an_error(tmp_path, numbers):
+    with pytest.raises(UserError, match=f"numbers run from {numbers[0]} to {numbers[-1]} and the videos have 8 frames"):
+        capture_frames(lacking(tmp_path, numbers), SKIP)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mousefacelift.artifacts.center import Flag
 from mousefacelift.base.errors import UserError
@@ -15,6 +16,7 @@ from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
 from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _touches, center, measure
+from support.maskfiles import hdf5, image_folder, npz
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -311,6 +313,55 @@ def test_labels_are_no_masks(short, tmp_path):
     noise = [np.random.default_rng(k).integers(0, 4, (1024, 1152)).astype(np.uint8) for k in range(4)]
     capture = replace(short, masks=(short.masks[0], write_video(tmp_path / "noise.mkv", noise, "gray")))
     center(capture, 0, tmp_path / "0.h5", SETTINGS)  # a lossy mask of an empty arena
+
+
+def two_labels(mask):
+    """The mouse as 1, and something that is no mouse as 2."""
+    labels = mask.astype(np.uint8)
+    labels[:60, :80][~mask[:60, :80]] = 2
+    return labels
+
+
+def palette_of(mask):
+    image = Image.fromarray(two_labels(mask), "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, *[0] * 759])
+    return image
+
+
+LOSSLESS = {
+    "array": (lambda p, masks: npz(p.with_suffix(".npz"), masks=masks), {}),
+    "0 and 1 in an array": (lambda p, masks: hdf5(p.with_suffix(".h5"), masks=masks.astype(np.uint8)), {}),
+    "labels": (lambda p, masks: image_folder(p, lambda k: two_labels(masks[k]), frames=range(4)), {"animal": 1}),
+    "0 and 1": (lambda p, masks: image_folder(p, lambda k: masks[k].astype(np.uint8), frames=range(4)), {"masks_are": "labels"}),
+    "palette": (lambda p, masks: image_folder(p, lambda k: palette_of(masks[k]), frames=range(4)), {"animal": 1}),
+    "alpha": (
+        lambda p, masks: image_folder(p, lambda k: np.dstack([*[masks[k] * np.uint8(50)] * 3, masks[k] * np.uint8(255)]), frames=range(4)),
+        {"masks_are": "alpha"},
+    ),
+    "inverted": (
+        lambda p, masks: write_video(p.with_suffix(".mkv"), [np.where(mask, 0, 255).astype(np.uint8) for mask in masks], "gray"),
+        {"masks_are": "inverted"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LOSSLESS)
+def test_masks_of_any_form_that_loses_nothing_give_the_plain_masks_file_to_the_byte(short, tmp_path, form):
+    write, settings = LOSSLESS[form]
+    plain = [np.stack([frame.gray() > 127 for _, frame in read_frames(path, range(4), "")]) for path in short.masks]
+    other = tuple(write(tmp_path / f"mask{v}", masks) for v, masks in enumerate(plain))
+    center(short, 0, tmp_path / "plain.h5", SETTINGS)
+    center(replace(short, masks=other), 0, tmp_path / "other.h5", SETTINGS.model_copy(update=settings))
+    assert (tmp_path / "other.h5").read_bytes() == (tmp_path / "plain.h5").read_bytes()
+
+
+def test_half_size_masks_give_the_file_of_the_same_masks_in_full_size(short, tmp_path):
+    half = [np.stack([frame.gray()[::2, ::2] for _, frame in read_frames(path, range(4), "")]) for path in short.masks]
+    for name, scale in (("half", 1), ("full", 2)):
+        scaled = [masks.repeat(scale, axis=1).repeat(scale, axis=2) for masks in half]
+        files = tuple(write_video(tmp_path / f"{name}{v}.mkv", list(masks), "gray") for v, masks in enumerate(scaled))
+        center(replace(short, masks=files), 0, tmp_path / f"{name}.h5", SETTINGS)
+    assert (tmp_path / "half.h5").read_bytes() == (tmp_path / "full.h5").read_bytes()
 
 
 def test_a_capture_without_masks_says_what_to_do(short, tmp_path):

@@ -78,13 +78,41 @@ def test_of_labels_the_one_of_the_table_or_of_the_settings_is_the_mouse(film):
 
 def test_several_labels_without_a_choice_are_named(film):
     said = error(film(numbers), masks_are="labels")
-    assert "camera 1, frame 1: " in said  # the second animal comes then
+    assert "capture m, camera 1: the masks hold" in said
     assert "values 0, 1 and 2 in " in said
     assert "labels 1, 2: say which is the mouse in the table's column 'label' or in center.animal" in said
 
 
 def test_a_single_label_is_the_mouse(film):
     assert is_blob(found(film(lambda k: blob(k).astype(np.uint8) * 3), masks_are="labels"))
+
+
+def test_a_second_label_is_found_below_and_above_the_first(film):
+    """Wherever it comes: the larger number may have been there alone before."""
+
+    def swapped(k):
+        return blob(k).astype(np.uint8) * (2 if k == 0 else 1) + other(k) * np.uint8(2)
+
+    for make in (numbers, swapped):
+        assert "labels 1, 2: say which is the mouse" in error(film(make), masks_are="labels")
+
+
+@pytest.mark.parametrize("method", ["background", "onnx"])
+def test_an_animal_cannot_be_chosen_where_no_masks_number_them(film, method):
+    capture = film(white, label=1)
+    with pytest.raises(UserError, match=rf"center\.masks: {method} finds one animal"):
+        capture_frames(capture, Center(masks=method))
+
+
+def test_black_and_white_from_a_lossy_video_codec_is_a_mask(tmp_path):
+    path = write_video(tmp_path / "m.mp4", [white(k) for k in FRAMES], "yuv420p", codec="libx264")
+    assert np.mean(np.array(found(capture_of(tmp_path, path))) != stack()) < 0.01
+
+
+def test_two_animals_of_which_each_chunk_shows_one_are_known_before_the_first(film):
+    capture = film(lambda k: blob(k).astype(np.uint8) * (1 if k < 3 else 2))
+    with pytest.raises(UserError, match=r"camera 1: the masks hold .*labels 1, 2: say which is the mouse"):
+        capture_frames(capture, Center(masks_are="labels"))
 
 
 def test_a_label_that_no_mask_holds_is_an_error_with_the_labels_there(film):
@@ -145,6 +173,19 @@ def test_of_a_palette_the_numbers_are_labels_and_the_colours_are_named(folder):
     assert "frame 1: the mask holds the colours (0, 0, 0) in " in said
     assert ", which stand for the values 0, 1 and 2 in " in said
     assert "center.masks_are: labels" in said
+
+
+@pytest.mark.parametrize("name", ["{:05d}.png", "{:05d}.jpg"])
+def test_a_small_animal_in_another_colour_is_not_taken_for_a_part_of_the_mouse(tmp_path, name):
+    mouse = np.zeros((300, 400), np.uint8)
+    mouse[20:280, 20:300] = 255
+    small = np.zeros_like(mouse)
+    small[100:110, 340:350] = 255  # a seven-hundredth of the mouse's area
+    masks = image_folder(tmp_path / "m", lambda k: np.dstack([0 * mouse, small, mouse]), name)
+    assert "the mask holds the colours" in error(capture_of(tmp_path, masks, (400, 300)))
+    alone = image_folder(tmp_path / "n", lambda k: np.dstack([0 * mouse, 0 * mouse, mouse]), name)
+    (mask, *_) = found(capture_of(tmp_path, alone, (400, 300)))
+    assert np.mean(mask != (mouse > 0)) < 0.002
 
 
 def test_a_palette_of_black_and_white_is_a_mask(folder):

@@ -36,14 +36,16 @@ def read_camera(
     """
     where = f"capture {capture.name}, camera {capture.cameras[view]}"
     numbered = first_image(files[view]) is not None
-    local = _shifted(frames, capture.sync[view] + (_first_image(capture) if numbered else 0))
+    local = _shifted(frames, capture.sync[view] + (first_number(capture, settings) if numbered else 0))
     for _, frame in read_frames(files[view], local, where, settings.timing, capture_fps(capture), threads):
         yield frame
 
 
-def own_frames(capture: Capture, masks: Path, view: int, frames: range) -> range:
+def own_frames(capture: Capture, masks: Path, view: int, frames: range, settings: Center) -> range:
     """The indices in one camera's mask file of the capture's frames."""
-    return _shifted(frames, capture.sync[view] + (_first_image(capture) if open_masks(masks).first is not None else 0))
+    return _shifted(
+        frames, capture.sync[view] + (first_number(capture, settings) if open_masks(masks).first is not None else 0)
+    )
 
 
 def _shifted(frames: range, by: int) -> range:
@@ -53,7 +55,7 @@ def _shifted(frames: range, by: int) -> range:
 def masks_length(capture: Capture, masks: Path, settings: Center, fps: float) -> int:
     """The index after the last frame of one of a capture's mask files, before `sync` is considered."""
     file = open_masks(masks)
-    return file.length(settings.timing, fps) - (0 if file.first is None else _first_image(capture))
+    return file.length(settings.timing, fps) - (0 if file.first is None else first_number(capture, settings))
 
 
 def first_numbers(capture: Capture) -> dict[Path, int]:
@@ -66,9 +68,30 @@ def first_numbers(capture: Capture) -> dict[Path, int]:
 def recording_length(capture: Capture, path: Path, settings: Center, fps: float) -> int:
     """The index after the last frame of one of a capture's recordings, before `sync` is considered."""
     count = length(path, settings.timing, fps)
-    return count - _first_image(capture) if first_image(path) is not None else count
+    return count - first_number(capture, settings) if first_image(path) is not None else count
 
 
-def _first_image(capture: Capture) -> int:
-    """The number of frame 0 where names number the frames: the lowest in any of the capture's recordings."""
-    return min(first_numbers(capture).values(), default=0)
+def first_number(capture: Capture, settings: Center) -> int:
+    """The number of frame 0 where names number the frames.
+
+    It is the lowest in any of the capture's recordings. Where only masks are numbered, beside videos that are not, it is the
+    lowest if the masks are as many as the frames; else masks are lacking, and numbers count from 0, or from 1 if the last one
+    is the number of frames.
+
+    Raises UserError if masks are lacking and it could be either.
+    """
+    numbers = first_numbers(capture)
+    lowest = min(numbers.values(), default=0)
+    if not lowest or set(numbers) & set(capture.videos):
+        return lowest
+    fps = capture_fps(capture)
+    frames = max(length(path, settings.timing, fps) for path in capture.videos)
+    end = max(open_masks(path).length(settings.timing, fps) for path in capture.masks if path in numbers)
+    if end - lowest >= frames:
+        return lowest
+    if end == frames + 1 or (end <= frames and lowest > 1):
+        return end - frames if end > frames else 0
+    raise UserError(
+        f"capture {capture.name}: the masks' numbers run from {lowest} to {end - 1} and the videos have {frames} frames, so that "
+        "it is not clear which frame a number means: number the masks from 0, or write one for every frame"
+    )

@@ -7,7 +7,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
 from mousefacelift.geometry.camera import Rig
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.reading import capture_fps, first_numbers, recording_length
+from mousefacelift.recordings.reading import capture_fps, first_number, first_numbers, recording_length
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.recordings.video import probe
 from mousefacelift.rigs.checks import check_lengths
@@ -88,7 +88,7 @@ def _check_rates(capture: Capture, settings: Center) -> None:
 def check_numbers(capture: Capture, settings: Center) -> None:
     """Raise UserError if a folder of images, which their frames number, starts later than the others and frames may not lack."""
     first = first_numbers(capture)
-    if len(set(first.values())) > 1 and settings.on_bad_frame == "error":
+    if settings.on_bad_frame == "error" and first and max(first.values()) > first_number(capture, settings):
         listed = ", ".join(f"{path}: {number}" for path, number in first.items())
         raise UserError(
             f"capture {capture.name}: the numbers in the images' names, which are those of the frames, begin differently "

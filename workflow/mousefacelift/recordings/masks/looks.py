@@ -67,10 +67,12 @@ def coloured(rgb: Image, min_area: int) -> bool:
     return cv2.countNonZero((spread > COLOURED).view(np.uint8)) >= min_area
 
 
-def one_colour_on_black(rgb: Image, before: NDArray[np.float64] | None = None) -> NDArray[np.float64] | None:
+def one_colour_on_black(
+    rgb: Image, min_area: int, before: NDArray[np.float64] | None = None
+) -> NDArray[np.float64] | None:
     """The colour [3], of length 1, of all that is not black [H, W, 3], as of a red mouse on black.
 
-    None if there are several colours, or another than in the masks before.
+    None if there is an area of another colour, or of another than in the masks before.
     """
     bright = _strongest(rgb) > 100
     pixels = rgb[bright].astype(np.float64)
@@ -81,7 +83,11 @@ def one_colour_on_black(rgb: Image, before: NDArray[np.float64] | None = None) -
     hues = pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
     middle = np.median(hues, axis=0)
     colour = middle / np.linalg.norm(middle) if before is None else before
-    return colour if np.mean(hues @ colour > np.cos(np.deg2rad(15))) > 0.95 else None
+    other = np.zeros(bright.shape, np.uint8)
+    other[bright] = hues @ colour < np.cos(np.deg2rad(15))
+    # Along edges a lossy codec mixes colours: what counts is an area.
+    inside = cv2.erode(other, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return colour if cv2.countNonZero(inside) < min_area / 2 else None
 
 
 def several_labels(grey: Image, min_area: int) -> bool:
@@ -119,8 +125,10 @@ def picture(grey: Image, min_area: int) -> bool:
     """Whether much of what a mask [H, W] shows is neither black nor white, nor one level, and not only along edges."""
     between = cv2.inRange(grey, DARK + 1, 255 - DARK)
     inside = cv2.erode(between, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    if cv2.countNonZero(inside) < min_area:
+        return False
     shown = grey[grey > DARK].astype(np.int16)
-    if cv2.countNonZero(inside) < max(min_area, 0.3 * shown.size):
+    if cv2.countNonZero(inside) < 0.3 * shown.size:
         return False
     return bool(np.mean(abs(shown - np.median(shown)) < DARK) < 0.7)
 

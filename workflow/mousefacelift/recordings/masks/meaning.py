@@ -68,14 +68,23 @@ class Meaning:
                 f"the mask holds {looks.colours(stored)}; labels are numbers: write an image of each animal's number",
             )
         if self._label is not None:
-            if self._checked < CHECKED and not self._seen & {self._label or ZERO}:
+            # Whether a file that lists its animals holds this one is known from its headers.
+            if self._file.labels is None and self._checked < CHECKED and not self._seen & {self._label or ZERO}:
                 self._look_for_label(numbers)
             return numbers
-        found = looks.labels(numbers) if self._only is None or numbers.max() != self._only else [self._only]
-        if len(known := {*found, *([self._only] if self._only else [])}) > 1:
-            raise self._wrong(where, f"the masks hold {looks.values(numbers)}: {several(sorted(known))}")
-        self._only = found[0] if found else self._only
+        marked = np.count_nonzero(numbers)
+        if marked and (self._only is None or np.count_nonzero(numbers == self._only) != marked):
+            known = {*looks.labels(numbers), *([self._only] if self._only else [])}
+            if len(known) > 1:
+                raise self._wrong(where, f"the masks hold {looks.values(numbers)}: {several(sorted(known))}")
+            (self._only,) = known
         return (numbers > 0).astype(np.uint8)
+
+    def survey(self, where: str) -> None:
+        """Raise UserError if masks all over a file hold several animals and none was chosen: a chunk may show one alone."""
+        if self.labelled and self._label is None and self._file.labels is None:
+            for stored in self._elsewhere():
+                self.animals(stored, where)
 
     def finish(self) -> None:
         """Say what only all masks of a chunk show. Raises UserError."""
@@ -124,34 +133,38 @@ class Meaning:
         if grey.min() == grey.max():
             return
         self._checked += 1
-        numbers = stored.numbers()
-        seen = looks.values(grey if numbers is None or self._reading != self._grey else numbers)
         lossy = f" (as {self._file.lossy} they are no longer exact)" if self._file.lossy else ""
         # What a codec leaves of a mouse that has gone has several dark values, too.
         if not lossy and looks.several_labels(grey, self._min_area):
             raise self._wrong(
-                where, f"the mask holds {seen}, several animals or classes: set center.masks_are: labels and say which is "
+                where, f"the mask holds {self._seen_in(stored, grey)}, several animals or classes: set center.masks_are: labels and say which is "
                 "the mouse in the table's column 'label' or in center.animal"
             )  # fmt: skip
         if looks.dark_label(grey, self._min_area) and not self._white_elsewhere(grey):
             remedy = "write the masks as 0 and 255"
             if not lossy:
                 remedy += ", or set center.masks_are: labels"
+            seen = self._seen_in(stored, grey)
             raise self._wrong(where, f"the mask holds {seen}, but mouse is what is above 127{lossy}: {remedy}")
-        self._vote(grey, where, seen)
+        self._vote(stored, grey, where)
 
-    def _vote(self, grey: Image, where: str, seen: str) -> None:
+    def _seen_in(self, stored: Stored, grey: Image) -> str:
+        numbers = stored.numbers() if self._reading == self._grey else None
+        return looks.values(grey if numbers is None else numbers)
+
+    def _vote(self, stored: Stored, grey: Image, where: str) -> None:
         mask = 255 - grey if self._kind == "inverted" else grey
         if looks.inverted(mask, self._min_area):
             right = "inverted" if self._kind != "inverted" else "auto"
             self._votes["inverted"].append(
-                f"{where}: the masks look {'inverted' if right == 'inverted' else 'right as they are'} ({seen}; "
+                f"{where}: the masks look {'inverted' if right == 'inverted' else 'right as they are'} "
+                f"({self._seen_in(stored, grey)}; "
                 f"{'white' if right == 'inverted' else 'black'} all along the frame's border): set center.masks_are: {right} "
                 f"({self._path})"
             )
         elif looks.picture(grey, self._min_area):
             self._votes["picture"].append(
-                f"{where}: the mask holds {seen}, much of it neither black nor white, but mouse is what is above 127: write "
+                f"{where}: the mask holds {self._seen_in(stored, grey)}, much of it neither black nor white, but mouse is what is above 127: write "
                 f"the masks as 0 and 255 ({self._path})"
             )
         if self._checked == VOTES:
@@ -179,7 +192,7 @@ class Meaning:
 
     def _one_colour(self, stored: Stored, rgb: Image, where: str) -> NDArray[np.float64]:
         """The colour of a mask in one colour on black. Raises UserError if there is another."""
-        colour = looks.one_colour_on_black(rgb, self._colour)
+        colour = looks.one_colour_on_black(rgb, self._min_area, self._colour)
         if colour is None:
             numbers = stored.numbers()
             stand = "" if numbers is None else f", which stand for the {looks.values(numbers)}"

@@ -21,7 +21,7 @@ from mousefacelift.recordings.masks.registry import form_of, open_masks
 from mousefacelift.recordings.masks.stored import ZERO
 from mousefacelift.recordings.reading import capture_fps, masks_length, own_frames, recording_length
 from mousefacelift.recordings.recording import check_numbers
-from mousefacelift.recordings.silhouettes.provided import check_files, identity, is_labelled, masks
+from mousefacelift.recordings.silhouettes.provided import check_headers, identity, is_labelled, masks
 from mousefacelift.recordings.video import Missing, probe
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def import_masks(
     if keep_labels and settings.animal is not None:
         raise UserError("--keep-labels writes all animals, and --animal one of them: choose")
     # Several animals without a choice would be an error; where all are kept, any choice will do for the check.
-    check_files(_any_animal(capture) if keep_labels else capture, settings)
+    check_headers(_any_animal(capture) if keep_labels else capture, settings)
     check_numbers(capture, settings)
     with ExitStack() as stack:
         temporary = [stack.enter_context(atomic(path)) for path in outputs]
@@ -174,7 +174,7 @@ def _all_animals(capture: Capture, view: int, frames: range, settings: Center) -
     if file.lossy:
         raise UserError(f"{where}: {path}: {file.lossy} does not keep labels' values")
     narrow = file.labels is not None and max(file.labels, default=0) < 256
-    own = own_frames(capture, path, view, frames)
+    own = own_frames(capture, path, view, frames, settings)
     for index, stored in zip(frames, file.read(own, where, settings.timing, capture_fps(capture), 1), strict=True):
         if isinstance(stored, Missing):
             yield stored

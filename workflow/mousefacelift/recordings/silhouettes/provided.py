@@ -28,7 +28,7 @@ from mousefacelift.recordings.video import Frame, Missing, probe
 Identities = NDArray[np.uint16]
 
 LARGEST_RATIO = 8  # of a video's size to its masks', either way
-SAMPLED = 32  # masks from all over a file, to settle a doubt
+SAMPLED = 16  # masks from all over a file, to settle a doubt
 
 
 def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Path]:
@@ -37,6 +37,19 @@ def files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] | Pa
 
 
 def check_files(capture: Capture, settings: Center) -> None:
+    """Raise UserError as `check_headers`, or if a camera's first mask holds something else than the settings say.
+
+    So masks of another kind stop a run before its first job.
+    """
+    check_headers(capture, settings)
+    first = max(0, -min(capture.sync))
+    for view, name in enumerate(capture.cameras):
+        meaning = _meaning(capture, view, settings)
+        next(masks(capture, view, range(first, first + 1), settings, meaning=meaning))
+        meaning.survey(f"capture {capture.name}, camera {name}")
+
+
+def check_headers(capture: Capture, settings: Center) -> None:
     """Raise UserError, from the headers alone, if masks are missing, do not fit their video, or lack the chosen animal."""
     if not capture.masks:
         raise UserError(
@@ -145,7 +158,7 @@ def masks(
     """
     meaning = meaning or _meaning(capture, view, settings)
     path, where = capture.masks[view], f"capture {capture.name}, camera {capture.cameras[view]}"
-    own = own_frames(capture, path, view, frames)
+    own = own_frames(capture, path, view, frames, settings)
     stored = open_masks(path).read(own, where, settings.timing, capture_fps(capture), threads)
     for index, each in zip(frames, stored, strict=True):
         if isinstance(each, Missing):

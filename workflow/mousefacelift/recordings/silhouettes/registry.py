@@ -62,8 +62,13 @@ def _no_files(capture: Capture, settings: Center) -> dict[str, tuple[Path, ...] 
     return {}
 
 
-def _no_file_check(capture: Capture, settings: Center) -> None:
-    """There are no files beside the videos."""
+def _one_animal(capture: Capture, settings: Center) -> None:
+    """Raise UserError if an animal was chosen, which only masks with numbers can show."""
+    if capture.label is not None or settings.animal is not None:
+        raise UserError(
+            f"capture {capture.name}: center.masks: {settings.masks} finds one animal; to choose one by the table's column 'label' "
+            "or by center.animal, provide masks that number the animals (center.masks: provided)"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Method:
         identities: tells the animals of one recording apart; None for a method that cannot.
         check: raises UserError before the first job if the settings cannot work; given a capture's name for its text.
         files: the files read beside the videos, by name, as inputs of a rule.
-        check_files: raises UserError if these files do not fit the videos, by their headers alone.
+        check_files: raises UserError if these files do not fit the videos, by their headers and their first frames.
     """
 
     silhouettes: Silhouettes
@@ -84,7 +89,7 @@ class Method:
     identities: Identities | None = None
     check: Callable[[str, Center], None] = _no_check
     files: Callable[[Capture, Center], dict[str, tuple[Path, ...] | Path]] = _no_files
-    check_files: Callable[[Capture, Center], None] = _no_file_check
+    check_files: Callable[[Capture, Center], None] = _one_animal
 
 
 METHODS: dict[str, Method] = {
