@@ -11,7 +11,7 @@ def edge(image, mask):
 
 
 def holes(mask):
-    return outlines.holes(mask, borders(mask))
+    return outlines.holes(np.count_nonzero(mask), borders(mask))
 
 
 def mouse(blur=0.0, inside=40, outside=200):
@@ -59,6 +59,14 @@ def test_holes_are_a_share_of_the_filled_silhouette():
     hollow = mask.copy()
     cv2.circle(hollow, (150, 120), 20, 0, -1)
     assert holes(hollow) == pytest.approx(1 - np.count_nonzero(hollow) / np.count_nonzero(mask))
+
+
+def test_a_thin_tail_a_lone_pixel_and_a_line_have_no_holes():
+    _, mask = mouse()
+    cv2.line(mask, (230, 150), (290, 200), 255, 1)
+    mask[5, 5] = 255
+    mask[10, 20:60] = 255
+    assert holes(mask) == 0
 
 
 def test_a_silhouettes_box_is_looked_at_where_it_lies_in_the_picture():

@@ -102,7 +102,7 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
         _support(contours) + [x, y],
         sharpness,
         edge(rgb, contours, (x - x0, y - y0)),
-        holes(part, contours),
+        holes(area, contours),
         flags,
         window,
     )
