@@ -2,7 +2,16 @@ import cv2
 import numpy as np
 import pytest
 
-from mousefacelift.geometry.outlines import edge, holes
+from mousefacelift.geometry import outlines
+from mousefacelift.geometry.outlines import borders
+
+
+def edge(image, mask):
+    return outlines.edge(image, borders(mask))
+
+
+def holes(mask):
+    return outlines.holes(np.count_nonzero(mask), borders(mask))
 
 
 def mouse(blur=0.0, inside=40, outside=200):
@@ -50,3 +59,17 @@ def test_holes_are_a_share_of_the_filled_silhouette():
     hollow = mask.copy()
     cv2.circle(hollow, (150, 120), 20, 0, -1)
     assert holes(hollow) == pytest.approx(1 - np.count_nonzero(hollow) / np.count_nonzero(mask))
+
+
+def test_a_thin_tail_a_lone_pixel_and_a_line_have_no_holes():
+    _, mask = mouse()
+    cv2.line(mask, (230, 150), (290, 200), 255, 1)
+    mask[5, 5] = 255
+    mask[10, 20:60] = 255
+    assert holes(mask) == 0
+
+
+def test_a_silhouettes_box_is_looked_at_where_it_lies_in_the_picture():
+    image, mask = mouse()
+    x, y, w, h = cv2.boundingRect(mask)
+    assert outlines.edge(image, borders(mask[y : y + h, x : x + w].copy()), (x, y)) == edge(image, mask)

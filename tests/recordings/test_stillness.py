@@ -69,3 +69,8 @@ def test_the_brightness_of_the_light_is_no_movement():
         for k, f in enumerate(frames)
     ]
     assert not movement(bright, LEAST).still
+
+
+def test_a_few_frames_do_not_tell_whether_a_mouse_is_still():
+    assert movement(film(trembling(12)), LEAST).still
+    assert not movement(film(trembling(6)), LEAST).still

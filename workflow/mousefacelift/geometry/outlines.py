@@ -1,5 +1,6 @@
 """How well a silhouette's outline fits the picture it was made from. Arrays in, arrays out, no files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -7,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
+Border = NDArray[np.int32]
 
-POINTS = 128  # of the outline that are looked at
+LUMA = np.array([77, 150, 29], np.int32)  # BT.601, in 256ths
+POINTS = 64  # of the outline that are looked at
 TANGENT = 3  # a point's tangent goes through its neighbours at this many pixels on both sides
 NEAR, FAR = 2, 3  # px from the outline: what lies on its two sides is the mean of two pixels, clear of blurred edges
 SHIFTS = 4  # px by which the outline is moved in and out, to see where the picture's edge is
@@ -30,29 +33,39 @@ class Edge:
     offset_px: float
 
 
-def edge(rgb: Image, alpha: Image) -> Edge:
+def borders(alpha: Image) -> list[Border]:
+    """The outer borders of a silhouette [h, w], above 0 is mouse: [n, 1, 2] the border's pixels one by one, x and y."""
+    return [np.asarray(each, np.int32) for each in cv2.findContours(alpha, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]]
+
+
+def edge(rgb: Image, outer: Sequence[Border], corner: tuple[int, int] = (0, 0)) -> Edge:
     """Look across the outline of a silhouette's outer borders.
 
     Args:
         rgb: [h, w, 3] uint8, the picture.
-        alpha: [h, w] uint8, above 127 is mouse.
+        outer: what `borders` returned for the silhouette.
+        corner: x and y in the picture of the silhouette's pixel 0, 0.
 
     Returns:
         What is found; of NaN where all of the outline lies at the picture's border.
     """
     reach = SHIFTS + FAR
-    points, normals = _outline(alpha)
+    points, normals = _outline(outer)
+    height, width = rgb.shape[:2]
     steps = np.arange(-reach, reach + 1)
-    places = np.rint(points[:, None] + normals[:, None] * steps[:, None]).astype(np.intp)
-    inside = ((places >= 0) & (places < [alpha.shape[1], alpha.shape[0]])).all(axis=(1, 2))
+    places = np.rint(points[:, None] + corner + normals[:, None] * steps[:, None]).astype(np.intp)
+    # The farthest places alone: those between lie in the picture if these do.
+    ends = places[:, [0, -1]]
+    inside = ((ends >= 0) & (ends < [width, height])).all(axis=(1, 2))
     if not inside.any():
         return Edge(np.nan, np.nan, np.nan)
     x, y = np.moveaxis(places[inside], -1, 0)
-    profile = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[y, x].astype(np.int32)
+    # Only here, not of the whole picture: luma times 256.
+    profile = rgb[y, x].astype(np.int32) @ LUMA
     pairs = profile[:, :-1] + profile[:, 1:]
     middle = reach + np.arange(-SHIFTS, SHIFTS + 1)
-    each = np.abs(pairs[:, middle + NEAR] - pairs[:, middle - FAR]) / 2
-    change = np.median(each, axis=0)
+    each = np.abs(pairs[:, middle + NEAR] - pairs[:, middle - FAR]) / 512
+    change = np.partition(each, len(each) // 2, axis=0)[len(each) // 2]
     bare = np.mean(each[:, SHIFTS - CLOSE : SHIFTS + CLOSE + 1].max(axis=1) < LEAST_STEP)
     # Around a sharp edge several places see it alike: it lies in their middle. The points are the last pixels of the
     # mouse, and the outline is half a pixel outside of their centres.
@@ -60,30 +73,24 @@ def edge(rgb: Image, alpha: Image) -> Edge:
     return Edge(float(change[SHIFTS]), float(bare), float(best.mean()) if change.max() >= LEAST_STEP else np.nan)
 
 
-def holes(alpha: Image) -> float:
-    """The share of a silhouette [h, w], filled, that is holes in it; above 127 is mouse. 0 without a silhouette."""
-    mouse = (alpha > 127).astype(np.uint8)
-    contours, _ = cv2.findContours(mouse, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    filled = np.zeros_like(mouse)
-    cv2.drawContours(filled, contours, -1, 1, cv2.FILLED)
-    area = cv2.countNonZero(filled)
-    return 1 - cv2.countNonZero(mouse) / area if area else 0.0
+def holes(area_px: int, outer: Sequence[Border]) -> float:
+    """The share of a silhouette, filled within its `borders`, that is holes in it; area_px: its pixels without them."""
+    # Pick's theorem: the pixels on and inside a border. It holds where a border runs along a thin part and back, too.
+    filled = sum(cv2.contourArea(border) + len(border) / 2 + 1 if len(border) > 1 else 1 for border in outer)
+    return 1 - area_px / filled if filled else 0.0
 
 
-def _outline(alpha: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points [n, 2] (x, y) of the outer borders of a silhouette [h, w], and unit normals that point out of it."""
-    contours, _ = cv2.findContours((alpha > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    places, normals = [np.zeros((0, 2))], [np.zeros((0, 2))]
-    total = sum(map(len, contours))
-    for contour in contours:
-        line = contour[:, 0].astype(np.float64)
-        if len(line) < 4 * TANGENT:
-            continue
-        tangent = np.roll(line, -TANGENT, axis=0) - np.roll(line, TANGENT, axis=0)
-        length = np.linalg.norm(tangent, axis=1)
-        some = np.flatnonzero(length > 0)[:: max(1, total // POINTS)]
-        # OpenCV goes round an outer border with the mouse on its left in a picture whose y points down.
-        normal = np.stack([-tangent[some, 1], tangent[some, 0]], axis=1) / length[some, None]
-        places.append(line[some])
-        normals.append(normal)
-    return np.concatenate(places), np.concatenate(normals)
+def _outline(outer: Sequence[Border]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points [n, 2] (x, y) of a silhouette's outer borders, and unit normals that point out of it."""
+    step = max(1, sum(map(len, outer)) // POINTS)
+    places, tangents = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for border in outer:
+        if len(border) >= 4 * TANGENT:
+            line, some = border[:, 0].astype(np.float64), np.arange(0, len(border), step)
+            places.append(line[some])
+            tangents.append(line[(some + TANGENT) % len(line)] - line[some - TANGENT])
+    point, tangent = np.concatenate(places), np.concatenate(tangents)
+    length = np.hypot(tangent[:, 0], tangent[:, 1])
+    known = length > 0
+    # OpenCV goes round an outer border with the mouse on its left in a picture whose y points down.
+    return point[known], np.stack([-tangent[known, 1], tangent[known, 0]], axis=1) / length[known, None]

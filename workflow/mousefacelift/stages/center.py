@@ -17,7 +17,7 @@ from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
-from mousefacelift.geometry.outlines import Edge, edge, holes
+from mousefacelift.geometry.outlines import Edge, borders, edge, holes
 from mousefacelift.recordings.animals import check_told_apart
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import capture_fps
@@ -85,7 +85,7 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     if area < settings.min_area_px:
         return _empty()
     flags = Flag(0)
-    contours, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours = borders(part)
     if len(contours) > 1 and _several(part, contours, settings.blob_fraction):
         flags |= Flag.SEVERAL_BLOBS
     if x == 0 or y == 0 or x + w == width or y + h == height:
@@ -105,8 +105,8 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
         area,
         _support(contours) + [x, y],
         sharpness,
-        edge(rgb, alpha),
-        holes(part),
+        edge(rgb, contours, (x - x0, y - y0)),
+        holes(area, contours),
         flags,
         window,
     )

@@ -12,6 +12,7 @@ from mousefacelift.recordings.silhouettes.segmentation import Image
 
 # A value that a pixel keeps may vary by this much to either side, grey levels, or by three deviations of the noise.
 STEADY, NOISES = 2.0, 3.0
+LEAST_FRAMES = 10  # of fewer, shares of the frames say nothing
 # Of the area that differs in a frame (median). Where a mouse stays, its fur and limbs move on the spot: most of its pixels
 # show no value in half of the frames. Measured at 0.5: 1.1 to 1.4 where it stays, at most 0.95 where it walks or rears;
 # at 0.35: 0.55 to 1.0, and at most 0.48.
@@ -28,7 +29,8 @@ class Movement:
 
     Attributes:
         moves: whether anything that could be an animal differs in any frame from what the frames have in common.
-        still: whether the mouse stays in one place for so long that the arena behind it is not seen.
+        still: whether the mouse stays in one place for so long that the arena behind it is not seen; False of fewer than
+        LEAST_FRAMES frames, which do not tell.
         still_share: share of the frames in which what moves is at its most usual place.
     """
 
@@ -62,7 +64,8 @@ def movement(small: Sequence[Image], min_area: float) -> Movement:
     trembles = np.median(thickness / extent) < THIN and everywhere < EXTENT * np.median(extent)
     near = np.linalg.norm(place - np.median(place, axis=0), axis=1) < np.median(extent)
     still_share = quiet.mean() if asleep else (near | quiet).mean()
-    return Movement(True, bool(unsettled or asleep or trembles), float(still_share))
+    still = len(level) >= LEAST_FRAMES and bool(unsettled or asleep or trembles)
+    return Movement(True, still, float(still_share))
 
 
 def _even_brightness(luma: Image) -> NDArray[np.float32]:
