@@ -36,3 +36,7 @@ rule all:
         rules.evaluate.output,
         rules.preview.input,
         rules.compare_cameras.output,
+
+
+onsuccess:
+    print_run(PLAN.per_capture("{results}/cameras/{capture}/qc.json"))

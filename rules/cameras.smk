@@ -29,7 +29,9 @@ rule cameras_capture:
         folder=subpath(output.rig, parent=True),
         row=of_job(PLAN.row, "capture"),
         settings=PLAN.settings("cameras"),
+        timing=PLAN.config.center.timing,
         version=STAGE_VERSIONS["cameras"],
     shell:
         "mousefacelift cameras --row {params.row:q} --settings {params.settings:q} --output {params.folder:q}"
+        " --timing {params.timing}"
         " --threads {threads} {input.chunks:q} 2> {log:q}"

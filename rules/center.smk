@@ -15,6 +15,7 @@ rule preview:
 rule center_background:
     input:
         videos=of_job(PLAN.videos, "capture"),
+        empty_arena=of_job(PLAN.empty_arena, "capture"),
     output:
         f"{RESULTS}/center/{{capture}}/background.h5",
     log:
@@ -28,11 +29,12 @@ rule center_background:
         mem_mb=4000,
         runtime=60,
     params:
+        other=of_job(PLAN.other_row, "capture"),
         row=of_job(PLAN.row, "capture"),
         settings=PLAN.background_settings(),
         version=STAGE_VERSIONS["center"],
     shell:
-        "mousefacelift background --row {params.row:q} --settings {params.settings:q} --threads {threads}"
+        "mousefacelift background --row {params.row:q} {params.other:q} --settings {params.settings:q} --threads {threads}"
         " --output {output:q} 2> {log:q}"
 
 

@@ -5,6 +5,7 @@ from mousefacelift import STAGE_VERSIONS
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.sample import SPLITS
 from mousefacelift.plan import Plan
+from mousefacelift.stages.reports import print_run
 from mousefacelift.evaluation.variants import VARIANTS
 
 

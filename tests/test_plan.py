@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 
 from mousefacelift.base.errors import UserError
@@ -13,6 +15,7 @@ from mousefacelift.gpu.driver import System
 from mousefacelift.gpu.toolchain import Tool, Torch
 from mousefacelift.plan import Plan
 from mousefacelift.recordings.rows import capture_from_json
+from mousefacelift.recordings.video import probe
 from support.paths import ROOT
 from support.rodent import record, write_table
 
@@ -188,6 +191,38 @@ def test_silhouettes_are_made_from_what_their_method_needs(plan, center, files):
     assert set(made.recording("short")) == files
     if "background" in files:
         assert made.recording("short")["background"] == "out/center/short/background.h5"
+
+
+def test_pictures_of_the_empty_arena_are_inputs_and_checked_before_the_first_job(plan, tmp_path):
+    image = f"{tmp_path}/empty-{{camera}}.png"
+    center = {"masks": "background", "background": {"image": image}}
+    with pytest.raises(UserError, match=r"center\.background\.image, capture short, camera 1: no such file"):
+        plan(center=center)
+    for k in range(1, 7):
+        cv2.imwrite(str(tmp_path / f"empty-{k}.png"), np.zeros((1024, 1152, 3), np.uint8))
+    made = plan(center=center)
+    assert [path.name for path in made.empty_arena("short")] == [f"empty-{k}.png" for k in range(1, 7)]
+    assert json.loads(made.background_settings())["background"]["image"] == image
+    cv2.imwrite(str(tmp_path / "empty-4.png"), np.zeros((100, 1152, 3), np.uint8))
+    probe.cache_clear()
+    with pytest.raises(UserError, match=r"camera 4: .*empty-4\.png is 1152x100 px, the video 1152x1024"):
+        plan(center=center)
+
+
+def test_another_capture_that_shows_the_arena_is_an_input_and_is_handed_to_the_job(plan, table, tmp_path):
+    captures = with_captures(table, tmp_path / "captures.tsv", walks="m1", sits="m2")
+    center = {"masks": "background", "background": {"capture": "walks"}}
+    made = plan(captures, center=center)
+    assert made.empty_arena("sits") == made.videos("walks")
+    option, row = made.other_row("sits")
+    assert option == "--other-row" and capture_from_json(row, "row").name == "walks"
+    assert made.empty_arena("walks") == () and made.other_row("walks") == []
+    with pytest.raises(UserError, match="no capture 'sleeps'; the table has walks, sits"):
+        plan(captures, center={"masks": "background", "background": {"capture": "sleeps"}})
+
+
+def test_keys_of_the_arena_that_are_not_set_leave_an_earlier_versions_settings_as_they_were(plan):
+    assert not {"image", "capture"} & set(json.loads(plan().background_settings())["background"])
 
 
 def test_the_arena_is_estimated_again_for_its_own_settings_alone(plan):

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from mousefacelift.base.errors import UserError
-from mousefacelift.base.sheets import GAP, LINE
 from mousefacelift.config.center import Background, Center, Onnx
 from mousefacelift.recordings.recording import capture_frames
 from mousefacelift.recordings.silhouettes import background, onnx
 from mousefacelift.recordings.silhouettes.arena import estimate_background
 from mousefacelift.recordings.silhouettes.registry import METHODS, Method, method
 from mousefacelift.recordings.silhouettes.segmentation import segment_frames
-from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import read_frames
 from support.rodent import demo_capture
 
@@ -365,25 +363,6 @@ def test_without_onnxruntime_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"pip install -c envs/constraints\.txt -e '\.\[onnx\]'"):
         onnx.segmenter(Onnx(path="any.onnx"))
-
-
-def test_the_contact_sheet_shows_every_camera_and_the_outline(tmp_path):
-    frames, truths = film(walk(3))
-    tiles = [Tile(t, frame, truth * np.uint8(255)) for t, (frame, truth) in enumerate(zip(frames, truths, strict=True))]
-    path = tmp_path / "sheet.png"
-    preview_sheet(path, {"left": tiles, "right": tiles[:2]}, {"left": frames[0]}, tile_width=200)
-    sheet = cv2.imread(str(path))
-    band = LINE + GAP + 150 + GAP
-    assert sheet.shape == (LINE + 2 * band, GAP + 4 * (200 + GAP), 3)
-    green = (sheet == (0, 255, 0)).all(-1)
-    # The empty arena, then a column per moment: a camera without a frame leaves its place empty.
-    for row, filled in ((0, (0, 1, 1, 1)), (1, (0, 1, 1, 0))):
-        for column, expected in enumerate(filled):
-            top, left = LINE + row * band + LINE + GAP, GAP + column * (200 + GAP)
-            assert green[top : top + 150, left : left + 200].any() == bool(expected)
-    assert not [other for other in tmp_path.iterdir() if other != path]
-    with pytest.raises(UserError, match="no frame to draw"):
-        preview_sheet(path, {})
 
 
 @pytest.mark.slow

@@ -388,3 +388,13 @@ def test_chunks_of_another_capture_other_cameras_or_in_another_order_are_named(d
     turned = replace(demo_run.capture, cameras=demo_run.capture.cameras[::-1])
     with pytest.raises(UserError, match=r"0000\.h5: has cameras 1, 2, .*, but the captures table has 6, 5, .* again"):
         cameras(turned, [first, second], tmp_path, Cameras())
+
+
+def test_true_masks_are_graded_good_and_there_is_no_picture_of_worst_frames(demo_run):
+    rows = report(demo_run.folder)
+    for row in rows.values():
+        graded = row["silhouettes"]
+        assert graded["grade"] == "good" and graded["reasons"] == []
+        assert 0.9 < graded["hull_iou"] < graded["reachable_hull_iou"] < 1
+        assert graded["edge_contrast"] > 10 and abs(graded["edge_offset_px"]) < 1.5
+    assert not (demo_run.folder / "worst.png").exists()

@@ -14,7 +14,7 @@ from mousefacelift.config.center import Center
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
 from mousefacelift.recordings.video import Frame, read_frames
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.center import SUPPORT_DIRECTIONS, _spread, center, measure
+from mousefacelift.stages.center import SUPPORT_DIRECTIONS, center, measure
 from support.rodent import demo_capture, record, write_video
 
 SETTINGS = Center()
@@ -293,13 +293,6 @@ def test_labels_are_no_masks(short, tmp_path):
 def test_a_capture_without_masks_says_what_to_do(short, tmp_path):
     with pytest.raises(UserError, match=r"capture short: .*column 'masks' is empty.*center\.masks: background"):
         center(replace(short, masks=()), 0, tmp_path / "0.h5", SETTINGS)
-
-
-def test_the_background_is_made_of_no_more_frames_than_asked_for():
-    for total in (7, 60, 61, 119, 120, 121, 2758):
-        frames = _spread(range(total), 60)
-        assert min(total, 30) <= len(frames) <= 60
-        assert frames[0] < frames.step and total - 1 - frames[-1] < frames.step
 
 
 def test_images_need_a_frame_rate(short, tmp_path):

@@ -23,6 +23,8 @@ def chunk(frames=4, number=0, cameras=CAMERAS) -> CenteredChunk:
         capture="day1", cameras=cameras, chunk=number, fps=29.97, size=np.array([[1152, 1024]] * len(cameras)),
         frame=frame, time_s=frame / 29.97, center_px=center_px, area_px=random.integers(0, 9000, shape),
         support_px=random.uniform(0, 900, (*shape, 32, 2)), sharpness=random.uniform(0, 90, shape),
+        edge_contrast=random.uniform(0, 90, shape), edge_bare=random.uniform(0, 1, shape),
+        edge_offset_px=random.uniform(-4, 4, shape), holes=random.uniform(0, 1, shape),
         flags=random.integers(0, 64, shape).astype(np.uint8),
         window=random.integers(0, 900, (*shape, 4)).astype(np.int32), crop_zstd=crops,
     )  # fmt: skip

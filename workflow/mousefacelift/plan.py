@@ -23,6 +23,7 @@ from mousefacelift.gpu.toolchain import installed_torch
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
+from mousefacelift.recordings.silhouettes.pictured import arena_pictures, check_other, check_pictures
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.shards.manifest import STAGES, read_manifest
 from mousefacelift.stages.sample import check_views
@@ -62,6 +63,7 @@ class Plan:
         chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
         for capture in captures.values():
             read_capture_rig(capture)
+        _check_arenas(captures, config.center)
         split_of = capture_splits({name: capture.animal for name, capture in captures.items()}, config.sample)
         if config.train.init and not Path(config.train.init).is_file():
             raise UserError(f"train.init: {config.train.init}: no such file")
@@ -144,6 +146,20 @@ class Plan:
     def videos(self, capture: str) -> tuple[Path, ...]:
         """A capture's videos."""
         return self.captures[capture].videos
+
+    def empty_arena(self, capture: str) -> tuple[Path, ...]:
+        """What shows the empty arena of a capture beside its own videos: pictures of it, or another capture's videos."""
+        other = self._other(capture)
+        return other.videos if other else arena_pictures(self.captures[capture], self.config.center.background)
+
+    def other_row(self, capture: str) -> list[str]:
+        """What tells `background` which other capture to look at, if center.background.capture names one."""
+        other = self._other(capture)
+        return ["--other-row", capture_json(other)] if other else []
+
+    def _other(self, capture: str) -> Capture | None:
+        name = self.config.center.background.capture
+        return self.captures[name] if name is not None and name != capture else None
 
     def calibration(self, capture: str) -> Path | tuple[Path, ...]:
         """A capture's calibration, one file or one per camera."""
@@ -291,6 +307,19 @@ class Plan:
         if train.nodes == 1:
             return {}
         return {"mpi": "srun", "nodes": train.nodes, "tasks": train.processes, "tasks_per_gpu": 1}
+
+
+def _check_arenas(captures: Mapping[str, Capture], settings: Center) -> None:
+    """Raise UserError if what center.background names as the empty arena is missing, or does not fit the captures."""
+    if not method(settings.masks).needs_arena:
+        return
+    other = settings.background.capture
+    if other is not None and other not in captures:
+        raise UserError(f"center.background.capture: no capture {other!r}; the table has {', '.join(captures)}")
+    for capture in captures.values():
+        check_pictures(capture, settings.background)
+        if other is not None and other != capture.name:
+            check_other(capture, captures[other])
 
 
 def _chunks(capture: Capture, settings: Center) -> list[str]:

@@ -46,6 +46,10 @@ class ChunkMeasures(StageFile):
     area_px: [N, V] int64, the silhouette's pixels.
     support_px: [N, V, S, 2] float64, the silhouette's outermost point in each of S directions at equal angles.
     sharpness: [N, V] float64, variance of the Laplacian of grey values inside the silhouette.
+    edge_contrast: [N, V] float64, how much the picture changes across the silhouette's outline, grey levels; NaN if unknown.
+    edge_bare: [N, V] float64, share of the outline without an edge of the picture near it; NaN if unknown.
+    edge_offset_px: [N, V] float64, how far outside of the outline the picture's edge lies, px; NaN without an edge.
+    holes: [N, V] float64, share of the silhouette, filled, that is holes.
     flags: [N, V] uint8, sums of `Flag`.
     window: [N, V, 4] int32, x, y, width and height of the crop, px.
     """
@@ -61,6 +65,10 @@ class ChunkMeasures(StageFile):
     area_px: NDArray[np.int64]
     support_px: NDArray[np.float64]
     sharpness: NDArray[np.float64]
+    edge_contrast: NDArray[np.float64]
+    edge_bare: NDArray[np.float64]
+    edge_offset_px: NDArray[np.float64]
+    holes: NDArray[np.float64]
     flags: NDArray[np.uint8]
     window: NDArray[np.int32]
 

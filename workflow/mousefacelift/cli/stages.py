@@ -22,6 +22,7 @@ from mousefacelift.cli.options import (
     TableOption,
     ThreadsOption,
     TrainedOption,
+    checked,
     find_capture,
     limit_threads,
     parse_sections,
@@ -60,16 +61,21 @@ def background(
     output: Annotated[Path, typer.Option(help="HDF5 file to write.")],
     captures: TableOption = None,
     row: RowOption = None,
+    other_row: Annotated[
+        str | None, typer.Option("--other-row", help="The capture of center.background.capture as JSON, like --row.")
+    ] = None,
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
 ) -> None:
     """Estimate the empty arena of every camera, for center.masks: background."""
     threads = limit_threads(threads)
-    from mousefacelift.stages.center import background as stage
+    from mousefacelift.stages.background import background as stage
 
     values = section("center", settings, config)
-    stage(find_capture(row, captures, capture, config), output, values, threads)
+    name = values.background.capture
+    other = find_capture(other_row, captures, name, config) if name else None
+    stage(find_capture(row, captures, capture, config), output, values, threads, other)
 
 
 @app.command()
@@ -86,7 +92,7 @@ def preview(
 ) -> None:
     """Draw a capture's silhouettes at a few moments: look at them before you run anything else."""
     threads = limit_threads(threads)
-    from mousefacelift.stages.center import preview as stage
+    from mousefacelift.stages.preview import preview as stage
 
     values = section("center", settings, config)
     stage(find_capture(row, captures, capture, config), output, values, threads, background)
@@ -100,6 +106,9 @@ def cameras(
     output: Annotated[Path, typer.Option(help="Folder for rig.json, subject.h5, qc.json and qc.png.")],
     captures: TableOption = None,
     row: RowOption = None,
+    timing: Annotated[
+        str, typer.Option(help="center.timing, to find the frames that are drawn in the videos.")
+    ] = "rate",
     settings: SettingsOption = None,
     config: ConfigOption = CONFIG,
     threads: ThreadsOption = 1,
@@ -109,7 +118,14 @@ def cameras(
     from mousefacelift.stages.cameras import cameras as stage
 
     values = section("cameras", settings, config)
-    stage(find_capture(row, captures, capture, config), chunks, output, values, threads)
+    stage(
+        find_capture(row, captures, capture, config),
+        chunks,
+        output,
+        values,
+        threads,
+        checked("center", {"timing": timing}).timing,
+    )
 
 
 @app.command()

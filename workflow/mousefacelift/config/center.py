@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mousefacelift.config.section import Fraction, Section
 
@@ -14,6 +14,16 @@ class Background(Section):
         60,
         ge=5,
         description="frames, evenly spaced over the capture, that show the empty arena; the mouse may sit still in up to half of them",
+    )
+    image: str | None = Field(
+        None,
+        description="a picture or a video of the empty arena, instead of frames with the mouse in them; {camera} in it stands for the camera's name",
+        exclude_if=lambda pattern: pattern is None,  # or all finished runs of an older version would run again
+    )
+    capture: str | None = Field(
+        None,
+        description="another capture of the table, of the same rig, whose frames are looked at too: for a mouse that hardly moves",
+        exclude_if=lambda name: name is None,  # as for image
     )
     mouse: Literal["any", "dark", "bright"] = Field(
         "any", description="whether the mouse is darker or brighter than the arena; any: found region by region"
@@ -38,6 +48,12 @@ class Background(Section):
     max_hole: Fraction = Field(
         0.1, description="a hole up to this fraction of the mouse is filled, unless the arena shows in it"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Background":
+        if self.image is not None and self.capture is not None:
+            raise ValueError("image and capture both say where the empty arena is seen: set one of them")
+        return self
 
 
 class Onnx(Section):

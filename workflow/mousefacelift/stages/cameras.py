@@ -1,5 +1,6 @@
 """Stage 2, cameras: the calibrated rig, the mouse's 3D centre and hull in each frame, and whether the cameras agree."""
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.files import write_json
 from mousefacelift.base.progress import track
 from mousefacelift.config.cameras import Cameras
+from mousefacelift.config.center import Center
 from mousefacelift.geometry.agreement import (
     agreeing_cameras,
     camera_medians,
@@ -31,10 +33,13 @@ from mousefacelift.geometry.hull import BODY_POINTS, SURFACE_POINTS, THIN_POINTS
 from mousefacelift.geometry.selection import thinned
 from mousefacelift.geometry.synchrony import OverTime, Shift, estimate_shifts, residual_over_time
 from mousefacelift.recordings.captures import Capture
+from mousefacelift.recordings.clocks import Timing
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.rigs.formats.opencv_json import rig_to_json
 from mousefacelift.shards.images import decode_crop
-from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement
+from mousefacelift.stages.grades import Grade
+from mousefacelift.stages.quality import Mice, draw_worst, grade_silhouettes
+from mousefacelift.stages.reports import agreement_problems, plot_agreement, print_agreement, print_grades
 
 # Synchrony is judged on this many stretches of this many candidate frames, however long the capture is.
 STRETCHES, STRETCH_FRAMES = 10, 400
@@ -109,8 +114,13 @@ class Hulls:
         return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
-def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1) -> None:
+def cameras(
+    capture: Capture, chunks: list[Path], output: Path, settings: Cameras, threads: int = 1, timing: Timing = "rate"
+) -> None:
     """Write rig.json, subject.h5 (see `Subject`), qc.json and qc.png to a folder, from a capture's calibration and chunks.
+
+    Besides, worst.png shows the worst frames of cameras whose silhouettes are not good, if there are any; `timing`, that
+    of the section `center`, is for finding these in the videos.
 
     Raises UserError if the chunks are not the capture's, a calibration is damaged, or a camera contradicts the others in
     place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
@@ -129,8 +139,23 @@ def cameras(capture: Capture, chunks: list[Path], output: Path, settings: Camera
     subject = _subject(capture, rig, measures, chunk, flags, places, hulls)
 
     shifts, course = _synchrony(rig, measures, places, settings)
-    report = _report(subject, hulls, shifts, course)
+    mice = Mice(chunks, chunk, places.found, places.triangulated_mm, radius_mm)
+    ious = hulls.hull_iou, hulls.iou_others, hulls.iou_without
+    graded = grade_silhouettes(rig, measures, mice, hulls.thin_mm, ious, settings.voxel_mm)
+    report = _report(subject, hulls, shifts, course, graded)
     print_agreement(report)
+    if draw_worst(
+        output / "worst.png",
+        capture,
+        rig,
+        measures,
+        mice,
+        graded,
+        hulls.hull_iou,
+        settings.voxel_mm,
+        Center(timing=timing),
+    ):
+        print_grades([report], f"see {output / 'worst.png'}")
     _check_report(capture, report, subject, output, settings)
 
     write_json(output / "rig.json", rig_to_json(rig))
@@ -328,6 +353,7 @@ def _report(
     hulls: Hulls,
     shifts: tuple[Shift, ...],
     course: OverTime,
+    graded: Sequence[Grade],
 ) -> dict[str, Any]:
     """qc.json: what was found for each camera. Values that could not be measured are null."""
 
@@ -353,6 +379,7 @@ def _report(
                 "hull_iou": mean(hulls.hull_iou[:, v]),
                 "hull_of_others_iou": mean(hulls.iou_others[:, v]),
                 "others_iou_without_it": mean(hulls.iou_without[:, v]),
+                "silhouettes": graded[v].as_json(),
                 "late_frames": number(shift.shift_frames),
                 "late_uncertainty_frames": number(shift.uncertainty_frames),
                 "late": shift.significant,

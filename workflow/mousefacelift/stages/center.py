@@ -12,24 +12,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.artifacts.center import Arenas, CenteredChunk, Flag
+from mousefacelift.artifacts.center import CenteredChunk, Flag
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
+from mousefacelift.geometry.outlines import Edge, edge, holes
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.reading import capture_fps, read_camera
+from mousefacelift.recordings.reading import capture_fps
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
-from mousefacelift.recordings.silhouettes.arena import estimate_background
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.recordings.silhouettes.segmentation import Arena
-from mousefacelift.recordings.silhouettes.sheet import Tile, preview_sheet
 from mousefacelift.recordings.video import Frame, Missing, probe
 from mousefacelift.shards.images import encode_crop
+from mousefacelift.stages.background import arenas_of
 
 Image = NDArray[np.uint8]
 
 SUPPORT_DIRECTIONS = 32
-PREVIEW_MOMENTS = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Silhouette:
     area_px: number of pixels.
     support_px: [SUPPORT_DIRECTIONS, 2] outermost point in each direction, a corner of the silhouette's convex hull.
     sharpness: variance of the Laplacian of grey values inside.
+    edge: where the picture's edges are, against its outline.
+    holes: share of it, filled, that is holes.
     flags: what is wrong with it.
     window: x, y, width and height of its crop, px.
     """
@@ -48,6 +49,8 @@ class Silhouette:
     area_px: int
     support_px: NDArray[np.float64]
     sharpness: float
+    edge: Edge
+    holes: float
     flags: Flag
     window: tuple[int, int, int, int]
 
@@ -93,7 +96,16 @@ def measure(frame: Frame, mask: Image, settings: Center) -> tuple[Silhouette, Im
     sharpness = _sharpness(rgb[y - y0 :, x - x0 :][:h, :w], part)
     if sharpness < settings.min_sharpness:
         flags |= Flag.UNSHARP
-    silhouette = Silhouette(_center(part) + [x, y], area, _support(contours) + [x, y], sharpness, flags, window)
+    silhouette = Silhouette(
+        _center(part) + [x, y],
+        area,
+        _support(contours) + [x, y],
+        sharpness,
+        edge(rgb, alpha),
+        holes(part),
+        flags,
+        window,
+    )
     return silhouette, cv2.copyTo(rgb, alpha, np.zeros_like(rgb)), alpha
 
 
@@ -143,7 +155,7 @@ def _center(part: Image) -> NDArray[np.float64]:
 def _empty(flag: Flag = Flag.EMPTY) -> tuple[Silhouette, Image, Image]:
     nowhere = np.full((SUPPORT_DIRECTIONS, 2), np.nan)
     return (
-        Silhouette(nowhere[0], 0, nowhere, 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)),
+        Silhouette(nowhere[0], 0, nowhere, 0.0, Edge(np.nan, np.nan, np.nan), 0.0, flag | Flag.EMPTY, (0, 0, 0, 0)),
         np.zeros((0, 0, 3), np.uint8),
         np.zeros((0, 0), np.uint8),
     )
@@ -186,7 +198,7 @@ def center(
     ranges = chunk_ranges(capture_frames(capture, settings), settings)
     if not 0 <= chunk < len(ranges):
         raise UserError(f"capture {capture.name}: chunk {chunk} is beyond its {len(ranges)} chunks")
-    arenas = _arenas(capture, settings, background)
+    arenas = arenas_of(capture, settings, background)
     cameras = _measure_cameras(capture, chunk, ranges[chunk], settings, arenas, threads)
     _centered_chunk(capture, chunk, ranges[chunk], cameras).write(output)
 
@@ -250,74 +262,11 @@ def _centered_chunk(capture: Capture, chunk: int, frames: range, cameras: list[M
         area_px=of_each(lambda silhouette: silhouette.area_px, np.int64),
         support_px=of_each(lambda silhouette: silhouette.support_px, np.float64),
         sharpness=of_each(lambda silhouette: silhouette.sharpness, np.float64),
+        edge_contrast=of_each(lambda silhouette: silhouette.edge.contrast, np.float64),
+        edge_bare=of_each(lambda silhouette: silhouette.edge.bare, np.float64),
+        edge_offset_px=of_each(lambda silhouette: silhouette.edge.offset_px, np.float64),
+        holes=of_each(lambda silhouette: silhouette.holes, np.float64),
         flags=of_each(lambda silhouette: silhouette.flags, np.uint8),
         window=of_each(lambda silhouette: silhouette.window, np.int32),
         crop_zstd=crops,
     )
-
-
-def _arenas(capture: Capture, settings: Center, background: Path | None) -> Sequence[Arena | None]:
-    """Each camera's empty arena from `background`'s file, for a method that needs it."""
-    if background is None or not method(settings.masks).needs_arena:
-        return [None] * len(capture.cameras)
-    models = Arenas.read(background, capture.name, capture.cameras).models
-    return [models[name] for name in capture.cameras]
-
-
-def _spread(frames: range, count: int) -> range:
-    """At most `count` of the frames, at equal steps over all.
-
-    A range, unlike what `selection.evenly_spaced` gives: a video is decoded in order, and its reader takes a start and a step.
-    What the steps leave over is shared between the two ends.
-    """
-    step = -(-len(frames) // count)
-    return frames[(len(frames) - 1) % step // 2 :: step]
-
-
-def background(capture: Capture, output: Path, settings: Center, threads: int = 1) -> None:
-    """Write `center/{capture}/background.h5` (see `Arenas`): what `masks: background` knows of each camera's empty arena.
-
-    Raises UserError if too few frames can be read.
-    """
-    frames = _spread(capture_frames(capture, settings), settings.background.frames)
-    done = track(len(capture.cameras), f"background {capture.name}")
-
-    def one_camera(view: int) -> Arena:
-        cv2.setNumThreads(1)
-        images = read_camera(capture, capture.videos, view, frames, settings)
-        try:
-            arena = estimate_background(
-                (frame.rgb() for frame in images if not isinstance(frame, Missing)), settings.background
-            )
-        except UserError as error:
-            raise UserError(f"capture {capture.name}, camera {capture.cameras[view]}: {error}") from None
-        done()
-        return arena
-
-    # One camera's frames take some hundreds of megabytes: no more cameras at a time than threads.
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        arenas = list(pool.map(one_camera, range(len(capture.cameras))))
-    Arenas(capture.name, dict(zip(capture.cameras, arenas, strict=True))).write(output)
-
-
-def preview(capture: Capture, output: Path, settings: Center, threads: int = 1, background: Path | None = None) -> None:
-    """Write `center/{capture}/preview.png`: each camera's frames at a few moments, with the silhouettes' outlines."""
-    arenas = _arenas(capture, settings, background)
-    frames = _spread(capture_frames(capture, settings), PREVIEW_MOMENTS)
-
-    def one_camera(view: int) -> list[Tile]:
-        cv2.setNumThreads(1)
-        found = method(settings.masks).silhouettes(capture, view, frames, settings, arena=arenas[view])
-        return [
-            Tile(index, frame.rgb(), mask)
-            for index, (frame, mask) in zip(frames, found, strict=True)
-            if not isinstance(frame, Missing)
-        ]
-
-    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        rows = dict(zip(capture.cameras, pool.map(one_camera, range(len(capture.cameras))), strict=True))
-    for name, tiles in rows.items():
-        if not any((tile.mask > 127).any() for tile in tiles):
-            print(f"camera {name}: no mouse was found at any of the moments drawn", file=sys.stderr)
-    pictures = {name: arena["background"] for name, arena in zip(capture.cameras, arenas, strict=True) if arena}
-    preview_sheet(output, rows, pictures)

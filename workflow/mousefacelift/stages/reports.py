@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mousefacelift.artifacts.subject import Subject
-from mousefacelift.base.files import save_figure
+from mousefacelift.base.files import read_json, save_figure
 from mousefacelift.config.cameras import Cameras
 from mousefacelift.geometry.camera import Array
 from mousefacelift.geometry.selection import SHAPE
@@ -30,7 +30,7 @@ def print_agreement(report: dict[str, Any]) -> None:
     def text(value: float | None, digits: int = 1) -> str:
         return "unknown" if value is None else f"{value:.{digits}f}"
 
-    table = Table("camera", "no silhouette", "clipped", "blobs", "large", "residual px, median and p95", "hull IoU",
+    table = Table("camera", "no silhouette", "clipped", "blobs", "large", "residual px, median and p95", "hull IoU", "silhouettes",
                   "late by, frames", "drift, frames", title=f"capture {report['capture']}: {report['frames']} frames")  # fmt: skip
     for row in report["cameras"]:
         counts, residual = row["frames_with"], row["residual_px"]
@@ -39,7 +39,7 @@ def print_agreement(report: dict[str, Any]) -> None:
             late += f" ± {text(row['late_uncertainty_frames'])}"
         table.add_row(
             row["camera"], str(counts["empty"]), str(counts["clipped"]), str(counts["several_blobs"]), str(counts["large"]),
-            f"{text(residual['median'])}, {text(residual['p95'])}", text(row["hull_iou"], 2),
+            f"{text(residual['median'])}, {text(residual['p95'])}", text(row["hull_iou"], 2), row["silhouettes"]["grade"],
             late + " (!)" * row["late"], text(row["drift_frames"]) + " (!)" * row["drifts"],
         )  # fmt: skip
     Console(stderr=True, width=140).print(table)
@@ -49,6 +49,29 @@ def print_agreement(report: dict[str, Any]) -> None:
             "mouse moves too much, or too little",
             file=sys.stderr,
         )
+
+
+def print_grades(reports: Sequence[dict[str, Any]], advice: str) -> None:
+    """Print a table on stderr of the cameras whose silhouettes are not good, of one or more qc.json; nothing if all are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("capture", "camera", "silhouettes", "why")
+    for report in reports:
+        for row in report["cameras"]:
+            graded = row.get("silhouettes", {"grade": "good"})  # a file of an older version
+            if graded["grade"] != "good":
+                table.add_row(report["capture"], row["camera"], graded["grade"], "; ".join(graded["reasons"]))
+    if table.row_count:
+        print("warning: some silhouettes are not to be trusted:", file=sys.stderr)
+        Console(stderr=True, width=140).print(table)
+        print(advice, file=sys.stderr)
+
+
+def print_run(paths: Sequence[str]) -> None:
+    """Print the captures' grades when the workflow has ended, from those qc.json that there are; quiet if all are good."""
+    reports = [read_json(Path(path), "cameras") for path in paths if Path(path).exists()]
+    print_grades(reports, "see worst.png beside each capture's qc.json")
 
 
 def agreement_problems(report: dict[str, Any], sync: Sequence[int], settings: Cameras) -> list[str]:

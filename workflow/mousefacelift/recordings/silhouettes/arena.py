@@ -69,7 +69,7 @@ def estimate_background(images: Iterable[Image], settings: Background) -> dict[s
     level = (luma / np.array(gains, np.float32)[:, None, None]).astype(np.float32)
     shows = _frames_of_the_arena(level, middle, settings.mouse)
     arena = _average(frames, small, gains, shows)
-    return arena | _learn_mouse(arena, small, settings)
+    return arena | learn_mouse(arena, small, settings)
 
 
 def _average(
@@ -162,7 +162,7 @@ def _fullest(
     return np.take_along_axis(ordered, np.argmax(held, axis=0)[None], axis=0)[0]
 
 
-def _learn_mouse(arena: Arena, small: list[Image], settings: Background) -> dict[str, NDArray[Any]]:
+def learn_mouse(arena: Arena, small: list[Image], settings: Background) -> dict[str, NDArray[Any]]:
     """`colour` and `mouse` of an arena from frames [h, w, 3] Y Cr Cb; empty if no frame shows a mouse.
 
     In two rounds: what differs most is surely mouse, and with its colours known the rest of the mouse is found.
