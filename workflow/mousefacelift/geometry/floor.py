@@ -152,7 +152,9 @@ def _match(
             for k in np.unique(moment):
                 if (shading := moments[k][j]) is not None:
                     here = moment == k
-                    there[here] = sample(shading.share, seen[here] - np.float32([shading.x, shading.y]), 1.0).ravel()
+                    there[here] = sample(
+                        shading.share, seen[here] - np.array([shading.x, shading.y], np.float32), 1.0
+                    ).ravel()
             like = np.exp(-(((there - share) / np.float32(LIKE)) ** 2) / 2)
             best = np.maximum(best, np.where(there < SHADED, like, np.float32(0)))
         total, count = total + float(best.sum(dtype=np.float64)), count + len(share)

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 from mousefacelift.config.center import Background
 from mousefacelift.geometry.camera import Array, Camera, Rig, pixel_rays, triangulate
 from mousefacelift.geometry.floor import FloorMap, Plane, Shading, sample, shrunk
-from mousefacelift.geometry.hull import near_hull
+from mousefacelift.geometry.hull import Cutout, near_hull
 from mousefacelift.recordings.silhouettes.background import (
     Detector,
     disc,
@@ -61,6 +61,11 @@ class Look:
     differs: Bools
 
     @property
+    def window(self) -> tuple[int, int, int, int]:
+        """x, y, width and height of the box."""
+        return self.x, self.y, self.luma.shape[1], self.luma.shape[0]
+
+    @property
     def share(self) -> Floats:
         """[h, w] brightness as a share of the empty arena's, smoothed."""
         size = (3, 3)
@@ -80,7 +85,7 @@ class Together:
         self.detectors = [Detector(arena, settings) for arena in arenas]
         self.factor = min(_fine_factor(detector) for detector in self.detectors)
         self.rig = tuple(shrunk(camera, self.factor) for camera in rig)
-        self.size = [(camera.width, camera.height) for camera in rig]
+        self.size = [arena["background"].shape[1::-1] for arena in arenas]
         levels = (to_ycc(shrink(arena["background"], self.factor)) for arena in arenas)
         self.level = [level.astype(np.float32) for level in levels]
         self.noise = [
@@ -190,24 +195,45 @@ class Together:
         return masks
 
     def place(self, looks: Sequence[Look | None], found: Sequence[Bools | None]) -> tuple[Array, float] | None:
-        """The animal's centre [3] and how far it reaches from there, mm; None if fewer than two views show it."""
-        seen = [v for v, mask in enumerate(found) if mask is not None and mask.any()]
-        if len(seen) < 2:
-            return None
-        rays, reach = np.zeros((len(self.rig), 3)), []
-        for v in seen:
-            look, mask, camera = looks[v], found[v], self.rig[v]
-            assert look is not None and mask is not None
-            rows, columns = np.nonzero(mask)
-            middle = np.array([columns.mean() + look.x, rows.mean() + look.y]) + 0.5
+        """`locate_cutouts` of what was found in each view's box."""
+        return locate_cutouts(
+            [
+                None if look is None or mask is None else (mask.astype(np.uint8) * np.uint8(255), look.window)
+                for look, mask in zip(looks, found, strict=True)
+            ],
+            self.rig,
+        )
+
+
+def locate_cutouts(cutouts: Sequence[Cutout | None], rig: Rig) -> tuple[Array, float] | None:
+    """Find roughly where one moment's silhouettes place the animal.
+
+    Args:
+        cutouts: of the V views, see `hull.Cutout`.
+        rig: the V cameras.
+
+    Returns:
+        Its centre [3] and how far it reaches from there, mm; None if fewer than two views show it.
+    """
+    rays, reach = np.full((len(rig), 3), np.nan), {}
+    for v, (cutout, camera) in enumerate(zip(cutouts, rig, strict=True)):
+        if cutout is None:
+            continue
+        alpha, window = cutout
+        rows, columns = np.nonzero(alpha > 127)
+        if len(rows):
+            x, y = np.asarray(window)[:2]
+            middle = np.array([columns.mean() + x, rows.mean() + y]) + 0.5
             rays[v] = (pixel_rays(middle[None], camera) @ camera.R)[0]
-            reach.append(np.hypot(columns + look.x - middle[0], rows + look.y - middle[1]).max())
-        use = np.isin(np.arange(len(self.rig)), seen)
-        center = triangulate(np.stack([c.center for c in self.rig]), rays[None], use[None])[0]
-        if not np.isfinite(center).all():
-            return None
-        radii = [r * _mm_per_px(self.rig[v], center) for r, v in zip(reach, seen, strict=True)]
-        return center, 1.1 * float(np.median(radii))
+            reach[int(v)] = float(np.hypot(columns + x - middle[0], rows + y - middle[1]).max())
+    use = np.isfinite(rays).all(axis=1)
+    if use.sum() < 2:
+        return None
+    center = triangulate(np.stack([camera.center for camera in rig]), np.nan_to_num(rays)[None], use[None])[0]
+    if not np.isfinite(center).all():
+        return None
+    radii = [reach[int(v)] * _mm_per_px(rig[v], center) for v in np.flatnonzero(use)]
+    return center, 1.1 * float(np.median(radii))
 
 
 class _Moment:
@@ -231,7 +257,7 @@ class _Moment:
             if look is None or mask is None
             else (
                 cv2.dilate(mask.astype(np.uint8) * np.uint8(255), kernel),
-                (look.x, look.y, mask.shape[1], mask.shape[0]),
+                look.window,
             )
             for look, mask in zip(self.looks, found, strict=True)
         ]
@@ -273,7 +299,8 @@ class _Moment:
 
     def _floor_in_others(self, view: int, look: Look) -> Iterator[tuple[int, Floats, Bools, Floats]]:
         """For each other view: its number; where in its box the floor under each pixel is; whether in its frame; and the log
-        density of the pixel's luma if it is that floor."""
+        density of the pixel's luma if it is that floor.
+        """
         if self.together.plane is None:
             return
         h, w = look.luma.shape
@@ -283,7 +310,7 @@ class _Moment:
             at = self.together.map(view, j).at(look.x, look.y, w, h)
             camera = self.together.rig[j]
             inside = (at[..., 0] >= 0) & (at[..., 0] < camera.width) & (at[..., 1] >= 0) & (at[..., 1] < camera.height)
-            there = at - np.float32([other.x, other.y])
+            there = at - np.array([other.x, other.y], np.float32)
             # Beyond the other's box its arena is bare.
             share = np.clip(sample(other.share, there, 1.0), 0, np.float32(1.05))
             spread = np.sqrt(look.noise**2 + (np.float32(WARP) * look.level * np.maximum(1.1 - share, 0.03)) ** 2)
