@@ -133,7 +133,7 @@ class Together:
             differs[tight] > 0,
         )
 
-    def masks(self, looks: Sequence[Look | None], rounds: int = ROUNDS) -> list[Bools | None]:
+    def masks(self, looks: Sequence[Look | None]) -> list[Bools | None]:
         """The animal in each view's box, [h, w]; of a view that nobody else supports, all that differs.
 
         Each round carves the hull of what was left by the round before, so that a shadow that one view gives up is
@@ -141,7 +141,7 @@ class Together:
         """
         moment = _Moment(self, looks)
         found = moment.differs
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             hull = moment.hull(found)
             if hull is None:
                 break
