@@ -201,6 +201,30 @@ def hull_voxels(
     return _carve(list(views.values()), [rig[v] for v in views], center, radius_mm, voxel_mm, 0)[0]
 
 
+def near_hull(
+    silhouettes: Sequence[Cutout | None],
+    rig: Rig,
+    center_mm: ArrayLike,
+    radius_mm: float,
+    voxel_mm: float,
+    max_misses: int = 1,
+) -> tuple[list[int], Floats, Floats, Floats]:
+    """All voxels that at most `max_misses` views carve away, and how each view judges them; else as `visual_hull`.
+
+    Returns:
+        The views with a silhouette, by their places in the rig; none if fewer than two have one.
+        [n, 3] the voxels' centres in the world, mm.
+        [V, 2, n] where these views see them, raw px.
+        [V, n] signed distances to their silhouettes' edges, mm; positive inside.
+    """
+    center = np.asarray(center_mm, np.float64)
+    views = _views(silhouettes, rig, center, radius_mm, voxel_mm)
+    if not views:
+        return [], np.zeros((0, 3), np.float32), np.zeros((0, 2, 0), np.float32), np.zeros((0, 0), np.float32)
+    carved = _carve(list(views.values()), [rig[v] for v in views], center, radius_mm, voxel_mm, max_misses)
+    return list(views), *carved
+
+
 def open_sides(cutout: Cutout, camera: Camera) -> tuple[bool, bool, bool, bool]:
     """Which edges of the frame (left, upper, right, lower) a silhouette touches, so that the mouse may go on behind."""
     alpha, window = cutout

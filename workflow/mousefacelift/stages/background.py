@@ -1,10 +1,12 @@
 """Before stage 1, for center.masks: background: what is known of each camera's empty arena."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from mousefacelift.artifacts.center import Arenas
 from mousefacelift.base.errors import UserError
@@ -12,7 +14,8 @@ from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import read_camera
-from mousefacelift.recordings.recording import capture_frames
+from mousefacelift.recordings.recording import capture_frames, read_capture_rig
+from mousefacelift.recordings.silhouettes.agreeing import agreeing_arenas
 from mousefacelift.recordings.silhouettes.arena import estimate_background
 from mousefacelift.recordings.silhouettes.background import shrink, shrink_factor, to_ycc
 from mousefacelift.recordings.silhouettes.pictured import arena_pictures, check_other, check_pictures, pictured_arena
@@ -61,8 +64,9 @@ def background(
 
     # One camera's frames take some hundreds of megabytes: no more cameras at a time than threads.
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
-        arenas, movements = zip(*pool.map(one_camera, range(len(capture.cameras))), strict=True)
+        found, movements = zip(*pool.map(one_camera, range(len(capture.cameras))), strict=True)
     _check_movement(capture, [each for each in movements if each is not None])
+    arenas = _agreed(capture, frames, list(found), settings, other)
     Arenas(capture.name, dict(zip(capture.cameras, arenas, strict=True))).write(output)
 
 
@@ -105,6 +109,32 @@ def _arena(
     factor = shrink_factor(images[0].shape[1], known)
     small = [to_ycc(shrink(image, factor)) for image in (*images, *others)]
     return arena, movement(small, 0.1 * known.min_area)
+
+
+def _agreed(
+    capture: Capture, frames: range, arenas: Sequence[Arena], settings: Center, other: Capture | None
+) -> Sequence[Arena]:
+    """The arenas after all cameras together looked for shadows that each one alone takes for the mouse."""
+    known = settings.background
+    some = spread(frames, known.frames)
+
+    def moments() -> Iterator[list[Image | None]]:
+        cameras = [read_camera(capture, capture.videos, v, some, settings) for v in range(len(capture.cameras))]
+        for moment in zip(*cameras, strict=True):
+            yield [frame.rgb() if isinstance(frame, Frame) else None for frame in moment]
+
+    def again(view: int, hidden: NDArray[np.bool_]) -> Arena:
+        if known.image is not None:
+            return arenas[view]
+        images = _images(capture, view, frames, settings)
+        if other is None or other.name == capture.name:
+            return estimate_background(images, known, hidden)
+        others = _images(other, view, capture_frames(other, settings), settings)
+        nowhere = np.zeros((len(others), *hidden.shape[1:]), bool)
+        return estimate_background([*images, *others], known, np.concatenate([hidden, nowhere]))
+
+    cv2.setNumThreads(1)
+    return agreeing_arenas(arenas, read_capture_rig(capture), moments, again, known)
 
 
 def _pictures(path: Path, count: int) -> list[Image]:

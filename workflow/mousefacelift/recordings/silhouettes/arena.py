@@ -30,7 +30,9 @@ ODD_COLOURS = 0.02  # share of the mouse whose colour was never seen before
 LEAST_PIXELS = 20  # a frame with fewer pixels of mouse says nothing about its colour
 
 
-def estimate_background(images: Iterable[Image], settings: Background) -> dict[str, NDArray[Any]]:
+def estimate_background(
+    images: Iterable[Image], settings: Background, hidden: NDArray[np.bool_] | None = None
+) -> dict[str, NDArray[Any]]:
     """Estimate the empty arena of a camera's view, and the mouse's colours, from a recording with the mouse in it.
 
     A median over time fails where the mouse sits for half of the recording. Here each pixel has up to three candidate
@@ -42,6 +44,8 @@ def estimate_background(images: Iterable[Image], settings: Background) -> dict[s
     Args:
         images: about `settings.frames` frames [H, W, 3] uint8 RGB, uniform over the recording; all are held in memory.
         settings: the section `center.background`.
+        hidden: [n, h, w] where in each frame an animal is known to hide the arena; then the most frequent value of the
+            other frames is taken. A pixel that is hidden in all frames but one is taken as if nothing were known.
 
     Returns:
         Arrays by name; [h, w] is the working scale, about `settings.width` pixels wide:
@@ -67,7 +71,9 @@ def estimate_background(images: Iterable[Image], settings: Background) -> dict[s
     middle = np.median(luma, axis=0).astype(np.uint8)
     gains = [relative_gain(y, middle) for y in luma]
     level = (luma / np.array(gains, np.float32)[:, None, None]).astype(np.float32)
-    shows = _frames_of_the_arena(level, middle, settings.mouse)
+    if hidden is not None:
+        hidden = hidden & ((~hidden).sum(axis=0) > 1)
+    shows = _frames_of_the_arena(level, middle, settings.mouse, hidden)
     arena = _average(frames, small, gains, shows)
     return arena | learn_mouse(arena, small, settings)
 
@@ -97,8 +103,13 @@ def _average(
     }
 
 
-def _frames_of_the_arena(level: NDArray[np.float32], middle: Image, mouse: str) -> NDArray[np.bool_]:
+def _frames_of_the_arena(
+    level: NDArray[np.float32], middle: Image, mouse: str, hidden: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Which frames show the arena at each pixel: level [n, h, w] luma to bool [n, h, w]."""
+    if hidden is not None:
+        # Far from any value, and from each other: no window holds two of them.
+        level = np.where(hidden, 1e4 * (1 + np.arange(len(level), dtype=np.float32)[:, None, None]), level)
     ordered = np.sort(level, axis=0)
     # The median step between frames ignores the few steps at which the mouse comes or goes; 0.6745 makes it a standard
     # deviation of Gaussian noise, and a difference of two values has sqrt(2) times that of one.
@@ -107,7 +118,8 @@ def _frames_of_the_arena(level: NDArray[np.float32], middle: Image, mouse: str) 
     width = 2 * np.clip(3 * np.maximum(flicker, np.median(flicker)), 0.02 * middle + 2, 0.03 * middle + 6)
     held = _held(ordered, width.astype(np.float32))
     candidates = []
-    for side in {"dark": (1,), "bright": (-1,), "any": (0, 1, -1)}[mouse]:
+    sides = {"dark": (1,), "bright": (-1,), "any": (0, 1, -1)}[mouse] if hidden is None else (0,)
+    for side in sides:
         low = _fullest(ordered, held, width.astype(np.float32), side)
         candidates.append((level >= low - 0.01) & (level <= low + width + 0.01))
     if len(candidates) == 1:

@@ -117,7 +117,7 @@ class Detector:
         """The mouse in a frame [h, w, 3] Y Cr Cb; None if nothing differs from the arena."""
         settings = self.settings
         gain = relative_gain(ycc[..., 0], self.level8[..., 0])
-        box = self._box(ycc, gain)
+        box = self.box(ycc, gain)
         if box is None:
             return None
         # Only inside the box: a mouse covers a small part of the frame, and the rest would take most of the time.
@@ -139,7 +139,7 @@ class Detector:
         mask |= (closed > 0) & (cv2.blur(evidence, (5, 5)) > WEAK_EVIDENCE)
         return Detection(box, _filled(mask, evidence, settings), value)
 
-    def _box(self, ycc: Image, gain: float) -> tuple[slice, slice] | None:
+    def box(self, ycc: Image, gain: float) -> tuple[slice, slice] | None:
         """Where something differs from the arena."""
         # Integers and fixed thresholds: a first look at the whole frame that must be fast, and may find too much.
         luma = ycc[..., 0] if gain == 1 else cv2.convertScaleAbs(ycc[..., 0], alpha=1 / gain)
