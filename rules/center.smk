@@ -16,6 +16,7 @@ rule center_background:
     input:
         videos=of_job(PLAN.videos, "recording"),
         empty_arena=of_job(PLAN.empty_arena, "recording"),
+        calibration=of_job(PLAN.calibration, "recording"),
     output:
         f"{RESULTS}/center/{{recording}}/background.h5",
     log:

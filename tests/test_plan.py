@@ -182,7 +182,7 @@ def test_a_row_is_the_captures_own_whatever_else_the_table_lists(plan, table, tm
     ("center", "files"),
     [
         ({"masks": "provided"}, {"videos", "masks"}),
-        ({"masks": "background"}, {"videos", "background"}),
+        ({"masks": "background"}, {"videos", "background", "calibration"}),
         ({"masks": "onnx", "onnx": {"path": __file__}}, {"videos", "network"}),
     ],
 )

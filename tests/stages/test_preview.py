@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mousefacelift.config.center import Center
-from mousefacelift.stages import center as of_center
+from mousefacelift.recordings.silhouettes import moments as of_moments
 from mousefacelift.stages import preview as stage
 from mousefacelift.stages.preview import preview
 from support.rodent import record
@@ -38,16 +38,18 @@ def test_the_preview_grades_each_camera_and_shows_its_worst_moment(short, tmp_pa
 
 def changed_masks(monkeypatch, change):
     """The provided masks, each changed by a function of the frame's number and the mask."""
-    plain = of_center.method
+    plain = of_moments.method
 
     class Changed:
+        together = None
+
         @staticmethod
         def silhouettes(capture, view, frames, settings, threads=1, arena=None):
             found = plain("provided").silhouettes(capture, view, frames, settings)
             for index, (frame, mask) in zip(frames, found, strict=True):
                 yield frame, change(index, mask)
 
-    monkeypatch.setattr(of_center, "method", lambda name: Changed)
+    monkeypatch.setattr(of_moments, "method", lambda name: Changed)
 
 
 def test_hollow_masks_are_called_bad_and_the_hollowest_moment_is_the_worst(short, tmp_path, monkeypatch):

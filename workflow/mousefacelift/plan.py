@@ -181,9 +181,16 @@ class Plan:
 
     def recording(self, recording: str) -> dict[str, object]:
         """What silhouettes are made from: the videos, and what the method of center.masks needs beside them."""
-        files = method(self.config.center.masks).files(self.captures[recording], self.config.center)
-        arena = self._arena(recording)
-        return {"videos": self.videos(recording), **files, **({"background": arena} if arena else {})}
+        how = method(self.config.center.masks)
+        inputs: dict[str, object] = {
+            "videos": self.videos(recording),
+            **how.files(self.captures[recording], self.config.center),
+        }
+        if arena := self._arena(recording):
+            inputs["background"] = arena
+        if how.together:
+            inputs["calibration"] = self.calibration(recording)
+        return inputs
 
     def _arena(self, recording: str) -> str | None:
         """The file of the empty arena, if the method of center.masks needs one."""

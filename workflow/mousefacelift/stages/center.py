@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -18,12 +18,10 @@ from mousefacelift.base.errors import UserError
 from mousefacelift.base.progress import track
 from mousefacelift.config.center import Center
 from mousefacelift.geometry.outlines import Edge, borders, edge, holes
-from mousefacelift.recordings.animals import check_told_apart
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import capture_fps
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges
-from mousefacelift.recordings.silhouettes.provided import identity
-from mousefacelift.recordings.silhouettes.registry import method
+from mousefacelift.recordings.silhouettes.moments import Seen, moments
 from mousefacelift.recordings.silhouettes.segmentation import Arena
 from mousefacelift.recordings.video import Frame, Missing, probe
 from mousefacelift.shards.images import encode_crop
@@ -232,49 +230,35 @@ def _measure_cameras(
     """What each camera shows of each animal in the frames. Frames that are missing are listed on stderr."""
     cameras = animals[0].cameras
     done = track(len(frames) * len(cameras), f"center {animals[0].name} chunk {chunk}")
-    # Cameras are independent, and decoding and OpenCV release Python's lock: one thread per camera.
-    workers = max(1, min(threads, len(cameras)))
+    found: list[list[Measured]] = [[[] for _ in animals] for _ in cameras]
+    dropped = [Counter[str]() for _ in cameras]
 
-    def one_camera(view: int) -> tuple[list[Measured], Counter[str]]:
-        cv2.setNumThreads(1)
-        rows: list[Measured] = [[] for _ in animals]
-        dropped = Counter[str]()
-        for frame, masks in animals_masks(animals, view, frames, settings, max(1, threads // workers), arenas[view]):
-            if isinstance(frame, Missing):
-                if settings.on_bad_frame == "error":
-                    raise UserError(f"{frame.reason}; center.on_bad_frame: skip would drop such frames")
-                dropped[frame.reason] += 1
-                measured = [_empty(Flag.MISSING) for _ in animals]
-            else:
-                measured = [measure(frame, mask, settings) for mask in masks]
-            for row, (silhouette, *crop), touch in zip(rows, measured, _touches(measured), strict=True):
-                row.append((replace(silhouette, flags=silhouette.flags | touch), encode_crop(*crop)))
-            done()
-        return rows, dropped
+    def one_view(seen: Seen) -> list[tuple[Silhouette, bytes]]:
+        if isinstance(seen.frame, Missing):
+            measured = [_empty(Flag.MISSING) for _ in animals]
+        else:
+            measured = [measure(seen.frame, mask, settings) for mask in seen.masks]
+        done()
+        return [
+            (replace(silhouette, flags=silhouette.flags | touch), encode_crop(*crop))
+            for (silhouette, *crop), touch in zip(measured, _touches(measured), strict=True)
+        ]
 
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        found, dropped = zip(*pool.map(one_camera, range(len(cameras))), strict=True)
+    with ThreadPoolExecutor(max_workers=max(1, min(threads, len(cameras)))) as pool:
+        for moment in moments(animals, frames, settings, arenas, threads):
+            for v, seen in enumerate(moment):
+                if isinstance(seen.frame, Missing):
+                    if settings.on_bad_frame == "error":
+                        raise UserError(f"{seen.frame.reason}; center.on_bad_frame: skip would drop such frames")
+                    dropped[v][seen.frame.reason] += 1
+            for v, rows in enumerate(pool.map(one_view, moment)):
+                for k, row in enumerate(rows):
+                    found[v][k].append(row)
     for name, reasons in zip(cameras, dropped, strict=True):
         if reasons:
             count = f"camera {name}: {reasons.total()} of {len(frames)} frames are missing:"
             print(count, *reasons, sep="\n  ", file=sys.stderr)
-    return list(found)
-
-
-def animals_masks(
-    animals: Sequence[Capture], view: int, frames: range, settings: Center, threads: int, arena: Arena | None
-) -> Iterator[tuple[Frame | Missing, list[Image]]]:
-    """A camera's frames in order, each with every animal's silhouette [H, W], of which above 127 is the animal."""
-    how = method(settings.masks)
-    if len(animals) == 1:
-        for frame, mask in how.silhouettes(animals[0], view, frames, settings, threads, arena):
-            yield frame, [mask]
-        return
-    if how.identities is None:
-        check_told_apart(animals, settings.masks, settings.animal)
-        raise UserError(f"center.masks: {settings.masks} cannot tell {len(animals)} animals apart")
-    for frame, ids in how.identities(animals[0], view, frames, settings, threads):
-        yield frame, [(ids == identity(animal, settings)).astype(np.uint8) * np.uint8(255) for animal in animals]
+    return found
 
 
 def _touches(measured: Sequence[tuple[Silhouette, Image, Image]]) -> list[Flag]:

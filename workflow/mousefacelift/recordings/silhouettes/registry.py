@@ -3,7 +3,7 @@
 Add a method: write a module beside these, and one line in METHODS. Nothing else lists them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from mousefacelift.base.errors import UserError
 from mousefacelift.base.parsing import nearest
 from mousefacelift.config.center import Center
+from mousefacelift.geometry.camera import Rig
 from mousefacelift.recordings.captures import Capture
-from mousefacelift.recordings.silhouettes import background, onnx, provided
-from mousefacelift.recordings.silhouettes.segmentation import Arena, Image
+from mousefacelift.recordings.silhouettes import background, onnx, provided, shadows
+from mousefacelift.recordings.silhouettes.segmentation import Arena, Image, JointSegment
 from mousefacelift.recordings.video import Frame, Missing
 
 
@@ -78,6 +79,8 @@ class Method:
     Attributes:
         silhouettes: goes through one camera's frames.
         needs_arena: whether the empty arena is estimated first, for the argument `arena`.
+        together: given each camera's arena, the rig and the settings, what makes the silhouettes of all views of a moment at
+            once; None where each view is for itself.
         identities: tells the animals of one recording apart; None for a method that cannot.
         check: raises UserError before the first job if the settings cannot work; given a capture's name for its text.
         files: the files read beside the videos, by name, as inputs of a rule.
@@ -86,6 +89,7 @@ class Method:
 
     silhouettes: Silhouettes
     needs_arena: bool = False
+    together: Callable[[Sequence[Arena], Rig, Center], JointSegment | None] | None = None
     identities: Identities | None = None
     check: Callable[[str, Center], None] = _no_check
     files: Callable[[Capture, Center], dict[str, tuple[Path, ...] | Path]] = _no_files
@@ -96,7 +100,7 @@ METHODS: dict[str, Method] = {
     "provided": Method(
         provided.silhouettes, identities=provided.identities, files=provided.files, check_files=provided.check_files
     ),
-    "background": Method(background.silhouettes, needs_arena=True),
+    "background": Method(background.silhouettes, needs_arena=True, together=shadows.together),
     "onnx": Method(onnx.silhouettes, check=onnx.check, files=onnx.files),
 }
 

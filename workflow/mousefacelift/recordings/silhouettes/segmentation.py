@@ -1,6 +1,6 @@
 """What all methods that look at the pictures alone share: their types, and going through a camera's frames."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ Arena = Mapping[str, NDArray[Any]]
 """What is known of the empty arena in one camera's view, by name: arrays that HDF5 can hold."""
 Segment = Callable[[Image], Image]
 """Called for successive frames of one camera, [H, W, 3] RGB; returns [H, W], 255 where there is mouse, else 0."""
+JointSegment = Callable[[Sequence[Image | None]], list[Image | None]]
+"""Like Segment, for the V frames of one moment; None for a frame that is missing."""
 
 NOTHING: Image = np.zeros((0, 0), np.uint8)
 """The silhouette of a missing frame."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from mousefacelift.config.center import Background
+from mousefacelift.config.center import Background, Center
 from mousefacelift.geometry.camera import Array, Camera, Rig, pixel_rays, triangulate
 from mousefacelift.geometry.floor import FloorMap, Plane, Shading, sample, shrunk
 from mousefacelift.geometry.hull import Cutout, near_hull
@@ -24,7 +24,7 @@ from mousefacelift.recordings.silhouettes.background import (
     shrink,
     to_ycc,
 )
-from mousefacelift.recordings.silhouettes.segmentation import Arena, Image
+from mousefacelift.recordings.silhouettes.segmentation import Arena, Image, JointSegment
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -33,15 +33,15 @@ FINE_PX = 6000  # an animal of fewer pixels is not looked at more coarsely
 LUMA_BINS = 32  # of 8 levels
 MARGIN_PX = 12
 # Pixels of the floor are carried over with errors of a pixel: a shadow's brightness is uncertain by this share of its depth.
-WARP = 0.15
-LEAST_NOISE = 1.5  # grey levels: of a video's compression
+WARP = 0.06
+LEAST_NOISE = 2.5  # grey levels: of a video's compression
 # The floor's own layer is no hint of an animal: shadows fill it. Paws are found by their pixels.
-LOW_MM = 4.0
-VOXEL_PX = 2.4
-IN_HULL, BEYOND_HULL, EVIDENCE = 1.0, -4.0, 4.0  # nats
-ODD_SHADOW = 3.0  # nats by which a shadow is less likely that no other camera sees where it should
-SMOOTHING, SMOOTHING_STEPS, SMOOTHING_PX, SAME_FUR = 20.0, 8, 5, 16.0  # see `_smoothed`
-ROUNDS = 4  # of carving and deciding
+LOW_MM = 4.5
+VOXEL_PX = 3.0
+IN_HULL, BEYOND_HULL, EVIDENCE = 1.0, -4.0, 6.0  # nats
+ODD_SHADOW = 5.0  # nats by which a shadow is less likely that no other camera sees where it should
+SMOOTHING, SMOOTHING_STEPS, SMOOTHING_PX, SAME_FUR = 45.0, 8, 5, 64.0  # see `_smoothed`
+ROUNDS = 6  # of carving and deciding
 SURE = -9.0  # log density below which a pixel is surely no floor
 
 
@@ -75,6 +75,16 @@ class Look:
     def shading(self) -> Shading:
         """What `geometry.floor` needs of it."""
         return Shading(self.x, self.y, self.share, self.differs)
+
+
+def together(arenas: Sequence[Arena], rig: Rig, settings: Center) -> JointSegment | None:
+    """What segments the views of a moment together; None where each camera's own silhouettes are good enough.
+
+    arenas: as `agreeing.agreeing_arenas` returned them.
+    """
+    if not arenas or not all("floor" in arena for arena in arenas):
+        return None
+    return Together(arenas, rig, settings.background).segment
 
 
 class Together:
