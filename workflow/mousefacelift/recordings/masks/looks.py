@@ -101,9 +101,9 @@ def several_labels(grey: Image, min_area: int) -> bool:
 def dark_label(grey: Image, min_area: int) -> bool:
     """Whether a mask [H, W] has no value above 127 but an area of values below, such as 1."""
     marked = cv2.countNonZero(grey)
-    counts = _histogram(grey)
-    if marked < min_area or counts[128:].any():
+    if marked < min_area or cv2.minMaxLoc(grey)[1] > 127:
         return False
+    counts = _histogram(grey)
     found = [int(v) for v in np.argsort(-counts, kind="stable")[:8] if v and counts[v]]
     single = max(found, key=lambda v: counts[v])
     return counts[single] == marked or sum(_flat(grey, v) for v in found) > max(min_area, marked / 2)
@@ -114,11 +114,11 @@ def inverted(grey: Image, min_area: int) -> bool:
 
     A mouse before one side of the frame leaves black on the others, and one that fills the frame leaves no black.
     """
-    white = grey > 127
-    sides = [white[0], white[-1], white[:, 0], white[:, -1]]
-    border = np.concatenate(sides)
-    black = white.size - cv2.countNonZero(white.view(np.uint8))
-    return bool(border.mean() > 0.9 and min(side.mean() for side in sides) > 0.5 and min_area <= black < white.size / 2)
+    sides = [side > 127 for side in (grey[0], grey[-1], grey[:, 0], grey[:, -1])]
+    if np.concatenate(sides).mean() <= 0.9 or min(side.mean() for side in sides) <= 0.5:
+        return False
+    black = grey.size - cv2.countNonZero((grey > 127).view(np.uint8))
+    return min_area <= black < grey.size / 2
 
 
 def picture(grey: Image, min_area: int) -> bool:
