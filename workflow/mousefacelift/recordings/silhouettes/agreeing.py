@@ -90,7 +90,7 @@ def _hidden(together: Together, looks: Sequence[Sequence[Look | None]]) -> list[
     """Where the animal may hide each camera's arena in each moment, [n, h, w] at the working scale."""
     found: list[list[NDArray[np.bool_]]] = [[] for _ in together.rig]
     for moment in looks:
-        for v, (look, mask) in enumerate(zip(moment, together.supersets(moment), strict=True)):
+        for v, (look, mask) in enumerate(zip(moment, together.hidden(moment), strict=True)):
             detector = together.detectors[v]
             height, width = detector.level.shape[:2]
             whole = np.zeros((height, width), np.uint8)

@@ -27,6 +27,7 @@ from mousefacelift.recordings.silhouettes.segmentation import Arena, Image
 # most frequent one.
 SUPPORT = 3
 ODD_COLOURS = 0.02  # share of the mouse whose colour was never seen before
+GUESSED = (12.0, 4.0)  # noise of luma and chroma where the arena was never seen, grey levels
 LEAST_PIXELS = 20  # a frame with fewer pixels of mouse says nothing about its colour
 
 
@@ -45,7 +46,7 @@ def estimate_background(
         images: about `settings.frames` frames [H, W, 3] uint8 RGB, uniform over the recording; all are held in memory.
         settings: the section `center.background`.
         hidden: [n, h, w] where in each frame an animal is known to hide the arena; then the most frequent value of the
-            other frames is taken. A pixel that is hidden in all frames but one is taken as if nothing were known.
+            other frames is taken. A pixel that is always hidden is a guess, with a noise of GUESSED.
 
     Returns:
         Arrays by name; [h, w] is the working scale, about `settings.width` pixels wide:
@@ -71,10 +72,14 @@ def estimate_background(
     middle = np.median(luma, axis=0).astype(np.uint8)
     gains = [relative_gain(y, middle) for y in luma]
     level = (luma / np.array(gains, np.float32)[:, None, None]).astype(np.float32)
+    always = None
     if hidden is not None:
-        hidden = hidden & ((~hidden).sum(axis=0) > 1)
+        always = hidden.all(axis=0)
+        hidden = hidden & ~always
     shows = _frames_of_the_arena(level, middle, settings.mouse, hidden)
     arena = _average(frames, small, gains, shows)
+    if always is not None:
+        arena["noise"][always] = GUESSED
     return arena | learn_mouse(arena, small, settings)
 
 
@@ -109,7 +114,7 @@ def _frames_of_the_arena(
     """Which frames show the arena at each pixel: level [n, h, w] luma to bool [n, h, w]."""
     if hidden is not None:
         # Far from any value, and from each other: no window holds two of them.
-        level = np.where(hidden, 1e4 * (1 + np.arange(len(level), dtype=np.float32)[:, None, None]), level)
+        level = np.where(hidden, -1e4 * (1 + np.arange(len(level), dtype=np.float32)[:, None, None]), level)
     ordered = np.sort(level, axis=0)
     # The median step between frames ignores the few steps at which the mouse comes or goes; 0.6745 makes it a standard
     # deviation of Gaussian noise, and a difference of two values has sqrt(2) times that of one.

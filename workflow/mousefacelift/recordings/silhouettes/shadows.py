@@ -36,11 +36,12 @@ MARGIN_PX = 12
 WARP = 0.06
 LEAST_NOISE = 2.5  # grey levels: of a video's compression
 # The floor's own layer is no hint of an animal: shadows fill it. Paws are found by their pixels.
-LOW_MM = 4.5
+LOW_MM = 5.0
 VOXEL_PX = 3.0
-IN_HULL, BEYOND_HULL, EVIDENCE = 1.0, -4.0, 6.0  # nats
+IN_HULL, BEYOND_HULL, EVIDENCE = 1.1, -4.0, 8.0  # nats
 ODD_SHADOW = 5.0  # nats by which a shadow is less likely that no other camera sees where it should
 SMOOTHING, SMOOTHING_STEPS, SMOOTHING_PX, SAME_FUR = 45.0, 8, 5, 64.0  # see `_smoothed`
+RIM_PX, RIM_CONTRAST = 1, 12.0  # grey levels
 ROUNDS = 6  # of carving and deciding
 SURE = -9.0  # log density below which a pixel is surely no floor
 
@@ -160,16 +161,20 @@ class Together:
                 None if look is None else _decided(look, moment.evidence(v, known[v], hull[v]), self.settings)
                 for v, look in enumerate(looks)
             ]
-        return found
-
-    def supersets(self, looks: Sequence[Look | None]) -> list[Bools | None]:
-        """What differs and lies in the hull of all that differs, above the floor: it holds the animal. [h, w] of each box."""
-        moment = _Moment(self, looks)
-        hull = moment.hull(moment.differs)
         return [
-            None if differs is None else differs & hull[v] if hull else differs
-            for v, differs in enumerate(moment.differs)
+            None if mask is None or look is None else _settled(mask, look)
+            for mask, look in zip(found, looks, strict=True)
         ]
+
+    def hidden(self, looks: Sequence[Look | None]) -> list[Bools | None]:
+        """Where the animal may hide the arena, [h, w] of each box: wherever the hull of the other views projects.
+
+        A view's own silhouette does not count: where its arena was estimated from an animal that sat there, the animal
+        does not differ from it.
+        """
+        moment = _Moment(self, looks)
+        hull = moment.hull(moment.differs, own=False)
+        return moment.differs if hull is None else [hull[v] if look else None for v, look in enumerate(looks)]
 
     def furs(self, moments: Sequence[Sequence[Look | None]]) -> list[Floats]:
         """Log density of each view's animal over luma, [LUMA_BINS], from pixels that are surely not the floor."""
@@ -252,15 +257,19 @@ class _Moment:
     def __init__(self, together: Together, looks: Sequence[Look | None]) -> None:
         self.together, self.looks = together, looks
         self.differs = [look.differs if look else None for look in looks]
+        # Shadows move the centre, but what is found of the animal later lies in the same ball.
+        self._place = together.place(looks, self.differs)
         self._bare: dict[int, tuple[Floats, Floats, Floats]] = {}
         self._seen: dict[int, list[tuple[int, Floats, Bools, Floats]]] = {}
 
-    def hull(self, found: Sequence[Bools | None]) -> list[Bools] | None:
-        """Each view's box, [h, w]: whether the hull of what was found, above the floor, projects there; None without a hull."""
-        place = self.together.place(self.looks, found)
-        if place is None:
+    def hull(self, found: Sequence[Bools | None], own: bool = True) -> list[Bools] | None:
+        """Each view's box, [h, w]: whether the hull of what was found, above the floor, projects there; None without a hull.
+
+        own: whether a view's own silhouette carves the hull that is projected to it.
+        """
+        if self._place is None:
             return None
-        center, radius = place
+        center, radius = self._place
         rig, kernel = self.together.rig, np.ones((3, 3), np.uint8)
         cutouts = [
             None
@@ -272,15 +281,18 @@ class _Moment:
             for look, mask in zip(self.looks, found, strict=True)
         ]
         voxel = VOXEL_PX * float(np.median([_mm_per_px(camera, center) for camera in rig]))
-        views, voxels, pixels, _ = near_hull(cutouts, rig, center, radius, voxel, 0)
+        views, voxels, pixels, depth = near_hull(cutouts, rig, center, radius, voxel, 0 if own else 1)
         if self.together.plane is not None:
             above = self.together.plane.height(voxels) > LOW_MM
-            pixels = pixels.compress(above, axis=2)
+            pixels, depth = pixels.compress(above, axis=2), depth.compress(above, axis=1)
         inside = [np.zeros(look.luma.shape if look else (0, 0), bool) for look in self.looks]
-        for v, (x, y) in zip(views, pixels, strict=True):
+        for k, v in enumerate(views):
             look = self.looks[v]
             assert look is not None
             h, w = look.luma.shape
+            x, y = pixels[k]
+            if not own:
+                x, y = pixels[k].compress((np.delete(depth, k, axis=0) > -voxel / 2).all(axis=0), axis=1)
             column, row = x.astype(np.int32) - look.x, y.astype(np.int32) - look.y
             here = (column >= 0) & (column < w) & (row >= 0) & (row < h)
             drawn = np.zeros((h, w), np.uint8)
@@ -356,6 +368,21 @@ class _Moment:
 
 def _decided(look: Look, evidence: Floats, settings: Background) -> Bools:
     return _whole((_smoothed(evidence, look.luma) > 0).astype(np.uint8), settings.min_blob / 2) > 0
+
+
+def _settled(mask: Bools, look: Look) -> Bools:
+    """A silhouette [h, w] whose pixels along the edge, RIM_PX to either side, are animal if it covers more than half of them.
+
+    How much of a pixel is covered shows by its place between the empty arena's luma and the animal's luma nearby.
+    """
+    binary = mask.astype(np.uint8)
+    inside = cv2.erode(binary, disc(RIM_PX + 1)).astype(np.float32)
+    weight = cv2.GaussianBlur(inside, (0, 0), 4.0)
+    fur = cv2.GaussianBlur(look.luma * inside, (0, 0), 4.0) / np.maximum(weight, np.float32(1e-4))
+    contrast = fur - look.level
+    rim = (cv2.dilate(binary, disc(RIM_PX)) - cv2.erode(binary, disc(RIM_PX))) > 0
+    told = rim & (weight > 1e-3) & (np.abs(contrast) > RIM_CONTRAST)
+    return np.where(told, 2 * (look.luma - look.level) * np.sign(contrast) > np.abs(contrast), mask)
 
 
 def _fine_factor(detector: Detector) -> int:
