@@ -22,6 +22,7 @@ Moment = Sequence[Image | None]
 # have 0.93, and those made together 0.92; on a white floor a white mouse has 0.85 and 0.93.
 GOOD, BETTER = 0.9, 0.02
 COMPARED, FLOOR_MOMENTS = 12, 10
+ARENAS = 2
 
 
 def agreeing_arenas(
@@ -60,15 +61,21 @@ def agreeing_arenas(
     floor = _floor(together, [looks[k] for k in thinned(np.arange(len(looks)), FLOOR_MOMENTS)])
     if floor is None:
         return arenas
-    together = Together([{**arena, "floor": floor} for arena in arenas], rig, settings)
-    hidden = _hidden(together, looks)
-    found = [{**again(v, where[[present[v] for present in there]]), "floor": floor} for v, where in enumerate(hidden)]
-    together = Together(found, rig, settings)
-    chosen = [images for k, images in enumerate(moments()) if k in some]
-    looks = [
-        [None if image is None else together.look(v, image) for v, image in enumerate(images)] for images in chosen
-    ]
-    found = [{**arena, "fur": fur} for arena, fur in zip(found, together.furs(looks), strict=True)]
+    found: Sequence[Arena] = [{**arena, "floor": floor} for arena in arenas]
+    for again_and_again in range(ARENAS):
+        together = Together(found, rig, settings)
+        if again_and_again:
+            looks = [[None if i is None else together.look(v, i) for v, i in enumerate(images)] for images in moments()]
+        hidden = _hidden(together, looks, surely=again_and_again > 0)
+        found = [
+            {**again(v, where[[present[v] for present in there]]), "floor": floor} for v, where in enumerate(hidden)
+        ]
+        together = Together(found, rig, settings)
+        chosen = [images for k, images in enumerate(moments()) if k in some]
+        looks = [
+            [None if image is None else together.look(v, image) for v, image in enumerate(images)] for images in chosen
+        ]
+        found = [{**arena, "fur": fur} for arena, fur in zip(found, together.furs(looks), strict=True)]
     together = Together(found, rig, settings)
     made = [[None if mask is None else _cutout(mask) for mask in together.segment(images)] for images in chosen]
     return found if _agreement(made, rig) >= alone + BETTER else arenas
@@ -86,11 +93,11 @@ def _floor(together: Together, looks: Sequence[Sequence[Look | None]]) -> Array 
     return None if plane is None else np.array([*plane.normal, plane.offset])
 
 
-def _hidden(together: Together, looks: Sequence[Sequence[Look | None]]) -> list[NDArray[np.bool_]]:
+def _hidden(together: Together, looks: Sequence[Sequence[Look | None]], surely: bool = False) -> list[NDArray[np.bool_]]:
     """Where the animal may hide each camera's arena in each moment, [n, h, w] at the working scale."""
     found: list[list[NDArray[np.bool_]]] = [[] for _ in together.rig]
     for moment in looks:
-        for v, (look, mask) in enumerate(zip(moment, together.hidden(moment), strict=True)):
+        for v, (look, mask) in enumerate(zip(moment, (together.masks if surely else together.hidden)(moment), strict=True)):
             detector = together.detectors[v]
             height, width = detector.level.shape[:2]
             whole = np.zeros((height, width), np.uint8)
@@ -100,7 +107,7 @@ def _hidden(together: Together, looks: Sequence[Sequence[Look | None]]) -> list[
                 whole[
                     np.minimum((rows + look.y) // ratio, height - 1), np.minimum((columns + look.x) // ratio, width - 1)
                 ] = 1
-            found[v].append(cv2.dilate(whole, disc(2)) > 0)
+            found[v].append(cv2.dilate(whole, disc(4)) > 0)
     return [np.stack(each) for each in found]
 
 

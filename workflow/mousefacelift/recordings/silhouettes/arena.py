@@ -123,7 +123,7 @@ def _frames_of_the_arena(
     width = 2 * np.clip(3 * np.maximum(flicker, np.median(flicker)), 0.02 * middle + 2, 0.03 * middle + 6)
     held = _held(ordered, width.astype(np.float32))
     candidates = []
-    sides = {"dark": (1,), "bright": (-1,), "any": (0, 1, -1)}[mouse] if hidden is None else (0,)
+    sides = {"dark": (1,), "bright": (-1,), "any": (0, 1, -1)}[mouse] if hidden is None else (1,)
     for side in sides:
         low = _fullest(ordered, held, width.astype(np.float32), side)
         candidates.append((level >= low - 0.01) & (level <= low + width + 0.01))
