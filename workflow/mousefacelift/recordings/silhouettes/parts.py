@@ -91,7 +91,8 @@ class View:
     @cached_property
     def contrast(self) -> Image:
         """How much the picture changes within two pixels, [h, w], grey levels."""
-        return np.asarray(cv2.morphologyEx(self.rgb, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)).max(axis=-1))
+        red, green, blue = cv2.split(cv2.morphologyEx(self.rgb, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)))
+        return np.asarray(cv2.max(cv2.max(red, green), blue))
 
     def evidence(self, mouse: Image) -> NDArray[np.int32]:
         """Log p(colour | mouse) - log p(colour | arena), [h, w], in 1 / NAT nats, the mean of 5 x 5 pixels.
@@ -276,6 +277,6 @@ def _places(points: NDArray[np.float64], near: Near, v: int) -> tuple[NDArray[np
     pixels = project(points, near.rig[v])[0] - view.corner
     height, width = view.mask.shape
     # What the camera does not see is NaN, and no comparison holds.
-    inside = ((pixels >= 0) & (pixels < [width, height])).all(axis=1)
+    inside: Bools = np.all((pixels >= 0) & (pixels < [width, height]), axis=1)
     column, row = pixels[inside].astype(np.intp).T
     return row, column, inside

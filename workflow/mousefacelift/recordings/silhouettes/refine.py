@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mousefacelift.geometry.camera import Array, Rig
 from mousefacelift.geometry.hull import Cutout, near_hull
-from mousefacelift.recordings.silhouettes.parts import Near, View, fill_holes, remove_foreign, restore_lost
+from mousefacelift.recordings.silhouettes.parts import Bools, Near, View, fill_holes, remove_foreign, restore_lost
 from mousefacelift.recordings.silhouettes.shadows import locate_cutouts
 from mousefacelift.recordings.silhouettes.widths import excess_width, signed_distance
 
@@ -156,9 +156,13 @@ def _agree(near: Near) -> bool:
     for k, view in enumerate(near.views.values()):
         mouse = view.cells(view.mask)
         seen, hull = (view.shown(voxels) > 0 for voxels in (near.others(k), near.total == 0))
-        explained.append(np.count_nonzero(mouse & seen) / max(np.count_nonzero(mouse), 1))
-        iou.append(np.count_nonzero(mouse & hull) / max(np.count_nonzero(mouse | hull), 1))
+        explained.append(_share(mouse & seen, mouse))
+        iou.append(_share(mouse & hull, mouse | hull))
     return bool(np.median(explained) >= LEAST_EXPLAINED and np.median(iou) >= LEAST_IOU)
+
+
+def _share(part: Bools, whole: Bools) -> float:
+    return np.count_nonzero(part) / max(int(np.count_nonzero(whole)), 1)
 
 
 def _whole(mask: Image | None, view: View) -> Image | None:
