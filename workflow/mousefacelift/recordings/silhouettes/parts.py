@@ -23,7 +23,7 @@ SQUARE: Image = np.ones((3, 3), np.uint8)
 BINS = 32  # of 8 levels of Y, of 4 levels of Cr and Cb around neutral
 NAT = 64  # evidence is counted in integers, so many to a nat: sums are then the same from run to run
 CALM = 25  # grey levels: less contrast is none between a mouse and its arena
-HOLE_EVIDENCE, BITE_EVIDENCE = -0.5, 0.5  # nats for the mouse in a hole, and in a bite out of the edge
+HOLE_EVIDENCE, BITE_EVIDENCE = -0.5, 0.5  # nats for the mouse in what is surely a hole, and in what may be none
 BITE_OPEN = 0.15  # share of a bite's outline that may be open to the arena
 LEAST_EDGE = 12  # grey levels of contrast around a part that is restored
 FINE = 4  # a voxel's edge is divided by this where a lost part is looked for
@@ -141,7 +141,7 @@ def fill_holes(near: Near) -> None:
         possible = view.pixels(view.shown(near.total == near.misses[k]))
         # Spotted fur has edges itself.
         spots = view.contrast[cv2.erode(view.mask, disc(4)) > 0]
-        calm = max(CALM, 2 * int(np.median(spots))) if spots.size else CALM
+        calm = max(CALM, 3 * int(np.median(spots)) // 2) if spots.size else CALM
         evidence = None
         for box, part in _components(candidates, 20):
             rim = _Rim.of(view, box, part)
@@ -149,7 +149,9 @@ def fill_holes(near: Near) -> None:
             if open_to_arena or rim.mouse_contrast > calm or possible[box][part].mean() < 0.9:
                 continue
             evidence = view.evidence(view.mask) if evidence is None else evidence
-            if evidence[box][part].mean() > NAT * (BITE_EVIDENCE if rim.free else HOLE_EVIDENCE):
+            # A gap between dark legs shows a dark arena. Its outline is not quite without an edge.
+            surely_hole = not rim.free and rim.mouse_contrast <= calm / 2
+            if evidence[box][part].mean() > NAT * (HOLE_EVIDENCE if surely_hole else BITE_EVIDENCE):
                 view.mask[box][part] = 1
 
 
@@ -192,6 +194,10 @@ def remove_foreign(near: Near) -> None:
         for box, part in _components(alike[k], max(60, FOREIGN_SHARE * view.mask.sum())):
             rim = _Rim.of(view, box, part)
             if rim.free <= FOREIGN_OPEN * (rim.free + rim.mouse) or rim.free_contrast >= FOREIGN_CONTRAST:
+                continue
+            # Where a silhouette is too wide, the picture's edge lies some pixels inside of the outline.
+            inside = part & (cv2.dilate((view.mask[box] == 0).astype(np.uint8), disc(3)) > 0)
+            if inside.any() and view.contrast[box][inside].mean() >= FOREIGN_CONTRAST:
                 continue
             whole = np.zeros_like(view.mask)
             whole[box][part] = 1
