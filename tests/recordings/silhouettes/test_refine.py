@@ -111,6 +111,16 @@ def test_nothing_changes_where_calibrations_are_swapped(frames):
             assert all(made is given for made, given in zip(refined, masks, strict=True))
 
 
+@pytest.mark.parametrize("turn_deg", [0.7, 1.5, 3, 8])
+def test_a_camera_that_was_moved_is_not_brought_into_agreement(frames, turn_deg):
+    for v in (0, 3):
+        turn = cv2.Rodrigues(np.array([0, np.deg2rad(turn_deg), 0]))[0]
+        moved = [*RIG[:v], replace(RIG[v], R=turn @ RIG[v].R, t=turn @ RIG[v].t), *RIG[v + 1 :]]
+        for frame in frames:
+            refined = refine_views(frame.images, frame.masks, tuple(moved))
+            assert all(iou(made, given) > 0.998 for made, given in zip(refined, frame.masks, strict=True))
+
+
 def test_nothing_changes_with_fewer_than_three_silhouettes(frames):
     masks = [holed(mask, 1) if v < 2 else None for v, mask in enumerate(frames[0].masks)]
     assert refine_views(frames[0].images, masks, RIG)[:2] == masks[:2]

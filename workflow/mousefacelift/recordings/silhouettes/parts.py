@@ -26,6 +26,7 @@ CALM = 25  # grey levels: less contrast is none between a mouse and its arena
 HOLE_EVIDENCE, BITE_EVIDENCE = -0.5, 0.5  # nats for the mouse in what is surely a hole, and in what may be none
 BITE_OPEN = 0.15  # share of a bite's outline that may be open to the arena
 LEAST_EDGE = 12  # grey levels of contrast around a part that is restored
+DISPLACED = 0.2  # cells beyond the others' hull for each that was lost, from which a view is displaced
 FINE = 4  # a voxel's edge is divided by this where a lost part is looked for
 # Of 1500 parts of the demo's true silhouettes in the arena's colours, none passes these; of 46 made shadows, 37 do.
 FOREIGN_EVIDENCE = -1.2  # nats
@@ -164,6 +165,10 @@ def restore_lost(near: Near) -> None:
     for k, v in enumerate(near.views):
         view, lost = near.views[v], near.only(k) & (votes >= max(2, (len(near.views) - 1) // 2))
         if np.count_nonzero(lost) < 4:
+            continue
+        # A camera with a wrong calibration lacks parts, too. It shows as much where the others see nothing.
+        beyond = view.cells(view.mask) & (view.shown(near.total == near.misses[k]) == 0)
+        if np.count_nonzero(beyond) > DISPLACED * np.count_nonzero(view.holding(lost)):
             continue
         # Its neighbours too, where it goes over into what the view still shows.
         around = near.only(k) & view.of_cells(cv2.dilate(view.holding(lost), SQUARE))
