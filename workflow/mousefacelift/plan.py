@@ -20,7 +20,7 @@ from mousefacelift.geometry.selection import capture_splits
 from mousefacelift.gpu.checks import missing, rapid
 from mousefacelift.gpu.driver import look, why_unusable
 from mousefacelift.gpu.toolchain import installed_torch
-from mousefacelift.recordings.animals import check_told_apart, recordings_of
+from mousefacelift.recordings.animals import check_refinable, check_told_apart, recordings_of
 from mousefacelift.recordings.captures import Capture, captures_table, read_captures
 from mousefacelift.recordings.recording import capture_frames, chunk_ranges, read_capture_rig
 from mousefacelift.recordings.rows import capture_json
@@ -66,6 +66,8 @@ class Plan:
         recordings = recordings_of(captures, config.center.animal)
         if silhouettes.identities is None:
             check_told_apart(captures.values(), config.center.masks, config.center.animal)
+        for animals in recordings.values():
+            check_refinable(animals, config.center.refine)
         chunks = {name: _chunks(capture, config.center) for name, capture in captures.items()}
         for capture in captures.values():
             read_capture_rig(capture)
@@ -188,7 +190,7 @@ class Plan:
         }
         if arena := self._arena(recording):
             inputs["background"] = arena
-        if how.together:
+        if how.together or self.config.center.refine:
             inputs["calibration"] = self.calibration(recording)
         return inputs
 

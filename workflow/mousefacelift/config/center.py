@@ -93,6 +93,11 @@ class Center(Section):
         description="the mouse's number in masks that hold several animals, for captures without a `label` in the table; null: the only one",
         exclude_if=lambda label: label is None,  # as for masks_are
     )
+    refine: bool = Field(
+        False,
+        description="whether silhouettes are corrected by the hull of the other cameras and by the pixels; for one animal in a recording",
+        exclude_if=lambda refined: not refined,  # as for masks_are
+    )
     background: Background = Background()
     onnx: Onnx = Onnx()
     stride: int = Field(1, ge=1, description="every n-th video frame is a candidate; 10 to 50 for hours of video")

@@ -189,40 +189,24 @@ def visual_hull(
 def hull_voxels(
     silhouettes: Sequence[Cutout | None], rig: Rig, center_mm: ArrayLike, radius_mm: float, voxel_mm: float
 ) -> Floats:
-    """All voxels that may be in the visual hull: centres at most half a voxel outside it; arguments as of `visual_hull`.
-
-    Returns:
-        [n, 3] in the world, mm; empty if fewer than two views have a silhouette, or they share nothing.
-    """
-    center = np.asarray(center_mm, np.float64)
-    views = _views(silhouettes, rig, center, radius_mm, voxel_mm)
-    if not views:
-        return np.zeros((0, 3), np.float32)
-    return _carve(list(views.values()), [rig[v] for v in views], center, radius_mm, voxel_mm, 0)[0]
+    """Centres [n, 3] in mm of all voxels at most half a voxel outside the visual hull; arguments as of `visual_hull`."""
+    return near_hull(silhouettes, rig, center_mm, radius_mm, voxel_mm, 0)[1]
 
 
 def near_hull(
-    silhouettes: Sequence[Cutout | None],
-    rig: Rig,
-    center_mm: ArrayLike,
-    radius_mm: float,
-    voxel_mm: float,
-    max_misses: int = 1,
+    silhouettes: Sequence[Cutout | None], rig: Rig, center: ArrayLike, radius: float, voxel_mm: float, misses: int = 1
 ) -> tuple[list[int], Floats, Floats, Floats]:
-    """All voxels that at most `max_misses` views carve away, and how each view judges them; else as `visual_hull`.
+    """All voxels that at most `misses` views carve away, and how each view judges them; else as `visual_hull`.
 
     Returns:
-        The views with a silhouette, by their places in the rig; none if fewer than two have one.
-        [n, 3] the voxels' centres in the world, mm.
-        [V, 2, n] where these views see them, raw px.
-        [V, n] signed distances to their silhouettes' edges, mm; positive inside.
+        The views with a silhouette, by their places in the rig; none if fewer than two have one. Of the voxels' centres:
+        places in the world [n, 3], pixels in these views [V, 2, n], signed distances to their edges [V, n] in mm.
     """
-    center = np.asarray(center_mm, np.float64)
-    views = _views(silhouettes, rig, center, radius_mm, voxel_mm)
+    middle = np.asarray(center, np.float64)
+    views = _views(silhouettes, rig, middle, radius, voxel_mm)
     if not views:
         return [], np.zeros((0, 3), np.float32), np.zeros((0, 2, 0), np.float32), np.zeros((0, 0), np.float32)
-    carved = _carve(list(views.values()), [rig[v] for v in views], center, radius_mm, voxel_mm, max_misses)
-    return list(views), *carved
+    return list(views), *_carve(list(views.values()), [rig[v] for v in views], middle, radius, voxel_mm, misses)
 
 
 def open_sides(cutout: Cutout, camera: Camera) -> tuple[bool, bool, bool, bool]:

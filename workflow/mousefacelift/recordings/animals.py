@@ -1,6 +1,6 @@
 """The animals of one recording: captures with the same videos and masks, told apart by their labels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from mousefacelift.base.errors import UserError
@@ -69,6 +69,18 @@ def check_told_apart(captures: Iterable[Capture], method: str, animal: int | Non
         first = first_with.setdefault((capture.videos, capture.sync, capture.calibration), capture)
         if first.animal != capture.animal:
             _refuse(f"captures {first.name} and {capture.name} are animals of the same videos", method)
+
+
+def check_refinable(animals: Sequence[str], refine: bool) -> None:
+    """Raise UserError if the silhouettes of several animals, the captures of these names, were to be refined.
+
+    refine: the setting of this name. What one animal hides of another looks like an error of its silhouette.
+    """
+    if refine and len(animals) > 1:
+        raise UserError(
+            f"captures {', '.join(animals)} are animals of the same videos: center.refine: true corrects the silhouettes of "
+            "one animal alone in a recording; set it to false"
+        )
 
 
 def _refuse(what: str, method: str) -> None:

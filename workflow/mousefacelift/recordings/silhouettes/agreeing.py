@@ -22,7 +22,7 @@ Moment = Sequence[Image | None]
 # have 0.93, and those made together 0.92; on a white floor a white mouse has 0.85 and 0.93.
 GOOD, BETTER = 0.9, 0.02
 COMPARED, FLOOR_MOMENTS = 12, 10
-ARENAS = 2
+ARENAS = 2  # times that the arena is estimated anew: the second time the animal is known better
 
 
 def agreeing_arenas(
@@ -37,7 +37,7 @@ def agreeing_arenas(
     Args:
         arenas: what each camera's own recording says of its empty arena.
         rig: the V cameras.
-        moments: goes through the frames that the arenas were estimated from; called up to twice.
+        moments: goes through the frames that the arenas were estimated from.
         again: estimates a camera's arena anew, given its place in the rig and where the animal hides it
             in each of its frames, [n, h, w].
         settings: the section `center.background`.
@@ -62,11 +62,11 @@ def agreeing_arenas(
     if floor is None:
         return arenas
     found: Sequence[Arena] = [{**arena, "floor": floor} for arena in arenas]
-    for again_and_again in range(ARENAS):
+    for attempt in range(ARENAS):
         together = Together(found, rig, settings)
-        if again_and_again:
+        if attempt:
             looks = [[None if i is None else together.look(v, i) for v, i in enumerate(images)] for images in moments()]
-        hidden = _hidden(together, looks, surely=again_and_again > 0)
+        hidden = _hidden(together, looks, surely=attempt > 0)
         found = [
             {**again(v, where[[present[v] for present in there]]), "floor": floor} for v, where in enumerate(hidden)
         ]
@@ -93,11 +93,15 @@ def _floor(together: Together, looks: Sequence[Sequence[Look | None]]) -> Array 
     return None if plane is None else np.array([*plane.normal, plane.offset])
 
 
-def _hidden(together: Together, looks: Sequence[Sequence[Look | None]], surely: bool = False) -> list[NDArray[np.bool_]]:
+def _hidden(
+    together: Together, looks: Sequence[Sequence[Look | None]], surely: bool = False
+) -> list[NDArray[np.bool_]]:
     """Where the animal may hide each camera's arena in each moment, [n, h, w] at the working scale."""
     found: list[list[NDArray[np.bool_]]] = [[] for _ in together.rig]
     for moment in looks:
-        for v, (look, mask) in enumerate(zip(moment, (together.masks if surely else together.hidden)(moment), strict=True)):
+        for v, (look, mask) in enumerate(
+            zip(moment, (together.masks if surely else together.hidden)(moment), strict=True)
+        ):
             detector = together.detectors[v]
             height, width = detector.level.shape[:2]
             whole = np.zeros((height, width), np.uint8)

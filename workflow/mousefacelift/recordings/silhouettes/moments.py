@@ -10,11 +10,12 @@ import numpy as np
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
-from mousefacelift.recordings.animals import check_told_apart
+from mousefacelift.recordings.animals import check_refinable, check_told_apart
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import read_camera
 from mousefacelift.recordings.recording import read_capture_rig
 from mousefacelift.recordings.silhouettes.provided import identity
+from mousefacelift.recordings.silhouettes.refine import refine_views
 from mousefacelift.recordings.silhouettes.registry import method
 from mousefacelift.recordings.silhouettes.segmentation import NOTHING, Arena, Image
 from mousefacelift.recordings.video import Frame, Missing
@@ -46,6 +47,7 @@ def moments(
         threads: to read cameras with, and to work on moments with.
     """
     capture = animals[0]
+    check_refinable([animal.name for animal in animals], settings.refine)
     together = _together(capture, settings, arenas)
     workers = max(1, min(threads, len(capture.cameras)))
     cv2.setNumThreads(1)
@@ -56,9 +58,23 @@ def moments(
         for v, arena in enumerate(arenas)
     ]
     # Cameras are independent, and decoding and OpenCV release Python's lock.
+    refined = _refined(capture) if settings.refine else None
     with ThreadPoolExecutor(max_workers=workers) as pool:
         while batch := list(zip(*pool.map(lambda camera: list(islice(camera, BATCH)), cameras), strict=True)):
-            yield from pool.map(together, batch) if together else map(list, batch)
+            made = pool.map(together, batch) if together else map(list, batch)
+            yield from pool.map(refined, made) if refined else made
+
+
+def _refined(capture: Capture) -> Callable[[Moment], list[Seen]]:
+    """What corrects the one animal's silhouettes of a moment by those of the other views."""
+    rig = read_capture_rig(capture)
+
+    def refined(moment: Moment) -> list[Seen]:
+        pictures = [seen.frame.rgb if isinstance(seen.frame, Frame) else None for seen in moment]
+        masks = refine_views(pictures, [seen.masks[0] for seen in moment], rig)
+        return [Seen(seen.frame, [NOTHING if mask is None else mask]) for seen, mask in zip(moment, masks, strict=True)]
+
+    return refined
 
 
 def _together(
