@@ -26,7 +26,7 @@ TILTS_DEG, HEIGHTS = (
     20,
 )  # where the search begins: around the cameras' own up, and up and down the animal
 LEAST_MATCH = 0.3  # of the shaded pixels; the demo has 0.51, planes that are wrong by 12 mm at most 0.26
-NODE_PX = 8  # maps between views are computed at every n-th pixel
+NODE_PX = 4  # maps between views are computed at every n-th pixel
 NOWHERE = -1e4  # pixel coordinate of what another view does not see
 
 
