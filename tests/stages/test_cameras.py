@@ -304,7 +304,7 @@ def test_a_video_that_is_three_frames_late_is_named_with_its_delay(whole, tmp_pa
     )
     assert found[0] == str(view + 1)
     assert abs(float(found[1]) - 3) < 1 and found[2] == "3"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["qc-failed.json", "qc-failed.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["qc-failed.json", "qc-failed.png", "worst.png"]
     wrong_way = replace(demo_capture(), sync=tuple(-2 * (v == view) for v in range(6)))
     with pytest.raises(
         UserError, match=f"'sync' say {view + 1}=1 instead of {view + 1}=-2: frame k .* is then frame k\\+1 of"

@@ -73,7 +73,7 @@ def cameras(
 
     Raises UserError if the chunks are not the capture's, a calibration is damaged, or a camera contradicts the others in
     place or in time. Cameras out of step and hulls that fill their silhouettes too little are shown by qc-failed.json and
-    qc-failed.png, which are then all that is written.
+    qc-failed.png, which are then all that is written but worst.png.
     """
     measures, chunk = _read_chunks(capture, chunks, capture.name)
     siblings = [name for name in CenteredChunk.captures_in(chunks[0]) if name != capture.name]
