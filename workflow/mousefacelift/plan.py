@@ -7,6 +7,7 @@ calibrations, so that a mistake is known before the first job.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mousefacelift.base.errors import UserError
@@ -201,7 +202,11 @@ class Plan:
 
     def recording_of(self, capture: str) -> str:
         """The recording that a capture is an animal of."""
-        return next(recording for recording, captures in self.recordings.items() if capture in captures)
+        return self._recording_of[capture]
+
+    @cached_property
+    def _recording_of(self) -> dict[str, str]:
+        return {capture: recording for recording, captures in self.recordings.items() for capture in captures}
 
     def center_chunk(self, capture: str, chunk: str) -> str:
         """What `center` writes for a chunk of a capture, with all animals of its recording."""

@@ -78,7 +78,7 @@ def arenas(white):
     def again(view, hidden):
         return estimate_background([views[view] for views in white.frames], SETTINGS, hidden)
 
-    return alone, agreeing_arenas(alone, RIG, lambda: iter(white.frames), again, SETTINGS)
+    return alone, agreeing_arenas(alone, RIG, lambda: iter(white.frames), 12, again, SETTINGS)
 
 
 def overlap(mask, truth):
@@ -131,6 +131,6 @@ def test_where_each_cameras_own_silhouettes_are_good_nothing_changes():
         for image, mask in zip(views, masks, strict=True):
             image[mask] = 40
     alone = [estimate_background([views[v] for views in dark.frames], SETTINGS) for v in range(len(RIG))]
-    together = agreeing_arenas(alone, RIG, lambda: iter(dark.frames), None, SETTINGS)
+    together = agreeing_arenas(alone, RIG, lambda: iter(dark.frames), 12, None, SETTINGS)
     assert together is alone
     assert shadows.together(together, RIG, Center(masks="background")) is None

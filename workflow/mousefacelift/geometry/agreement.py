@@ -1,11 +1,13 @@
 """Whether silhouettes and cameras agree: where the mouse is, how far each camera is from it, which cameras contradict."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mousefacelift.geometry.camera import Array, Rig, project, triangulate
+from mousefacelift.geometry.camera import Array, Rig, pixel_rays, project, triangulate
+from mousefacelift.geometry.hull import Cutout
 
 
 def surrounding_polygon(support_px: Array) -> Array:
@@ -150,3 +152,34 @@ def area_mm2(rig: Rig, center_mm: Array, area_px: NDArray[np.int64]) -> Array:
         depth = center_mm @ camera.R[2] + camera.t[2]
         area[:, v] = np.where(area_px[:, v] > 0, area_px[:, v] * depth**2 / abs(np.linalg.det(camera.K)), np.nan)
     return area
+
+
+def locate_cutouts(cutouts: Sequence[Cutout | None], rig: Rig) -> tuple[Array, float] | None:
+    """Find roughly where one moment's silhouettes place the animal.
+
+    Args:
+        cutouts: of the V views, see `hull.Cutout`.
+        rig: the V cameras.
+
+    Returns:
+        Its centre [3] and how far it reaches from there, mm; None if fewer than two views show it.
+    """
+    rays, reach = np.full((len(rig), 3), np.nan), {}
+    for v, (cutout, camera) in enumerate(zip(cutouts, rig, strict=True)):
+        if cutout is None:
+            continue
+        alpha, window = cutout
+        rows, columns = np.nonzero(alpha > 127)
+        if len(rows):
+            x, y = np.asarray(window)[:2]
+            middle = np.array([columns.mean() + x, rows.mean() + y]) + 0.5
+            rays[v] = (pixel_rays(middle[None], camera) @ camera.R)[0]
+            reach[int(v)] = float(np.hypot(columns + x - middle[0], rows + y - middle[1]).max())
+    use = np.isfinite(rays).all(axis=1)
+    if use.sum() < 2:
+        return None
+    center = triangulate(np.stack([camera.center for camera in rig]), np.nan_to_num(rays)[None], use[None])[0]
+    if not np.isfinite(center).all():
+        return None
+    radii = [reach[int(v)] * rig[v].mm_per_px(center) for v in np.flatnonzero(use)]
+    return center, 1.1 * float(np.median(radii))

@@ -53,6 +53,15 @@ class Camera:
         """Largest normalised radius of the calibrated field; see the function of this name."""
         return field_radius(self.dist, self.fisheye)
 
+    @property
+    def focal_px(self) -> float:
+        """Geometric mean of the two focal lengths, px: what a length across the line of sight is at unit distance."""
+        return float(np.sqrt(abs(np.linalg.det(self.K))))
+
+    def mm_per_px(self, point: Array) -> float:
+        """What a pixel is across the line of sight to a point [3] in the world, mm."""
+        return float(np.linalg.norm(point - self.center) / self.focal_px)
+
     def moved(self, R_world: Array) -> "Camera":
         """The same camera after the world was rotated: x_new = R_world @ x_world."""
         return replace(self, R=self.R @ R_world.T)

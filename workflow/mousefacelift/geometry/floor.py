@@ -14,17 +14,15 @@ from scipy.optimize import minimize
 
 from mousefacelift.geometry.camera import Array, Camera, Rig, pixel_rays, project
 from mousefacelift.geometry.selection import thinned
-from mousefacelift.geometry.up import up_from_cameras
+from mousefacelift.geometry.up import level_axes, up_from_cameras
 
 Floats = NDArray[np.float32]
 
 SHADED = 0.92  # brightness below this share of the empty floor's is a shadow
 LIKE = 0.06  # two views' shares that differ by as much (standard deviation) are of one point
 POINTS = 200  # looked at per view and moment
-TILTS_DEG, HEIGHTS = (
-    (-6.0, 0.0, 6.0),
-    20,
-)  # where the search begins: around the cameras' own up, and up and down the animal
+# Where the search begins: around the cameras' own up, and up and down the animal.
+TILTS_DEG, HEIGHTS = (-6.0, 0.0, 6.0), 20
 LEAST_MATCH = 0.3  # of the shaded pixels; the demo has 0.51, planes that are wrong by 12 mm at most 0.26
 NODE_PX = 4  # maps between views are computed at every n-th pixel
 NOWHERE = -1e4  # pixel coordinate of what another view does not see
@@ -88,9 +86,7 @@ def find_floor(
         up = up_from_cameras(rig).up
     except ValueError:
         return None
-    first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
-    first /= np.linalg.norm(first)
-    second = np.cross(up, first)
+    first, second = level_axes(up)
     points = [_shaded(camera, [moment[v] for moment in moments]) for v, camera in enumerate(rig)]
 
     def plane(x: Array) -> Plane:
@@ -152,9 +148,8 @@ def _match(
             for k in np.unique(moment):
                 if (shading := moments[k][j]) is not None:
                     here = moment == k
-                    there[here] = sample(
-                        shading.share, seen[here] - np.array([shading.x, shading.y], np.float32), 1.0
-                    ).ravel()
+                    corner = np.array([shading.x, shading.y], np.float32)
+                    there[here] = sample(shading.share, seen[here] - corner, 1.0)
             like = np.exp(-(((there - share) / np.float32(LIKE)) ** 2) / 2)
             best = np.maximum(best, np.where(there < SHADED, like, np.float32(0)))
         total, count = total + float(best.sum(dtype=np.float64)), count + len(share)

@@ -246,7 +246,7 @@ class _View:
     def of(cls, cutout: Cutout, camera: Camera, center: Array, voxel_mm: float) -> "_View":
         alpha, window = cutout
         x, y = (int(i) for i in np.asarray(window)[:2])
-        voxel_px = voxel_mm * np.sqrt(abs(np.linalg.det(camera.K))) / np.linalg.norm(center - camera.center)
+        voxel_px = voxel_mm * camera.focal_px / np.linalg.norm(center - camera.center)
         step = max(1, int(voxel_px / PIXELS_PER_VOXEL))
         first = step // 2
         mouse = np.pad((alpha[first::step, first::step] > 127).astype(np.uint8), 1)

@@ -31,9 +31,8 @@ def drawn(voxels: Floats, camera: Camera, voxel_mm: float) -> tuple[Mask, NDArra
     seen = np.isfinite(pixels).all(axis=1)
     if not seen.any():
         return None
-    scale = np.sqrt(abs(np.linalg.det(camera.K)))
     # A cube seen from any side is about as wide as a disc of 1.2 times its edge.
-    radius = int(np.ceil(0.6 * voxel_mm * scale / np.median(depth[seen])))
+    radius = int(np.ceil(0.6 * voxel_mm * camera.focal_px / np.median(depth[seen])))
     places = np.floor(pixels[seen]).astype(np.int64)
     low = np.maximum(places.min(axis=0) - radius, 0)
     high = np.minimum(places.max(axis=0) + radius + 1, [camera.width, camera.height])

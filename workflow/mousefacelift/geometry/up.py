@@ -111,6 +111,20 @@ def axis_vector(name: str | Sequence[float]) -> Array:
     return np.eye(3)["xyz".index(name[1])] * (1 if name[0] == "+" else -1)
 
 
+def level_axes(up: Array) -> Array:
+    """Find two directions at right angles to up and to each other.
+
+    Args:
+        up: [3] unit vector.
+
+    Returns:
+        [2, 3] unit vectors.
+    """
+    first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    first /= np.linalg.norm(first)
+    return np.stack([first, np.cross(up, first)])
+
+
 def angle_deg(a: Array, b: Array) -> float:
     """Measure the angle between two directions, exactly also where it is small.
 
@@ -260,9 +274,7 @@ def _floor_normal(points: Array, depth: Array, frame: NDArray[np.intp], start: A
     up = start / np.linalg.norm(start)
     # What is lowest depends on up, so both are found in turn.
     for _ in range(8):
-        first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
-        first /= np.linalg.norm(first)
-        plane = np.stack([first, np.cross(up, first)])
+        plane = level_axes(up)
         # A point stands for a ball of its depth, whose lower side may touch the floor. One point for each cell and frame:
         # a tail above the floor must not outvote the paw under it.
         height = points @ up - depth

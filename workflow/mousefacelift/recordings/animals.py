@@ -22,13 +22,13 @@ def recordings_of(captures: Mapping[str, Capture], animal: int | None) -> dict[s
     found: dict[str, list[Capture]] = {}
     first_with: dict[object, str] = {}
     for capture in captures.values():
-        files = capture.name if _label(capture, animal) is None else (capture.videos, capture.masks)
+        files = capture.name if label_of(capture, animal) is None else (capture.videos, capture.masks)
         found.setdefault(first_with.setdefault(files, capture.name), []).append(capture)
     for first, *others in found.values():
-        labels = {_label(first, animal): first.name}
+        labels = {label_of(first, animal): first.name}
         for other in others:
             _check_alike(first, other)
-            label = _label(other, animal)
+            label = label_of(other, animal)
             if label in labels:
                 raise UserError(
                     f"captures {labels[label]} and {other.name} are the same animal, {label}, of the same videos: give each "
@@ -38,7 +38,8 @@ def recordings_of(captures: Mapping[str, Capture], animal: int | None) -> dict[s
     return {name: tuple(capture.name for capture in group) for name, group in found.items()}
 
 
-def _label(capture: Capture, animal: int | None) -> int | None:
+def label_of(capture: Capture, animal: int | None) -> int | None:
+    """The number that a capture's animal has in the masks; None: masks hold one animal. animal: of center.animal."""
     return animal if capture.label is None else capture.label
 
 
@@ -62,7 +63,7 @@ def check_told_apart(captures: Iterable[Capture], method: str, animal: int | Non
     """
     first_with: dict[object, Capture] = {}
     for capture in captures:
-        if (label := _label(capture, animal)) is not None:
+        if (label := label_of(capture, animal)) is not None:
             _refuse(
                 f"capture {capture.name} asks for animal {label} (center.animal, or the table's column 'label')", method
             )

@@ -134,7 +134,7 @@ def _agreed(
         return estimate_background([*images, *others], known, np.concatenate([hidden, nowhere]))
 
     cv2.setNumThreads(1)
-    return agreeing_arenas(arenas, read_capture_rig(capture), moments, again, known)
+    return agreeing_arenas(arenas, read_capture_rig(capture), moments, len(some), again, known)
 
 
 def _pictures(path: Path, count: int) -> list[Image]:

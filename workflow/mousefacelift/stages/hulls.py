@@ -22,6 +22,8 @@ from mousefacelift.geometry.hull import BODY_POINTS, SURFACE_POINTS, THIN_POINTS
 from mousefacelift.geometry.selection import thinned
 from mousefacelift.shards.images import decode_crop
 
+Image = NDArray[np.uint8]
+
 # The hulls without each one of the cameras are made for this many frames.
 LEAVE_ONE_OUT_FRAMES = 100
 
@@ -134,11 +136,10 @@ def _hulls_of_chunk(
     with ExitStack() as stack:
         own, *others = (stack.enter_context(CenteredChunk.open(path, name)) for name in animals)
         for n in np.flatnonzero(np.isfinite(radius_mm)).tolist():
-            where = f"{path}, frame {own.frame[n]}, camera"
-            silhouettes = _cutouts(own, n, found[n], where)
+            silhouettes = _cutouts(own, n, found[n], path)
             # Behind another animal this one may go on: there it is carved by the other views.
             for each in others if hidden[n].any() else ():
-                for v, more in enumerate(_cutouts(each, n, hidden[n] & found[n] & (each.area_px[n] > 0), where)):
+                for v, more in enumerate(_cutouts(each, n, hidden[n] & found[n] & (each.area_px[n] > 0), path)):
                     silhouettes[v] = union([s for s in (silhouettes[v], more) if s]) if more else silhouettes[v]
             hull = visual_hull(
                 silhouettes, rig, center_mm[n], float(radius_mm[n]), voxel_mm, leave_one_out=bool(leave_one_out[n])
@@ -155,10 +156,20 @@ def _hulls_of_chunk(
     return hulls
 
 
-def _cutouts(chunk: CenteredChunk, n: int, there: NDArray[np.bool_], where: str) -> list[Cutout | None]:
-    """A frame's silhouettes in the views that are asked for [V]."""
+def frame_crops(chunk: CenteredChunk, n: int, there: NDArray[np.bool_], path: Path) -> list[Image | None]:
+    """The crops [h, w, 4] of a chunk's n-th frame in the views that are asked for [V]. path: of the file, for errors."""
     stored = zip(chunk.crop_zstd[n], chunk.window[n], there, chunk.cameras, strict=True)
     return [
-        (decode_crop(crop, window[2:], f"{where} {name}")[..., 3], window) if wanted else None
+        decode_crop(crop, window[2:], f"{path}, frame {chunk.frame[n]}, camera {name}") if wanted else None
         for crop, window, wanted, name in stored
     ]
+
+
+def cutouts_of(crops: Sequence[Image | None], window: NDArray[np.int32]) -> list[Cutout | None]:
+    """The silhouettes in crops, given their windows [V, 4]."""
+    return [None if crop is None else (crop[..., 3], each) for crop, each in zip(crops, window, strict=True)]
+
+
+def _cutouts(chunk: CenteredChunk, n: int, there: NDArray[np.bool_], path: Path) -> list[Cutout | None]:
+    """A frame's silhouettes in the views that are asked for [V]."""
+    return cutouts_of(frame_crops(chunk, n, there, path), chunk.window[n])

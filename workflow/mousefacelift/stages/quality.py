@@ -22,8 +22,8 @@ from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.reading import read_camera
 from mousefacelift.recordings.silhouettes.sheet import pair
 from mousefacelift.recordings.video import Frame
-from mousefacelift.shards.images import decode_crop
 from mousefacelift.stages.grades import Agreement, Grade, Pictured, grades
+from mousefacelift.stages.hulls import cutouts_of, frame_crops
 
 Image = NDArray[np.uint8]
 
@@ -37,8 +37,8 @@ LEAST_UP = 0.5  # a camera that sees world up shorter than this share looks down
 class Mice:
     """N frames' silhouettes as files, and where the mouse is in them.
 
-    capture: its name in the files. chunks: the files. chunk: [N] number of each frame's. found: [N, V] whether there is a silhouette. center_mm: [N, 3], and
-    radius_mm: [N], a ball around the mouse, NaN if unknown.
+    capture: its name in the files. chunks: the files. chunk: [N] number of each frame's. found: [N, V] whether there is a
+    silhouette. center_mm: [N, 3], and radius_mm: [N], a ball around the mouse, NaN if unknown.
     """
 
     capture: str
@@ -55,20 +55,8 @@ class Mice:
             with CenteredChunk.open(self.chunks[number], self.capture) as file:
                 for row in rows[self.chunk[rows] == number]:
                     n = int(row) - first
-                    crops = [
-                        decode_crop(crop, window[2:], f"{self.chunks[number]}, frame {file.frame[n]}")
-                        if there
-                        else None
-                        for crop, window, there in zip(file.crop_zstd[n], file.window[n], self.found[row], strict=True)
-                    ]
-                    yield (
-                        int(row),
-                        [
-                            None if crop is None else (crop[..., 3], window)
-                            for crop, window in zip(crops, file.window[n], strict=True)
-                        ],
-                        crops,
-                    )
+                    crops = frame_crops(file, n, self.found[row], self.chunks[number])
+                    yield int(row), cutouts_of(crops, file.window[n]), crops
 
 
 def grade_silhouettes(
@@ -175,7 +163,7 @@ def _down(camera: Camera, center_mm: Array, up: Array | None) -> Array | None:
         return None
     (here, below), depth = project(np.stack([center_mm, center_mm - up]), camera)
     down = below - here
-    px_per_mm = np.sqrt(abs(np.linalg.det(camera.K))) / depth[0]
+    px_per_mm = camera.focal_px / depth[0]
     return down if np.isfinite(down).all() and np.linalg.norm(down) > LEAST_UP * px_per_mm else None
 
 

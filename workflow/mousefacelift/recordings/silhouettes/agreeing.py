@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mousefacelift.config.center import Background
+from mousefacelift.geometry.agreement import locate_cutouts
 from mousefacelift.geometry.camera import Array, Rig
 from mousefacelift.geometry.floor import find_floor
 from mousefacelift.geometry.hull import Cutout, visual_hull
 from mousefacelift.geometry.selection import thinned
 from mousefacelift.recordings.silhouettes.background import disc, segmenter
 from mousefacelift.recordings.silhouettes.segmentation import Arena, Image
-from mousefacelift.recordings.silhouettes.shadows import Look, Together, locate_cutouts
+from mousefacelift.recordings.silhouettes.shadows import Look, Together
 
 Moment = Sequence[Image | None]
 """The V views' frames of one moment, [H, W, 3] RGB; None without one."""
@@ -29,6 +30,7 @@ def agreeing_arenas(
     arenas: Sequence[Arena],
     rig: Rig,
     moments: Callable[[], Iterable[Moment]],
+    count: int,
     again: Callable[[int, NDArray[np.bool_]], Arena],
     settings: Background,
 ) -> Sequence[Arena]:
@@ -38,6 +40,7 @@ def agreeing_arenas(
         arenas: what each camera's own recording says of its empty arena.
         rig: the V cameras.
         moments: goes through the frames that the arenas were estimated from.
+        count: how many moments there are.
         again: estimates a camera's arena anew, given its place in the rig and where the animal hides it
             in each of its frames, [n, h, w].
         settings: the section `center.background`.
@@ -47,38 +50,39 @@ def agreeing_arenas(
         floor: [4] float64, the floor's unit normal, up, and its distance from the calibration's origin along it, mm.
         fur: [bins] float32, log density of the animal over luma.
     """
-    together = Together(arenas, rig, settings)
-    looks, own, there = [], [], []
     segments = [segmenter(arena, settings) for arena in arenas]
-    for images in moments():
-        looks.append([None if image is None else together.look(v, image) for v, image in enumerate(images)])
+    some = thinned(np.arange(count), COMPARED)
+    own, chosen, there = [], [], []
+    for k, images in enumerate(moments()):
         there.append([image is not None for image in images])
-        own.append([None if i is None else _cutout(segment(i)) for segment, i in zip(segments, images, strict=True)])
-    some = thinned(np.arange(len(looks)), COMPARED)
-    alone = _agreement([own[k] for k in some], rig)
+        # All frames are segmented, as each one is held against the one before it.
+        made = [None if i is None else _cutout(segment(i)) for segment, i in zip(segments, images, strict=True)]
+        if k in some:
+            own.append(made)
+            chosen.append(images)
+    alone = _agreement(own, rig)
     if not np.isfinite(alone) or alone >= GOOD:
         return arenas
-    floor = _floor(together, [looks[k] for k in thinned(np.arange(len(looks)), FLOOR_MOMENTS)])
+    together = Together(arenas, rig, settings)
+    looks = [together.looks(images) for images in moments()]
+    floor = _floor(together, [looks[k] for k in thinned(np.arange(count), FLOOR_MOMENTS)])
     if floor is None:
         return arenas
     found: Sequence[Arena] = [{**arena, "floor": floor} for arena in arenas]
     for attempt in range(ARENAS):
         together = Together(found, rig, settings)
         if attempt:
-            looks = [[None if i is None else together.look(v, i) for v, i in enumerate(images)] for images in moments()]
+            looks = [together.looks(images) for images in moments()]
         hidden = _hidden(together, looks, surely=attempt > 0)
         found = [
             {**again(v, where[[present[v] for present in there]]), "floor": floor} for v, where in enumerate(hidden)
         ]
         together = Together(found, rig, settings)
-        chosen = [images for k, images in enumerate(moments()) if k in some]
-        looks = [
-            [None if image is None else together.look(v, image) for v, image in enumerate(images)] for images in chosen
-        ]
-        found = [{**arena, "fur": fur} for arena, fur in zip(found, together.furs(looks), strict=True)]
+        furs = together.furs([together.looks(images) for images in chosen])
+        found = [{**arena, "fur": fur} for arena, fur in zip(found, furs, strict=True)]
     together = Together(found, rig, settings)
-    made = [[None if mask is None else _cutout(mask) for mask in together.segment(images)] for images in chosen]
-    return found if _agreement(made, rig) >= alone + BETTER else arenas
+    joint = [[None if mask is None else _cutout(mask) for mask in together.segment(images)] for images in chosen]
+    return found if _agreement(joint, rig) >= alone + BETTER else arenas
 
 
 def _floor(together: Together, looks: Sequence[Sequence[Look | None]]) -> Array | None:

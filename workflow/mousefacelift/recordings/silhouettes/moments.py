@@ -65,6 +65,11 @@ def moments(
             yield from pool.map(refined, made) if refined else made
 
 
+def _with_masks(moment: Moment, masks: Sequence[Image | None]) -> list[Seen]:
+    """The moment with other silhouettes of its one animal."""
+    return [Seen(seen.frame, [NOTHING if mask is None else mask]) for seen, mask in zip(moment, masks, strict=True)]
+
+
 def _refined(capture: Capture) -> Callable[[Moment], list[Seen]]:
     """What corrects the one animal's silhouettes of a moment by those of the other views."""
     rig = read_capture_rig(capture)
@@ -72,7 +77,7 @@ def _refined(capture: Capture) -> Callable[[Moment], list[Seen]]:
     def refined(moment: Moment) -> list[Seen]:
         pictures = [seen.frame.rgb if isinstance(seen.frame, Frame) else None for seen in moment]
         masks = refine_views(pictures, [seen.masks[0] for seen in moment], rig)
-        return [Seen(seen.frame, [NOTHING if mask is None else mask]) for seen, mask in zip(moment, masks, strict=True)]
+        return _with_masks(moment, masks)
 
     return refined
 
@@ -89,10 +94,7 @@ def _together(
 
     def made(moment: Moment) -> list[Seen]:
         images = [seen.frame.rgb() if isinstance(seen.frame, Frame) else None for seen in moment]
-        return [
-            Seen(seen.frame, [NOTHING if mask is None else mask])
-            for seen, mask in zip(moment, segment(images), strict=True)
-        ]
+        return _with_masks(moment, segment(images))
 
     return made
 

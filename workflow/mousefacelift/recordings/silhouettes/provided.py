@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mousefacelift.base.errors import UserError
 from mousefacelift.config.center import Center
+from mousefacelift.recordings.animals import label_of
 from mousefacelift.recordings.captures import Capture
 from mousefacelift.recordings.masks.meaning import Meaning, several
 from mousefacelift.recordings.masks.pictures import resize
@@ -79,7 +80,7 @@ def check_size(video: tuple[int, int], masks: tuple[int, int], where: str, path:
 
 def _check_labels(masks: MaskFile, capture: Capture, settings: Center, where: str) -> None:
     """Raise UserError if the chosen animal cannot be in the masks, or several are there and none was chosen."""
-    label = label_of(capture, settings)
+    label = label_of(capture, settings.animal)
     chosen = settings.masks_are == "labels" or label is not None
     if settings.masks_are in ("alpha", "inverted") and (label is not None or masks.labels is not None):
         raise UserError(f"{where}: center.masks_are: {settings.masks_are} does not go with masks of numbered animals")
@@ -98,14 +99,9 @@ def _check_labels(masks: MaskFile, capture: Capture, settings: Center, where: st
         raise UserError(f"{where}: the masks do not hold the animal {label}; labels there: {listed}")
 
 
-def label_of(capture: Capture, settings: Center) -> int | None:
-    """The number that the capture's animal has in the masks; None: masks hold one animal."""
-    return settings.animal if capture.label is None else capture.label
-
-
 def identity(capture: Capture, settings: Center) -> int:
     """The value of the capture's animal in the images of `identities`."""
-    label = label_of(capture, settings)
+    label = label_of(capture, settings.animal)
     return 1 if label is None else label or ZERO
 
 
@@ -180,7 +176,7 @@ def _meaning(capture: Capture, view: int, settings: Center) -> Meaning:
         found = file.read(spread, f"capture {capture.name}", settings.timing, fps, 1)
         yield from (each for each in found if not isinstance(each, Missing))
 
-    return Meaning(file, settings.masks_are, label_of(capture, settings), settings.min_area_px, path, elsewhere)
+    return Meaning(file, settings.masks_are, label_of(capture, settings.animal), settings.min_area_px, path, elsewhere)
 
 
 def _masks(

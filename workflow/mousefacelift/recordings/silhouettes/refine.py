@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from mousefacelift.geometry.agreement import locate_cutouts
 from mousefacelift.geometry.camera import Array, Rig
 from mousefacelift.geometry.hull import Cutout, near_hull
 from mousefacelift.recordings.silhouettes.parts import Bools, Near, View, fill_holes, remove_foreign, restore_lost
-from mousefacelift.recordings.silhouettes.shadows import locate_cutouts
 from mousefacelift.recordings.silhouettes.widths import excess_width, signed_distance
 
 Image = NDArray[np.uint8]
@@ -130,7 +130,7 @@ def _near(
         assert picture is not None and mask is not None and cutout is not None
         fitted, own = cutout[0], tuple(int(i) for i in np.asarray(cutout[1]))
         of_others = pixels[k][:, total == misses[k]]
-        voxel_px = voxel_mm * np.sqrt(abs(np.linalg.det(rig[v].K))) / np.linalg.norm(center - rig[v].center)
+        voxel_px = voxel_mm * rig[v].focal_px / np.linalg.norm(center - rig[v].center)
         window = _holding((own[0], own[1], own[2], own[3]), of_others, mask.shape)
         placed = np.zeros((window[3], window[2]), np.uint8)
         row, column = own[1] - window[1], own[0] - window[0]

@@ -6,7 +6,7 @@ looks alike to all of them (`geometry.floor`), and what is animal lies in the hu
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from mousefacelift.config.center import Background, Center
-from mousefacelift.geometry.camera import Array, Camera, Rig, pixel_rays, triangulate
+from mousefacelift.geometry.agreement import locate_cutouts
+from mousefacelift.geometry.camera import Array, Rig
 from mousefacelift.geometry.floor import FloorMap, Plane, Shading, sample, shrunk
 from mousefacelift.geometry.hull import Cutout, near_hull
 from mousefacelift.recordings.silhouettes.background import (
@@ -66,7 +67,7 @@ class Look:
         """x, y, width and height of the box."""
         return self.x, self.y, self.luma.shape[1], self.luma.shape[0]
 
-    @property
+    @cached_property
     def share(self) -> Floats:
         """[h, w] brightness as a share of the empty arena's, smoothed."""
         size = (3, 3)
@@ -144,6 +145,10 @@ class Together:
             differs[tight] > 0,
         )
 
+    def looks(self, images: Sequence[Image | None]) -> list[Look | None]:
+        """`look` of all views of a moment; None also for a missing frame."""
+        return [None if image is None else self.look(v, image) for v, image in enumerate(images)]
+
     def masks(self, looks: Sequence[Look | None]) -> list[Bools | None]:
         """The animal in each view's box, [h, w]; of a view that nobody else supports, all that differs.
 
@@ -156,7 +161,8 @@ class Together:
             hull = moment.hull(found)
             if hull is None:
                 break
-            known = [moment.known(v, found) if look else None for v, look in enumerate(looks)]
+            hiding = moment.hiding(found)
+            known = [moment.known(v, hiding) if look else None for v, look in enumerate(looks)]
             found = [
                 None if look is None else _decided(look, moment.evidence(v, known[v], hull[v]), self.settings)
                 for v, look in enumerate(looks)
@@ -181,10 +187,10 @@ class Together:
         counts = np.zeros((len(self.rig), LUMA_BINS))
         for looks in moments:
             moment = _Moment(self, looks)
-            hull = moment.hull(moment.differs)
+            hull, hiding = moment.hull(moment.differs), moment.hiding(moment.differs)
             for v, look in enumerate(looks):
                 if look is not None and hull is not None:
-                    sure = moment.surely_animal(v, moment.known(v, moment.differs), hull[v])
+                    sure = moment.surely_animal(v, moment.known(v, hiding), hull[v])
                     counts[v] += np.bincount(_luma_bins(look.luma)[sure], minlength=LUMA_BINS)
         smooth = gaussian_filter1d(counts, 1.0, axis=1)
         density = smooth / np.maximum(smooth.sum(axis=1, keepdims=True), 1) / 8
@@ -192,7 +198,7 @@ class Together:
 
     def segment(self, images: Sequence[Image | None]) -> list[Image | None]:
         """The silhouettes [H, W] uint8, 0 or 255, of the V frames [H, W, 3] RGB of a moment; None where there is none."""
-        looks = [None if image is None else self.look(v, image) for v, image in enumerate(images)]
+        looks = self.looks(images)
         masks: list[Image | None] = []
         for image, look, found, (width, height) in zip(images, looks, self.masks(looks), self.size, strict=True):
             if image is None:
@@ -211,44 +217,7 @@ class Together:
 
     def place(self, looks: Sequence[Look | None], found: Sequence[Bools | None]) -> tuple[Array, float] | None:
         """`locate_cutouts` of what was found in each view's box."""
-        return locate_cutouts(
-            [
-                None if look is None or mask is None else (mask.astype(np.uint8) * np.uint8(255), look.window)
-                for look, mask in zip(looks, found, strict=True)
-            ],
-            self.rig,
-        )
-
-
-def locate_cutouts(cutouts: Sequence[Cutout | None], rig: Rig) -> tuple[Array, float] | None:
-    """Find roughly where one moment's silhouettes place the animal.
-
-    Args:
-        cutouts: of the V views, see `hull.Cutout`.
-        rig: the V cameras.
-
-    Returns:
-        Its centre [3] and how far it reaches from there, mm; None if fewer than two views show it.
-    """
-    rays, reach = np.full((len(rig), 3), np.nan), {}
-    for v, (cutout, camera) in enumerate(zip(cutouts, rig, strict=True)):
-        if cutout is None:
-            continue
-        alpha, window = cutout
-        rows, columns = np.nonzero(alpha > 127)
-        if len(rows):
-            x, y = np.asarray(window)[:2]
-            middle = np.array([columns.mean() + x, rows.mean() + y]) + 0.5
-            rays[v] = (pixel_rays(middle[None], camera) @ camera.R)[0]
-            reach[int(v)] = float(np.hypot(columns + x - middle[0], rows + y - middle[1]).max())
-    use = np.isfinite(rays).all(axis=1)
-    if use.sum() < 2:
-        return None
-    center = triangulate(np.stack([camera.center for camera in rig]), np.nan_to_num(rays)[None], use[None])[0]
-    if not np.isfinite(center).all():
-        return None
-    radii = [reach[int(v)] * _mm_per_px(rig[v], center) for v in np.flatnonzero(use)]
-    return center, 1.1 * float(np.median(radii))
+        return locate_cutouts(_cutouts(looks, found), self.rig)
 
 
 class _Moment:
@@ -271,16 +240,8 @@ class _Moment:
             return None
         center, radius = self._place
         rig, kernel = self.together.rig, np.ones((3, 3), np.uint8)
-        cutouts = [
-            None
-            if look is None or mask is None
-            else (
-                cv2.dilate(mask.astype(np.uint8) * np.uint8(255), kernel),
-                look.window,
-            )
-            for look, mask in zip(self.looks, found, strict=True)
-        ]
-        voxel = VOXEL_PX * float(np.median([_mm_per_px(camera, center) for camera in rig]))
+        cutouts = [cutout and (cv2.dilate(cutout[0], kernel), cutout[1]) for cutout in _cutouts(self.looks, found)]
+        voxel = VOXEL_PX * float(np.median([camera.mm_per_px(center) for camera in rig]))
         views, voxels, pixels, depth = near_hull(cutouts, rig, center, radius, voxel, 0 if own else 1)
         if self.together.plane is not None:
             above = self.together.plane.height(voxels) > LOW_MM
@@ -300,10 +261,17 @@ class _Moment:
             inside[v] = cv2.morphologyEx(cv2.dilate(drawn, disc(2)), cv2.MORPH_CLOSE, disc(2)) > 0
         return inside
 
-    def known(self, view: int, found: Sequence[Bools | None]) -> tuple[Floats, Bools]:
+    @staticmethod
+    def hiding(found: Sequence[Bools | None]) -> list[Floats | None]:
+        """Where in every view's box the animal that was found hides the floor, [h, w], 1 or 0."""
+        return [
+            None if mask is None else cv2.dilate(mask.astype(np.uint8), disc(2)).astype(np.float32) for mask in found
+        ]
+
+    def known(self, view: int, hiding: Sequence[Floats | None]) -> tuple[Floats, Bools]:
         """Log density of a view's luma if its pixels are floor, as another view shows it there, and whether any does: [h, w].
 
-        found: the animal in every view's box, which hides the floor.
+        hiding: see the method of this name.
         """
         look = self.looks[view]
         assert look is not None
@@ -311,9 +279,8 @@ class _Moment:
             self._seen[view] = list(self._floor_in_others(view, look))
         density, known = np.full(look.luma.shape, -20, np.float32), np.zeros(look.luma.shape, bool)
         for other, there, inside, like in self._seen[view]:
-            free, mask = inside, found[other]
-            if mask is not None:
-                hidden = cv2.dilate(mask.astype(np.uint8), disc(2)).astype(np.float32)
+            free, hidden = inside, hiding[other]
+            if hidden is not None:
                 free = inside & (sample(hidden, there, 0.0) < 0.1)
             density = np.where(free, np.maximum(density, like), density)
             known |= free
@@ -366,6 +333,14 @@ class _Moment:
         return hull & known[1] & (known[0] < SURE) & (self._alone(view)[0] < SURE)
 
 
+def _cutouts(looks: Sequence[Look | None], found: Sequence[Bools | None]) -> list[Cutout | None]:
+    """What was found in each view's box as `hull.Cutout`."""
+    return [
+        None if look is None or mask is None else (mask.astype(np.uint8) * np.uint8(255), look.window)
+        for look, mask in zip(looks, found, strict=True)
+    ]
+
+
 def _decided(look: Look, evidence: Floats, settings: Background) -> Bools:
     return _whole((_smoothed(evidence, look.luma) > 0).astype(np.uint8), settings.min_blob / 2) > 0
 
@@ -390,10 +365,6 @@ def _fine_factor(detector: Detector) -> int:
     pixels = max(detector.area, 1.0) * detector.factor**2
     wanted = np.sqrt(pixels / FINE_PX)
     return max(n for n in range(1, detector.factor + 1) if detector.factor % n == 0 and (n == 1 or n <= wanted))
-
-
-def _mm_per_px(camera: Camera, center: Array) -> float:
-    return float(np.linalg.norm(center - camera.center) / np.sqrt(abs(np.linalg.det(camera.K))))
 
 
 def _differing(value: Floats, level: Floats, noise: Floats) -> Image:
